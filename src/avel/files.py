@@ -1,0 +1,49 @@
+"""Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avel.errors import AvelError
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success flush it to the disk and rename it over ``path``.
+
+    The temporary name is fixed, so that what a kill leaves behind is overwritten by the next try.
+
+    Raises:
+        AvelError: the disk is full or a file-size limit was hit; nothing is left behind and the old file stands.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise no_room(path, error) from error
+        raise
+
+
+def no_room(path: str | Path, error: OSError) -> AvelError:
+    """The error for a full disk, a full quota or a file-size limit."""
+    return AvelError(
+        f"could not write {path}: {error.strerror}",
+        "room for the file on the disk, in the quota and under the file-size limit",
+        "free some space (or raise `ulimit -f`) and run the same command again: finished work is kept",
+    )
+
+
+def write_file(path: str | Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path``, all of it or nothing. Raises AvelError when there is no room."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

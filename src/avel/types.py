@@ -1,0 +1,85 @@
+"""The words and shapes that every part of avel shares.
+
+Shape letters, which mean nothing else anywhere:
+
+====  ==========================================================
+B     windows in a batch
+T     segments in a window or a clip (Ta audio, Tv visual)
+H W   cells of the visual grid
+Da    width of an audio feature
+Dv    width of a visual feature
+D     width of a model
+C     event classes; class index C is background, always the last
+====  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `import avel` and the workers that only decode must not pay for torch
+    import torch
+
+BACKGROUND = "background"
+
+#: ``progress(stage, done, total)``: called by long functions, drawn by the command line.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A labelled stretch ``[start, end)`` of a clip, in seconds."""
+
+    label: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Event(Span):
+    """A predicted stretch; ``score`` is the mean probability of its label over its segments."""
+
+    score: float = 1.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a batch of windows is trained against.
+
+    Attributes:
+        labels: (B, T) int64 class ids per segment, background = C.
+        video: (B,) int64, the class with most event segments (ties: the earlier), C where there is no event.
+    """
+
+    labels: torch.Tensor
+    video: torch.Tensor
+
+
+@dataclass(frozen=True)
+class SegmentOutput:
+    """What a model says about every segment.
+
+    Attributes:
+        logits: (B, T, C+1).
+        attention: (B, T, H, W), each map summing to 1, or None where a model has none.
+        parts: what the model's own ``loss(parts, target)`` reads, and nobody else.
+        multilabel: True where the logits were trained as C+1 sigmoids rather than one softmax.
+    """
+
+    logits: torch.Tensor
+    attention: torch.Tensor | None = None
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
+    multilabel: bool = False
+
+    def probabilities(self) -> torch.Tensor:
+        """(B, T, C+1), summing to 1: the softmax, or the sigmoids divided by their sum."""
+        if self.multilabel:
+            scores = self.logits.float().sigmoid()
+            return scores / scores.sum(-1, keepdim=True)
+        return self.logits.float().softmax(-1)
+
+    def labels(self) -> torch.Tensor:
+        """(B, T) int64 class ids, background = C."""
+        return self.logits.argmax(-1)
