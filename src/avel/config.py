@@ -1,0 +1,43 @@
+"""What a training run is made of; the sentence under each field is its ``--help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    store: Path
+    """Feature store to train on, as `avel extract` wrote it."""
+    out: Path
+    """Run folder to write; a run that was stopped there is resumed."""
+    model: str = "ccln"
+    """Model, by its name in avel.models.MODELS."""
+    task: Literal["full"] = "full"
+    """Task: full (a label for every segment)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the model, as in --options.width 128."""
+    window: int = 10
+    """Segments the model sees at once; longer clips are cut into windows."""
+    epochs: int = 60
+    """Passes over the training windows."""
+    batch_size: int = 32
+    """Windows in a batch."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate."""
+    seed: int = 0
+    """Seed of the weights, the dropout and the order of the windows."""
+    streams: Literal["both", "audio", "visual"] = "both"
+    """Streams the model may use; the other one is zeroed, in training and in every later use of the model."""
+    select_on: Literal["val", "test"] = "val"
+    """Split that chooses the epoch to keep; test is the protocol of much published code, and marked in every result."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda or mps."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic: 32-true, or bf16-mixed."""
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to PyTorch. A resumed run uses the number it started with."""
