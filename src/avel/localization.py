@@ -1,0 +1,209 @@
+"""A video of any length -> a Timeline.
+
+The clip is cut into windows of the length the model was trained on, half overlapping; the probabilities of the
+windows that cover a segment are averaged, and a run of segments that agree on one class is an event.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from avel.errors import AvelError
+from avel.types import Event, Progress, Timeline
+
+if TYPE_CHECKING:
+    from avel.checkpoint import LoadedModel
+
+_WINDOWS_AT_ONCE = 32
+
+
+def localize(
+    path: str | Path,
+    model: LoadedModel | str | Path,
+    *,
+    threshold: float = 0.0,
+    min_seconds: float = 0.0,
+    progress: Progress | None = None,
+) -> Timeline:
+    """Find the events of one media file.
+
+    Args:
+        path: a video with a sound track, of any length.
+        model: what `avel.load` gave, or the path of a run folder or checkpoint.
+        threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
+        min_seconds: events shorter than this are left out, counted in whole segments.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
+            another extractor than the one of that name here, or threshold or min_seconds is out of range.
+    """
+    from avel.features import build_extractor
+    from avel.features.extract import extract_clip
+
+    if not 0.0 <= threshold <= 1.0:
+        raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
+    if not min_seconds >= 0.0:
+        raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
+    if isinstance(model, str | Path):
+        from avel.checkpoint import load
+
+        model = load(model)
+    extractors = {}
+    for kind in ("visual", "audio"):
+        wanted = model.extractors[kind]
+        extractor = build_extractor(kind, wanted["name"], **wanted["options"])
+        if extractor.tag != wanted["tag"]:
+            raise AvelError(
+                f"{model.source} was trained on {kind} features of the extractor {wanted['tag']}",
+                f"the extractor {wanted['name']!r} of this version of avel, {extractor.tag}",
+                "localize with the version of avel that trained the model, or extract the features again and train",
+            )
+        extractors[kind] = extractor
+    features = extract_clip(
+        path,
+        extractors["visual"],
+        extractors["audio"],
+        segment_seconds=model.segment_seconds,
+        progress=progress,
+    )
+    probabilities, attention = localize_features(features.audio, features.visual, model, progress=progress)
+    return Timeline(
+        video=os.fspath(path),
+        duration=features.duration,
+        segment_seconds=model.segment_seconds,
+        classes=tuple(model.classes),
+        probabilities=probabilities,
+        attention=attention,
+        events=find_events(
+            probabilities,
+            tuple(model.classes),
+            model.segment_seconds,
+            features.duration,
+            threshold=threshold,
+            min_seconds=min_seconds,
+        ),
+        tags={
+            "model": model.name,
+            "task": model.task,
+            "visual": model.extractors["visual"]["tag"],
+            "audio": model.extractors["audio"]["tag"],
+        },
+        threshold=threshold,
+        min_seconds=min_seconds,
+    )
+
+
+def windows(num_segments: int, window: int) -> list[int]:
+    """Starts of the windows that cover ``num_segments``: hop ``window // 2``, the last one shifted back to fit.
+
+    A clip no longer than a window is one window of its own length.
+    """
+    if num_segments <= window:
+        return [0]
+    starts = list(range(0, num_segments - window, max(1, window // 2)))
+    return [*starts, num_segments - window]
+
+
+def localize_features(
+    audio: np.ndarray, visual: np.ndarray, model: LoadedModel, *, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The model's opinion of every segment of one clip, averaged over the windows that cover it.
+
+    Args:
+        audio: (T, Da) array or tensor.
+        visual: (T, H, W, Dv) array or tensor.
+        model: its ``streams`` says which stream enters; the other one is zeroed, as it was in training.
+        progress: called as ``progress("network", windows done, windows)``.
+
+    Returns:
+        Probabilities (T, C+1) and attention (T, H, W), float64, or None where the model has no attention.
+
+    Raises:
+        AvelError: the model gave something that is no probability (its weights hold NaN or infinity).
+    """
+    import torch
+
+    network = model.network.eval()
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    heard = torch.as_tensor(audio)
+    seen = torch.as_tensor(visual)
+    if model.streams == "audio":
+        seen = torch.zeros_like(seen)
+    if model.streams == "visual":
+        heard = torch.zeros_like(heard)
+
+    num_segments = len(heard)
+    length = min(model.window, num_segments)
+    starts = windows(num_segments, model.window)
+    cover = np.zeros(num_segments)
+    probabilities = np.zeros((num_segments, len(model.classes) + 1))
+    attention: np.ndarray | None = None
+    for first in range(0, len(starts), _WINDOWS_AT_ONCE):
+        batch = starts[first : first + _WINDOWS_AT_ONCE]
+        with torch.inference_mode():
+            output = network(
+                torch.stack([heard[start : start + length] for start in batch]).to(device),
+                torch.stack([seen[start : start + length] for start in batch]).to(device),
+            )
+            spoken = output.probabilities().double().cpu().numpy()  # (windows, length, C+1)
+            looked = None if output.attention is None else output.attention.double().cpu().numpy()
+        if attention is None and looked is not None:
+            attention = np.zeros((num_segments, *looked.shape[2:]))
+        for number, start in enumerate(batch):
+            span = slice(start, start + length)
+            cover[span] += 1
+            probabilities[span] += spoken[number]
+            if attention is not None and looked is not None:
+                attention[span] += looked[number]
+        if progress is not None:
+            progress("network", first + len(batch), len(starts))
+    probabilities /= cover[:, None]
+    if not np.isfinite(probabilities).all():
+        raise AvelError(
+            f"{model.source} gives probabilities that are not finite",
+            "a model whose weights are finite numbers",
+            "train it again, or choose an earlier checkpoint",
+        )
+    return probabilities, None if attention is None else attention / cover[:, None, None]
+
+
+def find_events(
+    probabilities: np.ndarray,
+    classes: tuple[str, ...],
+    segment_seconds: float,
+    duration: float,
+    *,
+    threshold: float = 0.0,
+    min_seconds: float = 0.0,
+) -> tuple[Event, ...]:
+    """Maximal runs of segments whose most probable class is one and the same event class; no gap is bridged.
+
+    Args:
+        probabilities: (T, C+1), background last.
+        classes: the C names.
+        segment_seconds: length of a segment, seconds.
+        duration: of the clip, seconds; the last event ends there at the latest.
+        threshold: least score, which is the mean probability of the class over the run.
+        min_seconds: least length, counted in whole segments, so that the clip's ragged end drops no event.
+
+    Returns:
+        Events in order of time, not overlapping.
+    """
+    labels = probabilities.argmax(-1)
+    edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
+    events = []
+    for first, last in pairwise(edges):
+        label = int(labels[first])
+        score = float(probabilities[first:last, label].mean())
+        # A hair of slack: 3 segments of 0.1 s are 0.30000000000000004 s, and 0.3 / 0.1 is 2.9999999999999996.
+        long_enough = (last - first) * segment_seconds >= min_seconds - 1e-9
+        if label < len(classes) and score >= threshold and long_enough:
+            end = min(last * segment_seconds, duration)
+            events.append(Event(classes[label], first * segment_seconds, end, score))
+    return tuple(events)
