@@ -1,0 +1,382 @@
+"""The command line: one small function per verb, each calling the public Python.
+
+Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+
+import avel
+from avel.config import TrainConfig
+from avel.errors import AvelError
+
+if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from avel.types import Progress, Span
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def demo(arguments: Namespace) -> int:
+    from avel.demo import demo
+
+    with bars() as progress:
+        result = demo(
+            arguments.out,
+            clips=arguments.clips,
+            long_videos=arguments.long_videos,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            progress=progress,
+        )
+    console().print(result.table())
+    console().print(f"Look at it: {result.page}", soft_wrap=True)
+    console().print(f"Your own video: avel localize VIDEO --model {result.model} --html", soft_wrap=True)
+    return OK
+
+
+def data_render(arguments: Namespace) -> int:
+    from avel.data.rendered import render
+
+    with bars() as progress:
+        table = render(
+            arguments.out,
+            clips=arguments.clips,
+            long_videos=arguments.long_videos,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            progress=progress,
+        )
+    console().print(f"{arguments.clips} clips, labels in {table}", soft_wrap=True)
+    return OK
+
+
+def extract(arguments: Namespace) -> int:
+    from avel.features.extract import extract
+
+    with bars() as progress:
+        report = extract(
+            arguments.source,
+            arguments.out,
+            visual=arguments.visual,
+            audio=arguments.audio,
+            segment_seconds=arguments.segment_seconds,
+            workers=arguments.workers,
+            progress=progress,
+        )
+    console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    for failure in report.failed:
+        complain(f"failed: {failure['id']}: {failure['cause']}")
+    return SOME_FAILED if report.failed else OK
+
+
+def train(arguments: Namespace) -> int:
+    from avel.training import train_seeds
+
+    settings = {key: value for key, value in arguments.items() if key not in ("config", "seeds")}
+    config = TrainConfig(**settings)
+    seeds = arguments.seeds or [config.seed]
+    with bars() as progress:
+        runs = train_seeds(config, seeds, progress=progress)
+    for run, seed in zip(runs, seeds, strict=True):
+        line = f"seed {seed}: {config.select_on} accuracy {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
+        console().print(line, soft_wrap=True)
+    if len(runs) > 1:
+        print_spread({f"{config.select_on} segment accuracy": [run.best_accuracy for run in runs]})
+    console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
+    return OK
+
+
+def evaluate(arguments: Namespace) -> int:
+    from rich.table import Table
+
+    from avel.evaluation import evaluate
+
+    folders = sorted(arguments.run.glob("seed-*")) or [arguments.run]
+    with bars() as progress:
+        scores = [evaluate(folder, arguments.split, progress=progress) for folder in folders]
+    measures = {
+        "segment accuracy": [score["segment_accuracy"] for score in scores],
+        "event F1 at IoU 0.5": [score["event_f1"] for score in scores],
+    }
+    first = scores[0]
+    print_spread(measures, f"{first['model']}, split {arguments.split}, chosen on {first['selected_on']}")
+    table = Table("class", "recall", title="Recall over the seconds with that label")
+    for name in first["class_recall"]:
+        values = [score["class_recall"][name] for score in scores if score["class_recall"][name] is not None]
+        table.add_row(name, mean_and_spread(values) if values else "no such second")
+    console().print(table)
+    for name, value in first["floors"].items():
+        console().print(f"floor, {name}: {value:.4f}")
+    for folder in folders:
+        console().print(f"Written: {folder}/evaluation_{arguments.split}.json, predictions, plots/", soft_wrap=True)
+    return OK
+
+
+def localize(arguments: Namespace) -> int:
+    from avel.checkpoint import load
+    from avel.data.table import read_table
+    from avel.localization import localize
+    from avel.present import file_names, present
+    from avel.web import terminal_timeline
+
+    model = load(arguments.model, arguments.device)
+    console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
+    truth: dict[Path, Sequence[Span]] = {}
+    if arguments.truth:
+        truth = {clip.path.resolve(): clip.spans for clip in read_table(arguments.truth)}
+    failed = 0
+    for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
+        try:
+            with bars() as progress:
+                timeline = localize(
+                    video,
+                    model,
+                    threshold=arguments.threshold,
+                    min_seconds=arguments.min_seconds,
+                    progress=progress,
+                )
+                timeline = replace(timeline, truth=truth.get(video.resolve()))
+                files = present(timeline, video, arguments.out, name, html=arguments.html)
+        except AvelError as error:
+            failed += 1
+            complain(f"failed: {video}: {error}")
+            continue
+        console().print(terminal_timeline(timeline))
+        console().print(f"Written: {', '.join(str(file) for file in files)}", soft_wrap=True)
+    if failed:
+        complain(f"{failed} of {len(arguments.videos)} videos failed")
+    return OK if not failed else BAD_INPUT if failed == len(arguments.videos) else SOME_FAILED
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb: what it does, its options, an example with what that prints."""
+
+    run: Callable[[Namespace], int]
+    summary: str
+    add_options: Callable[[ArgumentParser], Any]
+    example: str
+
+
+def _demo_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="Folder for everything the demo makes.")
+    parser.add_argument("--clips", type=int, default=400, help="Clips to render.")
+    parser.add_argument("--long_videos", type=int, default=2, help="Videos of 47 to 180 s to render and localize.")
+    parser.add_argument("--epochs", type=int, default=60, help="Training epochs of each network.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the world and of the training.")
+    _workers_option(parser)
+
+
+def _render_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="Folder to write the videos and their CSVs to.")
+    parser.add_argument("--clips", type=int, default=400, help="Clips of 10 s, split into train, val and test.")
+    parser.add_argument("--long_videos", type=int, default=10, help="Videos of 47 to 180 s, with labels in long.csv.")
+    parser.add_argument("--seed", type=int, default=0, help="The same seed gives the same labels, frames and sound.")
+    _workers_option(parser)
+
+
+def _extract_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, help="A CSV (video,start,end,label[,split]), a folder, a media file, or a .txt list of files."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
+    parser.add_argument("--visual", default="classical", help="Visual extractor: classical.")
+    parser.add_argument("--audio", default="classical", help="Audio extractor: classical.")
+    parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
+    _workers_option(parser)
+
+
+def _train_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below.")
+    parser.add_class_arguments(TrainConfig)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="Several seeds, a run folder each under --out; mean and spread are printed."
+    )
+
+
+def _evaluate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="Run folder of `avel train`, of one seed or of several.")
+    parser.add_argument("--split", default="test", help="Split to score: train, val or test.")
+
+
+def _localize_options(parser: ArgumentParser) -> None:
+    parser.add_argument("videos", type=Path, nargs="+", help="Video files of any length.")
+    parser.add_argument("--model", type=Path, required=True, help="Run folder of `avel train`, or its best.json.")
+    parser.add_argument("--out", type=Path, default=Path("localized"), help="Folder for JSON, CSV, subtitles, picture.")
+    parser.add_argument("--threshold", type=float, default=0.0, help="Drop events whose mean probability is lower.")
+    parser.add_argument("--min_seconds", type=float, default=0.0, help="Drop events that are shorter.")
+    parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
+    parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
+    parser.add_argument("--device", default="cpu", help="Device the network runs on: cpu, cuda or mps.")
+
+
+def _workers_option(parser: ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=0, help="Processes to use; 0 takes one per core.")
+
+
+VERBS: dict[str, Verb | dict[str, Verb]] = {
+    "demo": Verb(
+        demo,
+        "Make clips, extract features, train CCLN, find events and draw them, all in one folder.",
+        _demo_options,
+        "  avel demo --out demo\n\nprints a table of the networks and their rivals, and the page to open: demo/index.html",
+    ),
+    "data": {
+        "render": Verb(
+            data_render,
+            "Render real mp4 clips of audio-visual events, with the field's hard cases.",
+            _render_options,
+            "  avel data render --out world --clips 40\n\nprints: 40 clips, labels in world/clips.csv",
+        )
+    },
+    "extract": Verb(
+        extract,
+        "Decode videos and write their features as a store.",
+        _extract_options,
+        "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store",
+    ),
+    "train": Verb(
+        train,
+        "Train a model on a feature store.",
+        _train_options,
+        "  avel train --config configs/rendered_full_ccln.yaml --store store --out runs/ccln --seeds 0 1 2\n\n"
+        "prints each seed's accuracy on the validation split, their mean and spread, and the run folders",
+    ),
+    "evaluate": Verb(
+        evaluate,
+        "Score a trained run on a split.",
+        _evaluate_options,
+        "  avel evaluate runs/ccln --split test\n\nprints segment accuracy, event F1, recall per class and the floors",
+    ),
+    "localize": Verb(
+        localize,
+        "Find the events in videos of any length.",
+        _localize_options,
+        "  avel localize clip.mp4 --model runs/ccln/seed-0 --html\n\n"
+        "prints the timeline and writes localized/clip.json, .csv, .vtt, .txt, .png and .html",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _parser(prog="avel", description="Find, second by second, what in a video is both seen and heard.")
+    parser.add_argument("--version", action="version", version=f"avel {avel.__version__}")
+    _add_verbs(parser, VERBS, words)
+    if not words or isinstance(VERBS.get(words[-1]), dict):  # `avel` and `avel data` alone: show what there is
+        words.append("--help")
+    arguments = parser.parse_args(words)
+    verb: Verb | dict[str, Verb] = VERBS[arguments.verb]
+    chosen = arguments[arguments.verb]
+    if isinstance(verb, dict):
+        verb, chosen = verb[chosen.verb], chosen[chosen.verb]
+    if chosen.get("workers") == 0:
+        chosen.workers = None
+    try:
+        return verb.run(chosen)
+    except AvelError as error:
+        complain(f"avel: {error}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        complain("stopped; run the same command again to go on from here")
+        return INTERRUPTED
+
+
+def _add_verbs(parser: ArgumentParser, verbs: dict[str, Any], words: Sequence[str]) -> None:
+    """Add the verbs, but build the options of the one that was asked for only: building all takes too long."""
+    subcommands = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs")
+    for name, verb in verbs.items():
+        asked = name in words
+        if isinstance(verb, dict):
+            child = _parser(description=f"Make data sets: {', '.join(verb)}.")
+            subcommands.add_subcommand(name, child, help=f"Make data sets: {', '.join(verb)}.")
+            if asked:
+                _add_verbs(child, verb, words)
+            continue
+        child = _parser(description=verb.summary, epilog=f"example:\n{verb.example}")
+        if asked:
+            verb.add_options(child)
+        subcommands.add_subcommand(name, child, help=verb.summary)
+
+
+class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the example, and spells options with dashes."""
+
+    def format_help(self) -> str:
+        text: str = re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), super().format_help())
+        return re.sub(r"<class\s+'Path'>", "path", text)
+
+
+def _parser(**settings: Any) -> ArgumentParser:
+    return ArgumentParser(formatter_class=_HelpFormatter, **settings)
+
+
+def _underscored(word: str) -> str:
+    """``--batch-size=3`` as jsonargparse knows it: ``--batch_size=3``."""
+    match = re.match(r"--[a-z][a-z-]*", word)
+    return match[0][:2] + match[0][2:].replace("-", "_") + word[match.end() :] if match else word
+
+
+def console(stderr: bool = False) -> Console:
+    """The terminal; text is printed as it is, without rich's guesses at markup and numbers."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def complain(message: str) -> None:
+    """Print to standard error."""
+    console(stderr=True).print(message, soft_wrap=True)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """A ``progress(stage, done, total)`` that draws one bar a stage, with the time left, on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console(stderr=True)) as drawn:
+        tasks: dict[str, Any] = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            task = drawn.tasks[tasks[stage]] if stage in tasks else None
+            if task is None or (task.finished and done < total):
+                tasks[stage] = drawn.add_task(stage, total=total)
+            drawn.update(tasks[stage], completed=done, total=total)
+
+        yield progress
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """``0.871 +- 0.012``: mean and sample standard deviation; the mean alone where there is one value."""
+    from statistics import mean, stdev
+
+    return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def print_spread(measures: dict[str, list[float]], title: str | None = None) -> None:
+    """A table of measures: mean, spread and every seed's value."""
+    from rich.table import Table
+
+    table = Table("measure", "mean +- spread", "each seed", title=title)
+    for name, values in measures.items():
+        table.add_row(name, mean_and_spread(values), "  ".join(f"{value:.3f}" for value in values))
+    console().print(table)
