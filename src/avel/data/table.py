@@ -1,0 +1,263 @@
+"""A CSV of your own clips, and what its times mean for segments and windows.
+
+Header ``video,start,end,label[,split]``; one row per event; times in decimal seconds; paths relative to the CSV. A
+video without any event is one row whose start, end and label are empty. Further columns are ignored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from avel.errors import AvelError
+from avel.files import write_file
+from avel.types import BACKGROUND, Span
+
+_COLUMNS = ("video", "start", "end", "label")
+_SECONDS = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
+_HEADER = "a first line `video,start,end,label` or `video,start,end,label,split`"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video of a table.
+
+    Attributes:
+        id: its path as the table writes it.
+        path: where the file is.
+        spans: its events in order of time; they never overlap. Empty where it shows background alone.
+        split: the name of its split, or None.
+    """
+
+    id: str
+    path: Path
+    spans: tuple[Span, ...]
+    split: str | None
+
+
+@dataclass
+class _Video:
+    """What the rows read so far say about one video."""
+
+    line: int
+    split: str
+    events: list[tuple[Span, int]]
+    background_line: int | None = None
+
+
+def read_table(csv_path: str | Path) -> list[Clip]:
+    """Read a CSV of clips, in order of first appearance.
+
+    Raises:
+        AvelError: no such file, undecodable or empty text, a missing column, a bad time, an event that ends before it
+            starts, times without label or label without times, overlapping events, a video that does not exist, is
+            written in two ways, is in two splits, or is called background beside its events. The message names file,
+            line and column.
+    """
+    path = Path(csv_path)
+    videos: dict[str, _Video] = {}
+    ids: dict[str, str] = {}
+    for line, row in _rows(path):
+        video = row["video"]
+        place = f"{path} line {line}"
+        if not video:
+            raise AvelError(f"{place}, column video: empty", "the path of a video", "fill it in or delete the line")
+        if video not in videos:
+            file = path.parent / video
+            if not file.is_file():
+                raise AvelError(
+                    f"{place}, column video: no such file {str(file)!r}",
+                    "paths relative to the CSV's own folder (or absolute)",
+                    "correct the path or delete the line",
+                )
+            other = ids.setdefault(os.path.normpath(file), video)
+            if other != video:
+                raise AvelError(
+                    f"{place}, column video: {video!r} is the file that line {videos[other].line} calls {other!r}",
+                    "one spelling for one video",
+                    f"write {other!r} here",
+                )
+            videos[video] = _Video(line, row["split"], [])
+        known = videos[video]
+        if row["split"] != known.split:
+            raise AvelError(
+                f"{place}, column split: {video!r} is in {row['split']!r} here and in {known.split!r} on line "
+                f"{known.line}",
+                "one split for one video",
+                "make them equal, else the video would be trained on and tested on",
+            )
+        span = _span(row, place)
+        if span is None:
+            known.background_line = line
+        else:
+            known.events.append((span, line))
+        if known.background_line is not None and known.events:
+            raise AvelError(
+                f"{path}: {video!r} has no event on line {known.background_line} and one on line {known.events[0][1]}",
+                "either events or one row without start, end and label",
+                "delete one of the two lines",
+            )
+    if not videos:
+        raise AvelError(f"{path} has no rows", "at least one video", "add a line per event under the header")
+    return [
+        Clip(video, path.parent / video, _in_order(path, video, known.events), known.split or None)
+        for video, known in videos.items()
+    ]
+
+
+def write_table(path: str | Path, clips: Iterable[Clip]) -> None:
+    """Write clips as a CSV that `read_table` reads back equal; paths are made relative to the CSV."""
+    path = Path(path)
+    clips = list(clips)
+    columns = [*_COLUMNS, "split"] if any(clip.split for clip in clips) else list(_COLUMNS)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for clip in clips:
+        same_place = os.path.abspath(path.parent / clip.id) == os.path.abspath(clip.path)
+        video = clip.id if same_place else Path(os.path.relpath(clip.path, path.parent)).as_posix()
+        for row in [(_decimal(s.start), _decimal(s.end), s.label) for s in clip.spans] or [("", "", "")]:
+            writer.writerow([video, *row, clip.split or ""][: len(columns)])
+    write_file(path, text.getvalue())
+
+
+def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
+    """The labels in order of first appearance: the index of a label here is its class id."""
+    return tuple(dict.fromkeys(span.label for clip in clips for span in clip.spans))
+
+
+def segment_labels(
+    spans: Sequence[Span], classes: Sequence[str], num_segments: int, segment_seconds: float
+) -> np.ndarray:
+    """Class ids per segment, (T,) int64; background is ``len(classes)``.
+
+    A segment carries a label if the event covers at least half of it; of two events that cover one half each, it
+    carries the earlier.
+    """
+    starts = np.arange(num_segments) * segment_seconds
+    labels = np.full(num_segments, len(classes), dtype=np.int64)
+    for span in sorted(spans, key=lambda span: span.start, reverse=True):
+        covered = np.minimum(starts + segment_seconds, span.end) - np.maximum(starts, span.start)
+        labels[covered >= segment_seconds / 2 - 1e-6] = classes.index(span.label)  # 1e-6: 0.1 + 0.2 is not 0.3
+    return labels
+
+
+def window_class(labels: np.ndarray, num_classes: int) -> int:
+    """The class with most segments among ``labels`` (T,); of equals the one seen first; ``num_classes`` if none."""
+    events = labels[labels < num_classes]
+    if not len(events):
+        return num_classes
+    counts = np.bincount(events, minlength=num_classes)
+    return int(events[counts[events].argmax()])
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Lines and their five fields, "" where the table has none."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise AvelError(f"no such file: {path}", _HEADER, "check the path of the CSV") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise AvelError(
+            f"{path} line {line}: not UTF-8 text", "a CSV saved as UTF-8", "save it again as UTF-8"
+        ) from error
+    except OSError as error:
+        raise AvelError(f"cannot read {path}: {error.strerror}", _HEADER, "give a readable CSV file") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    header: list[str] | None = None
+    try:
+        for fields in reader:
+            line = reader.line_num
+            if not any(field.strip() for field in fields):
+                continue
+            if header is None:
+                header = [field.strip() for field in fields]
+                missing = [name for name in _COLUMNS if name not in header]
+                doubled = [name for name in (*_COLUMNS, "split") if header.count(name) > 1]
+                if missing or doubled:
+                    what = f"no column {missing[0]!r}" if missing else f"column {doubled[0]!r} twice"
+                    raise AvelError(f"{path} line {line}: {what} in {','.join(header)!r}", _HEADER, "mend the header")
+                continue
+            if len(fields) > len(header):
+                raise AvelError(
+                    f"{path} line {line}: {len(fields)} fields under a header of {len(header)}",
+                    "as many fields as the header has",
+                    "put a path or label that holds a comma in double quotes",
+                )
+            given = dict(zip(header, fields, strict=False))
+            row = {name: given.get(name, "").strip() for name in ("start", "end", "label", "split")}
+            rows.append((line, {"video": given.get("video", ""), **row}))
+    except csv.Error as error:
+        raise AvelError(
+            f"{path} line {reader.line_num}: {error}", "comma-separated values", "mend the quotes on that line"
+        ) from error
+    if header is None:
+        raise AvelError(f"{path} is empty", _HEADER, "write one line per event under that header")
+    return rows
+
+
+def _span(row: dict[str, str], place: str) -> Span | None:
+    """The event of a row, or None for a background-only row."""
+    given = [name for name in ("start", "end", "label") if row[name]]
+    if not given:
+        return None
+    if len(given) < 3:
+        empty = next(name for name in ("start", "end", "label") if not row[name])
+        raise AvelError(
+            f"{place}, column {empty}: empty, though {' and '.join(given)} {'is' if len(given) == 1 else 'are'} given",
+            "start, end and label together, or none of them for a video without events",
+            "fill in what is missing",
+        )
+    start, end = (_seconds(row[name], f"{place}, column {name}") for name in ("start", "end"))
+    if end <= start:
+        raise AvelError(
+            f"{place}, column end: the event ends at {row['end']} s, its start is {row['start']} s",
+            "an end later than the start",
+            "correct the times; an event without length is none",
+        )
+    if row["label"] == BACKGROUND:
+        raise AvelError(
+            f"{place}, column label: {BACKGROUND!r}",
+            "the name of an event; background is what no event covers",
+            "delete the line, or leave start, end and label empty if the video has no event at all",
+        )
+    return Span(row["label"], start, end)
+
+
+def _seconds(text: str, place: str) -> float:
+    value = float(text) if _SECONDS.fullmatch(text) else math.inf
+    if math.isinf(value):
+        raise AvelError(f"{place}: {text!r} is no time", "decimal seconds, such as 3 or 3.25", "correct the time")
+    return value
+
+
+def _in_order(path: Path, video: str, events: list[tuple[Span, int]]) -> tuple[Span, ...]:
+    """The events sorted by time, or AvelError where two overlap."""
+    events = sorted(events, key=lambda event: event[0].start)
+    for (first, first_line), (second, second_line) in pairwise(events):
+        if second.start < first.end:
+            raise AvelError(
+                f"{path} lines {first_line} and {second_line}: {first.label!r} ({first.start:g} to {first.end:g} s) "
+                f"and {second.label!r} ({second.start:g} to {second.end:g} s) overlap in {video!r}",
+                "one event at a time in a video",
+                "keep the one that matters where they overlap",
+            )
+    return tuple(span for span, _ in events)
+
+
+def _decimal(seconds: float) -> str:
+    """Digits that read back as the same float, without an exponent."""
+    text = format(Decimal(repr(float(seconds))), "f")
+    return text.removesuffix(".0")
