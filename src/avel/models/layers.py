@@ -1,0 +1,102 @@
+"""Layers that more than one model is built of. Shape letters as in ``avel.types``."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class AudioGuidedAttention(nn.Module):
+    """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018, in the form of the released code).
+
+    The attention-weighted mean of each segment's raw cell features, the weights being scored by the sound.
+    The sound is projected onto the H*W positions (as released; the paper's text projects it onto hidden units).
+    At H = W = 1 it is the identity and has no parameters.
+
+    Args:
+        visual_dim: Dv, also the width the two streams are compared at (512 as published).
+        audio_dim: Da.
+        num_cells: H * W, also the number of hidden units (49 as published).
+        dropout: rate after every linear map but the last, which gives the scores.
+    """
+
+    def __init__(self, visual_dim: int, audio_dim: int, num_cells: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_cells = num_cells
+        if num_cells == 1:
+            return
+        self.visual = nn.Linear(visual_dim, visual_dim)
+        self.audio = nn.Linear(audio_dim, visual_dim)
+        self.visual_hidden = nn.Linear(visual_dim, num_cells, bias=False)
+        self.audio_hidden = nn.Linear(visual_dim, num_cells, bias=False)
+        self.score = nn.Linear(num_cells, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.visual, self.audio, self.visual_hidden, self.audio_hidden, self.score):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Attend to each segment's cells.
+
+        Args:
+            visual: (B, T, H, W, Dv).
+            audio: (B, T, Da).
+
+        Returns:
+            (B, T, Dv) and the map (B, T, H, W), which sums to 1 over the cells; None at H = W = 1.
+        """
+        cells = visual.flatten(2, 3)  # (B, T, H*W, Dv)
+        if self.num_cells == 1:
+            return cells.squeeze(2), None
+        looks = self.dropout(functional.relu(self.visual(cells)))
+        sounds = self.dropout(functional.relu(self.audio(audio)))
+        positions = self.dropout(self.audio_hidden(sounds))  # (B, T, H*W)
+        hidden = self.dropout(self.visual_hidden(looks)) + positions.unsqueeze(-1)  # (B, T, H*W, hidden)
+        attention = self.score(hidden.tanh()).squeeze(-1).softmax(-1)  # (B, T, H*W)
+        attended = (attention.unsqueeze(-2).to(cells.dtype) @ cells).squeeze(-2)
+        return attended, attention.view(visual.shape[:4])
+
+
+class BiLSTM(nn.Module):
+    """One bidirectional LSTM layer over time, D/2 units each way.
+
+    Args:
+        input_dim: width of the features that come in.
+        width: D, even.
+    """
+
+    def __init__(self, input_dim: int, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_dim, width // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, T, input_dim) -> (B, T, D)."""
+        encoded: Tensor = self.lstm(features)[0]
+        return encoded
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over time with residual and LayerNorm (post-norm), without positional encoding.
+
+    Args:
+        width: D, divisible by ``heads``.
+        heads: attention heads.
+        dropout: rate after the two linear maps.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        projected = self.dropout(self.query_key_value(features))
+        projected = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, D/heads)
+        query, key, value = projected.unbind()
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        attended = attended.transpose(1, 2).flatten(2)  # (B, T, D)
+        added: Tensor = self.norm(features + self.dropout(self.output(attended)))
+        return added
