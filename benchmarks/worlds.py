@@ -1,0 +1,78 @@
+"""The demo over several world seeds: accuracy with spread, event F1 on long videos, wall time of every stage.
+
+    python benchmarks/worlds.py --seeds 0 1 2 --out /tmp/worlds
+
+prints a table and writes results/worlds.json. A killed run resumes where it was.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from avel.cli import bars, console, mean_and_spread
+from avel.demo import demo
+
+ROOT = Path(__file__).parents[1]
+
+
+def commit() -> str:
+    """The commit measured, marked where the tree differs from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--long-videos", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the worlds")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "worlds.json")
+    arguments = parser.parse_args()
+
+    worlds = []
+    for seed in arguments.seeds:
+        with bars() as progress:
+            result = demo(
+                arguments.out / f"world-{seed}",
+                clips=arguments.clips,
+                long_videos=arguments.long_videos,
+                epochs=arguments.epochs,
+                seed=seed,
+                progress=progress,
+            )
+        console().print(result.table())
+        rows = {row.name.split(" (")[0]: [row.segment_accuracy, row.event_f1] for row in result.rows}
+        worlds.append({"seed": seed, "rows": rows, "long_f1": result.long_f1, "seconds": result.seconds})
+
+    summary = {}
+    for name in worlds[0]["rows"]:
+        accuracies = [world["rows"][name][0] for world in worlds]
+        f1s = [world["rows"][name][1] for world in worlds]
+        summary[name] = {"segment_accuracy": mean_and_spread(accuracies), "event_f1": mean_and_spread(f1s)}
+    summary["CCLN on the long videos"] = {"event_f1": mean_and_spread([world["long_f1"] for world in worlds])}
+    content = {
+        "title": "Rendered clips, held out: scenes, instances and voices never seen in training",
+        "command": "python " + " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "clips": arguments.clips,
+        "long_videos": arguments.long_videos,
+        "epochs": arguments.epochs,
+        "summary": summary,
+        "worlds": worlds,
+    }
+    arguments.results.parent.mkdir(exist_ok=True)
+    arguments.results.write_text(json.dumps(content, indent=1) + "\n")
+    console().print_json(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()

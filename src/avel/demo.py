@@ -1,0 +1,231 @@
+"""The whole way in one folder: clips made, features extracted, networks trained, events found and drawn."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from avel.checkpoint import load
+from avel.config import TrainConfig
+from avel.data.rendered import render
+from avel.data.store import Store, open_store
+from avel.data.table import Clip, read_table
+from avel.evaluation import IOU, evaluate
+from avel.features.extract import extract
+from avel.files import write_file
+from avel.localization import localize
+from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
+from avel.plots import class_bars
+from avel.present import present
+from avel.rivals import logistic_regression, nearest_class_mean
+from avel.training import train
+from avel.types import BACKGROUND, Progress, Timeline
+from avel.web import demo_page
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+#: The same network three times: what hearing and seeing together bring over either alone.
+NETWORKS: dict[str, Literal["both", "audio", "visual"]] = {
+    "CCLN": "both",
+    "CCLN, audio only": "audio",
+    "CCLN, visual only": "visual",
+}
+TITLE = "Rendered clips, held out: scenes, instances and voices never seen in training"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the demo's table, on the test split.
+
+    Attributes:
+        name: the network or rival.
+        segment_accuracy: share of segments with the right label, background included.
+        event_f1: F1 of events at IoU 0.5.
+    """
+
+    name: str
+    segment_accuracy: float
+    event_f1: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        rows: the table.
+        long_f1: event F1 at IoU 0.5 over the long videos; None where none was made.
+        seconds: wall seconds of each stage; of a resumed demo, of what was left to do.
+        page: the page to open.
+        model: run folder of CCLN.
+    """
+
+    rows: list[Row]
+    long_f1: float | None
+    seconds: dict[str, float]
+    page: Path
+    model: Path
+
+    def table(self) -> Table:
+        """The table for a terminal."""
+        from rich.table import Table
+
+        table = Table("", "segment accuracy", f"event F1 (IoU {IOU})", title=TITLE)
+        for row in self.rows:
+            table.add_row(row.name, f"{row.segment_accuracy:.3f}", f"{row.event_f1:.3f}")
+        if self.long_f1 is not None:
+            table.add_row("CCLN on the long videos", "", f"{self.long_f1:.3f}")
+        return table
+
+
+def demo(
+    out: Path,
+    *,
+    clips: int = 400,
+    long_videos: int = 2,
+    epochs: int = 60,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> DemoResult:
+    """Render, extract, train, evaluate, localize and draw, each step skipped where it is done already.
+
+    Args:
+        out: folder for everything.
+        clips: clips of 10 s to render, split into train, val and test.
+        long_videos: videos of 47 to 180 s to render and localize.
+        epochs: training epochs of each network.
+        seed: of the world and of the training.
+        workers: processes; None takes one per core.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        AvelError: the folder holds a demo with other settings, or the disk is full.
+    """
+    seconds: dict[str, float] = {}
+    clock = _Clock(seconds)
+    table = render(
+        out / "world", clips=clips, long_videos=long_videos, seed=seed, workers=workers, progress=progress
+    )
+    clock("render")
+    extract(table, out / "store", workers=workers, progress=progress)
+    clock("extract")
+    store = open_store(out / "store")
+
+    rows, recalls, runs = [], {}, {}
+    for name, streams in NETWORKS.items():
+        run = out / "runs" / name.lower().replace(", ", "-").replace(" ", "-")
+        config = TrainConfig(store=out / "store", out=run, epochs=epochs, seed=seed, streams=streams)
+        train(config, progress=_named(progress, f"train {name}"))
+        scores = evaluate(run, "test", progress=_named(progress, f"test {name}"))
+        rows.append(Row(name, scores["segment_accuracy"], scores["event_f1"]))
+        recalls[name] = np.array([np.nan if value is None else value for value in scores["class_recall"].values()])
+        runs[name] = run
+        clock(f"train {name}")
+    rows += rivals(store)
+    clock("rivals")
+
+    model = load(runs["CCLN"])
+    found = EventCounts(0, 0, 0)
+    if long_videos:
+        for clip in read_table(out / "world" / "long.csv"):
+            timeline = _localized(clip, model, out / "long", progress)
+            found += event_counts(clip.spans, timeline.events, IOU)
+    chosen = first_of_each_class(store, 4)
+    by_id = {clip.id: clip for clip in read_table(table)}
+    shown = []
+    for index in chosen:
+        clip = by_id[store.clips[index].id]
+        shown.append((_localized(clip, model, out / "clips", progress), clip.path, out / "clips" / f"{clip.path.stem}.png"))
+    clock("localize")
+
+    class_bars(recalls, (*store.classes, BACKGROUND), out / "classes.png")
+    result = DemoResult(rows, event_f1(found) if long_videos else None, seconds, out / "index.html", runs["CCLN"])
+    plots = runs["CCLN"] / "plots"
+    demo_page(
+        result.page,
+        title="avel demo",
+        caption=TITLE,
+        rows=rows,
+        pictures={
+            "curves": plots / "curves.png",
+            "confusion": plots / "confusion_test.png",
+            "bars": out / "classes.png",
+        },
+        clips=shown,
+        facts={
+            "classes": ", ".join(store.classes),
+            "clips": f"{len(store.clips)} of 10 s: " + ", ".join(f"{len(store.split(s))} {s}" for s in ("train", "val", "test")),
+            "seed": str(seed),
+            "long videos": "none" if result.long_f1 is None else f"{long_videos}, event F1 {result.long_f1:.3f} at IoU {IOU}",
+        },
+    )
+    content: dict[str, Any] = asdict(result) | {"page": str(result.page), "model": str(result.model)}
+    write_file(out / "demo.json", json.dumps(content, indent=1))
+    return result
+
+
+def rivals(store: Store) -> list[Row]:
+    """The plain rivals and the floors on the test split."""
+    clips = store.split("test")
+    truth = np.concatenate([store.labels(index).numpy() for index in clips])
+    train_labels = np.concatenate([store.labels(index).numpy() for index in store.split("train")])
+    background = len(store.classes)
+    majority = int(np.bincount(train_labels[train_labels < background]).argmax())
+    answers = {
+        "logistic regression on both streams": logistic_regression(store, "test"),
+        "nearest class mean, both streams agree": nearest_class_mean(store, "test"),
+        "all background": np.full_like(truth, background),
+        f"majority event class ({store.classes[majority]})": np.full_like(truth, majority),
+    }
+    rows = []
+    for name, labels in answers.items():
+        counts, first = EventCounts(0, 0, 0), 0
+        for index in clips:
+            clip = store.clips[index]
+            spans = labels_to_spans(labels[first : first + clip.segments], store.classes, store.segment_seconds)
+            counts += event_counts(clip.spans or (), spans, IOU)
+            first += clip.segments
+        rows.append(Row(name, float((labels == truth).mean()), event_f1(counts)))
+    return rows
+
+
+def first_of_each_class(store: Store, number: int) -> list[int]:
+    """The first test clips that have an event, one a class: taken by their order, not by how well they went."""
+    chosen: dict[str, int] = {}
+    for index in store.split("test"):
+        spans = store.clips[index].spans
+        if spans:
+            chosen.setdefault(spans[0].label, index)
+    return list(chosen.values())[:number]
+
+
+def _localized(clip: Clip, model: Any, out: Path, progress: Progress | None) -> Timeline:
+    timeline = replace(localize(clip.path, model), truth=clip.spans)
+    present(timeline, clip.path, out, clip.path.stem, html=True)
+    return timeline
+
+
+def _named(progress: Progress | None, stage: str) -> Progress | None:
+    """The same progress under the name of what is being trained."""
+    return None if progress is None else lambda _, done, total: progress(stage, done, total)
+
+
+class _Clock:
+    """Notes the seconds since the last stage ended."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds = seconds
+        self.since = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self.since, 1)
+        self.since = now

@@ -1,0 +1,114 @@
+"""The command line: answers at once, says what is wrong in a line, exits with the right code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avel import cli
+from avel.errors import AvelError
+
+ROOT = Path(__file__).parents[1]
+VERBS = [["demo"], ["data", "render"], ["extract"], ["train"], ["evaluate"], ["localize"]]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "avel", *map(str, words)], capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_every_verb_without_loading_torch() -> None:
+    code = "import sys, avel.cli\ntry: avel.cli.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb[0] in result.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_help_ends_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*verb, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    _, _, example = text.partition("example:\n")
+    assert example.strip().startswith("avel " + " ".join(verb))
+    assert "prints" in example
+    assert "_" not in "".join(word for word in text.split() if word.startswith("--"))
+
+
+@pytest.mark.parametrize("words", [[], ["data"]])
+def test_a_verb_that_is_missing_shows_the_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 0
+    assert "verbs:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonsense"], "nonsense"),
+        (["train", "--store", "s"], "out"),
+        (["train", "--store", "s", "--out", "o", "--epochs", "many"], "epochs"),
+        (["train", "--store", "s", "--out", "o", "--streams", "smell"], "streams"),
+        (["train", "--store", "s", "--out", "o", "--no-such-option", "1"], "no_such_option"),
+        (["train", "--config", "no-such.yaml", "--store", "s", "--out", "o"], "no-such.yaml"),
+        (["localize", "clip.mp4"], "model"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_the_word(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["extract", "no-such.csv", "--out", "store"], "no-such.csv"),
+        (["train", "--store", "no-such-store", "--out", "run"], "no-such-store"),
+        (["evaluate", "no-such-run"], "no-such-run"),
+        (["localize", "clip.mp4", "--model", "no-such-run"], "no-such-run"),
+    ],
+)
+def test_bad_input_exits_with_2_and_three_lines(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "expected:" in error and "do this:" in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "a refused command leaves nothing behind"
+
+
+def test_an_error_survives_a_process_boundary() -> None:
+    import pickle  # what multiprocessing does to an exception; nothing in avel unpickles a file
+
+    error = pickle.loads(pickle.dumps(AvelError("found", "expected", "do")))
+    assert (error.found, error.expected, error.do) == ("found", "expected", "do")
+
+
+def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("avel.evaluation.evaluate", interrupted)
+    assert cli.main(["evaluate", "run"]) == 130
+    assert "again" in capsys.readouterr().err
+
+
+def test_module_and_script_are_the_same_program() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("avel ")
+
+
+def test_mean_and_spread() -> None:
+    assert cli.mean_and_spread([0.5]) == "0.500"
+    assert cli.mean_and_spread([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
