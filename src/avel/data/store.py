@@ -1,0 +1,465 @@
+"""The feature store: a folder with ``store.json`` and safetensors shards, read without copying.
+
+A shard holds ``visual`` (sum of T, H, W, Dv) float16 and ``audio`` (sum of T, Da) float32 of consecutive clips. Its
+name is a hash of what it holds, so a shard that exists is finished and is never written again; ``store.json``, replaced
+as a whole, says which shards count. While a store is being made, every finished clip is one file under ``parts/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from avel.data.table import segment_labels
+from avel.errors import AvelError
+from avel.files import write_file
+from avel.types import Progress, Span
+
+if TYPE_CHECKING:  # the workers that only decode must not pay for torch
+    import torch
+
+SCHEMA = 1
+SHARD_BYTES = 128 * 2**20  # a shard is put together in memory before it is written
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """One clip of a store.
+
+    Attributes:
+        id: the path that the table gave.
+        duration: seconds for which there is both picture and sound.
+        spans: its events; None where the store was made without labels.
+        split: the name of its split, or None.
+        shard: file name of its shard.
+        row: its first segment's row in the shard.
+        segments: T.
+        checksum: sha256 of its visual and then its audio features as stored.
+        audio_valid: False where the audio features stand for no sound that was decoded.
+        source: sha256 of the media file.
+        bad_packets: packets and frames of the media file that could not be decoded.
+    """
+
+    id: str
+    duration: float
+    spans: tuple[Span, ...] | None
+    split: str | None
+    shard: str
+    row: int
+    segments: int
+    checksum: str
+    audio_valid: bool
+    source: str
+    bad_packets: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all clips of a store have in common.
+
+    Attributes:
+        segment_seconds: length of a segment, seconds.
+        framing: how segments fall on a clip: ``time``.
+        extractors: ``{"visual" | "audio": {"name", "tag", "options"}}``.
+        grid: (H, W).
+        visual_dim: Dv.
+        audio_dim: Da.
+    """
+
+    segment_seconds: float
+    framing: str
+    extractors: Mapping[str, Mapping[str, Any]]
+    grid: tuple[int, int]
+    visual_dim: int
+    audio_dim: int
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes that one segment takes in a shard."""
+        return self.grid[0] * self.grid[1] * self.visual_dim * 2 + self.audio_dim * 4
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened feature store. Its features are views of the mapped shards: nothing is read before it is used.
+
+    Attributes:
+        path: the folder.
+        settings: what made the features; its fields are attributes of the store, too.
+        classes: the C labels, index = class id.
+        clips: in the order of the source that was extracted.
+        checksum: sha256 of ``store.json``, which in turn holds the checksum of every clip.
+    """
+
+    path: Path
+    settings: Settings
+    classes: tuple[str, ...]
+    clips: tuple[StoredClip, ...]
+    checksum: str
+    _shards: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def segment_seconds(self) -> float:
+        """Length of a segment, seconds."""
+        return self.settings.segment_seconds
+
+    @property
+    def framing(self) -> str:
+        """How segments fall on a clip: ``time``."""
+        return self.settings.framing
+
+    @property
+    def extractors(self) -> Mapping[str, Mapping[str, Any]]:
+        """``{"visual" | "audio": {"name", "tag", "options"}}``."""
+        return self.settings.extractors
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.settings.grid
+
+    @property
+    def visual_dim(self) -> int:
+        """Dv."""
+        return self.settings.visual_dim
+
+    @property
+    def audio_dim(self) -> int:
+        """Da."""
+        return self.settings.audio_dim
+
+    def visual(self, index: int) -> torch.Tensor:
+        """Visual features of a clip, (T, H, W, Dv) float16, a view of the mapped shard."""
+        return self._rows("visual", self.clips[index])
+
+    def audio(self, index: int) -> torch.Tensor:
+        """Audio features of a clip, (T, Da) float32, a view of the mapped shard."""
+        return self._rows("audio", self.clips[index])
+
+    def labels(self, index: int) -> torch.Tensor:
+        """Class ids of a clip's segments, (T,) int64, background = C.
+
+        Raises:
+            AvelError: the store was made without labels.
+        """
+        import torch
+
+        clip = self.clips[index]
+        if clip.spans is None:
+            raise AvelError(
+                f"{clip.id} in {self.path} has no labels",
+                "a store extracted from a CSV with columns video,start,end,label",
+                "run `avel extract` on such a CSV; features that are there already are kept",
+            )
+        return torch.from_numpy(segment_labels(clip.spans, self.classes, clip.segments, self.segment_seconds))
+
+    def split(self, name: str) -> list[int]:
+        """Indices of the clips of one split.
+
+        Raises:
+            AvelError: the store has no such split; the message names those it has.
+        """
+        indices = [index for index, clip in enumerate(self.clips) if clip.split == name]
+        if not indices:
+            there = list(dict.fromkeys(clip.split for clip in self.clips if clip.split))
+            raise AvelError(
+                f"{self.path} has no clips of split {name!r}",
+                f"one of its splits: {', '.join(there)}" if there else "a store with splits; this one has none",
+                "name another split" if there else "add a column `split` to the CSV and run `avel extract` again",
+            )
+        return indices
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read every feature and compare it with its checksum.
+
+        Raises:
+            AvelError: a shard is damaged; the message names the first clip that differs.
+        """
+        for index, clip in enumerate(self.clips):
+            found = checksum(self.visual(index).numpy(), self.audio(index).numpy())
+            if found != clip.checksum:
+                raise _damaged(self.path / clip.shard, f"the features of {clip.id} have sha256 {found[:12]}...")
+            if progress:
+                progress("verify", index + 1, len(self.clips))
+
+    def _rows(self, key: str, clip: StoredClip) -> torch.Tensor:
+        if clip.shard not in self._shards:
+            path = self.path / clip.shard
+            try:
+                with safe_open(path, "pt") as file:
+                    self._shards[clip.shard] = {name: file.get_tensor(name) for name in ("visual", "audio")}
+            except (SafetensorError, OSError) as error:
+                raise _damaged(path, str(error)) from error
+        rows = self._shards[clip.shard][key][clip.row : clip.row + clip.segments]
+        width = (*self.grid, self.visual_dim) if key == "visual" else (self.audio_dim,)
+        if tuple(rows.shape) != (clip.segments, *width):
+            raise _damaged(self.path / clip.shard, f"{key} features of {clip.id} of shape {tuple(rows.shape)}")
+        return rows
+
+
+def open_store(path: str | Path) -> Store:
+    """Open a feature store.
+
+    Raises:
+        AvelError: there is none or an unfinished one, ``store.json`` is damaged or of another schema, or a shard is
+            missing or has another size.
+    """
+    path = Path(path)
+    index = path / "store.json"
+    try:
+        data = index.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        unfinished = (path / "parts").is_dir()
+        raise AvelError(
+            f"{path} holds an unfinished extraction" if unfinished else f"no feature store in {path}",
+            "a folder with store.json, written by `avel extract`",
+            "run the same `avel extract` again to finish it" if unfinished else "give the --out of an `avel extract`",
+        ) from None
+    try:
+        content = json.loads(data)
+        schema = content["schema"]
+        if schema == SCHEMA:
+            settings = _settings_from(content)
+            shards = {str(shard["name"]): int(shard["bytes"]) for shard in content["shards"]}
+            clips = tuple(_clip_from(clip) for clip in content["clips"])
+            classes = tuple(str(name) for name in content["classes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AvelError(
+            f"{index} is damaged ({type(error).__name__}: {error})",
+            "the JSON that `avel extract` wrote",
+            "delete it and run `avel extract` again",
+        ) from error
+    if schema != SCHEMA:
+        raise AvelError(f"{index} has schema {schema}", f"schema {SCHEMA}", "extract again with this avel")
+    for name, size in shards.items():
+        shard = path / name
+        if not shard.is_file():
+            raise _damaged(shard, "missing")
+        if shard.stat().st_size != size:
+            raise _damaged(shard, f"{shard.stat().st_size} bytes for {size}")
+    return Store(path, settings, classes, clips, hashlib.sha256(data).hexdigest())
+
+
+def checksum(visual: np.ndarray, audio: np.ndarray) -> str:
+    """Hex sha256 of a clip's features as stored."""
+    digest = hashlib.sha256(np.ascontiguousarray(visual).data)
+    digest.update(np.ascontiguousarray(audio).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished clip that is not yet in ``store.json``, or is there already: where its features lie.
+
+    Attributes:
+        file: a part file or a shard.
+        row: its first segment's row there.
+        segments: T.
+        duration, checksum, audio_valid, source, bad_packets: as in `StoredClip`.
+    """
+
+    file: Path
+    row: int
+    segments: int
+    duration: float
+    checksum: str
+    audio_valid: bool
+    source: str
+    bad_packets: int
+
+
+def part_file(out: Path, clip_id: str) -> Path:
+    """Where the features of a clip wait to be packed."""
+    return out / "parts" / f"{hashlib.sha256(clip_id.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.safetensors"
+
+
+def write_part(
+    path: Path,
+    settings: Settings,
+    visual: np.ndarray,
+    audio: np.ndarray,
+    *,
+    duration: float,
+    audio_valid: bool,
+    source: str,
+    bad_packets: int,
+) -> None:
+    """Write one finished clip: ``visual`` (T, H, W, Dv) float16 and ``audio`` (T, Da) float32."""
+    facts = {
+        "segments": len(visual),
+        "duration": round(duration, 6),
+        "checksum": checksum(visual, audio),
+        "audio_valid": audio_valid,
+        "source": source,
+        "bad_packets": bad_packets,
+    }
+    metadata = {"settings": _canonical(asdict(settings)), "facts": json.dumps(facts)}
+    # save_file would hide a full disk in an error of its own
+    write_file(path, save({"visual": visual, "audio": audio}, metadata))
+
+
+def read_part(path: Path, settings: Settings, source: str) -> Part | None:
+    """The part in ``path``; None if there is none, it is damaged, or other settings or another source made it."""
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("settings") != _canonical(asdict(settings)):
+                return None
+            facts = json.loads(metadata["facts"])
+            if facts["source"] != source:
+                return None
+            if checksum(file.get_tensor("visual"), file.get_tensor("audio")) != facts["checksum"]:
+                return None
+            return Part(file=path, row=0, **facts)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None  # made again, as if it had never been there
+
+
+def stored_part(store: Store, clip: StoredClip) -> Part:
+    """A clip of a finished store, as a part for the next one."""
+    return Part(
+        store.path / clip.shard,
+        clip.row,
+        clip.segments,
+        clip.duration,
+        clip.checksum,
+        clip.audio_valid,
+        clip.source,
+        clip.bad_packets,
+    )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` is told of one clip: what the table says, and where its features lie."""
+
+    id: str
+    spans: tuple[Span, ...] | None
+    split: str | None
+    part: Part
+
+
+def pack(
+    out: Path,
+    settings: Settings,
+    classes: Sequence[str],
+    clips: Sequence[Packed],
+    progress: Progress | None = None,
+) -> None:
+    """Put finished clips into shards in the order given, write ``store.json`` last, then remove what is of no more use.
+
+    A run that is killed half-way leaves the former store, if any, as it was, and whole shards that the next run uses.
+
+    Raises:
+        AvelError: no room on the disk.
+    """
+    shards: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    done = 0
+    for members in _fill(clips, settings.segment_bytes):
+        content = hashlib.sha256(_canonical([asdict(settings), [clip.part.checksum for clip in members]]).encode())
+        shard = out / f"shard-{content.hexdigest()[:16]}.safetensors"
+        if not shard.is_file():
+            _write_shard(shard, [clip.part for clip in members])
+        row = 0
+        for clip in members:
+            part = clip.part
+            facts = {
+                "id": clip.id,
+                "duration": part.duration,
+                "spans": None if clip.spans is None else [[span.label, span.start, span.end] for span in clip.spans],
+                "split": clip.split,
+                "shard": shard.name,
+                "row": row,
+                "segments": part.segments,
+                "checksum": part.checksum,
+                "audio_valid": part.audio_valid,
+                "source": part.source,
+                "bad_packets": part.bad_packets,
+            }
+            rows.append(facts)
+            row += part.segments
+        shards.append({"name": shard.name, "bytes": shard.stat().st_size})
+        done += len(members)
+        if progress:
+            progress("pack", done, len(clips))
+    head = {"schema": SCHEMA, **asdict(settings), "classes": list(classes), "shards": shards}
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # a line per clip, so that a diff can be read
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "clips": [\n{lines}\n ]\n}}\n'
+    index = out / "store.json"
+    if not index.is_file() or index.read_bytes() != text.encode():
+        write_file(index, text)
+    _remove_leftovers(out, {shard["name"] for shard in shards})
+
+
+def _fill(clips: Sequence[Packed], segment_bytes: int) -> Iterable[list[Packed]]:
+    """Consecutive clips of at most SHARD_BYTES together (one clip alone may be more)."""
+    members: list[Packed] = []
+    size = 0
+    for clip in clips:
+        more = clip.part.segments * segment_bytes
+        if members and size + more > SHARD_BYTES:
+            yield members
+            members, size = [], 0
+        members.append(clip)
+        size += more
+    if members:
+        yield members
+
+
+def _write_shard(path: Path, parts: Sequence[Part]) -> None:
+    arrays: dict[str, list[np.ndarray]] = {"visual": [], "audio": []}
+    for part in parts:
+        with safe_open(part.file, "np") as file:
+            for name, rows in arrays.items():
+                rows.append(file.get_slice(name)[part.row : part.row + part.segments])
+    write_file(path, save({name: np.concatenate(rows) for name, rows in arrays.items()}))
+
+
+def _remove_leftovers(out: Path, shards: set[str]) -> None:
+    """Remove the parts, and shards that ``store.json`` no longer names."""
+    for file in [*out.glob("shard-*.safetensors"), *out.glob(".shard-*.safetensors.tmp")]:
+        if file.name not in shards:
+            file.unlink()
+    if (out / "parts").is_dir():
+        shutil.rmtree(out / "parts")
+
+
+def _settings_from(content: Mapping[str, Any]) -> Settings:
+    height, width = content["grid"]
+    return Settings(
+        segment_seconds=float(content["segment_seconds"]),
+        framing=str(content["framing"]),
+        extractors={kind: dict(content["extractors"][kind]) for kind in ("visual", "audio")},
+        grid=(int(height), int(width)),
+        visual_dim=int(content["visual_dim"]),
+        audio_dim=int(content["audio_dim"]),
+    )
+
+
+def _clip_from(content: Mapping[str, Any]) -> StoredClip:
+    spans = content["spans"]
+    if spans is not None:
+        spans = tuple(Span(str(label), float(start), float(end)) for label, start, end in spans)
+    return StoredClip(**{**content, "spans": spans})
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _damaged(shard: Path, found: str) -> AvelError:
+    return AvelError(
+        f"shard {shard}: {found}",
+        "the file that `avel extract` wrote, unchanged",
+        "copy the store again, or delete its store.json and this shard and run `avel extract` again",
+    )
