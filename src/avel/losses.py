@@ -112,7 +112,7 @@ def contrastive(
         kept = num_positives > 0  # a logsumexp over nothing would be -inf, with a NaN gradient
         others = similarity.masked_fill(itself, -torch.inf)[kept]
         positives = others.masked_fill(~positive[kept], -torch.inf)
-        losses = others.logsumexp(1) - positives.logsumexp(1) + num_positives[kept].log()
+        losses = others.logsumexp(1) - positives.logsumexp(1) + num_positives[kept].to(others.dtype).log()
         total = losses.sum()
         return total / max(len(losses), 1) if reduction == "mean" else total
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ def confusion(
             "compare predictions with the labels of the same clips",
         )
     for name, ids in (("labels", labels), ("predictions", predictions)):
-        if ids.size and not (0 <= ids.min() and ids.max() < size):
+        if ids.size and (ids.min() < 0 or ids.max() >= size):
             raise AvelError(
                 f"{name} from {ids.min()} to {ids.max()}",
                 f"class ids from 0 to {num_classes}, the last being background",
@@ -129,7 +130,7 @@ def labels_to_spans(labels: npt.NDArray[np.integer], classes: Sequence[str], seg
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     return [
         Span(classes[labels[first]], first * segment_seconds, last * segment_seconds)
-        for first, last in zip(edges, edges[1:], strict=False)
+        for first, last in pairwise(edges)
         if first < last and labels[first] != len(classes)
     ]
 
