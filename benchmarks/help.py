@@ -1,6 +1,6 @@
 """How long `avel --help` takes, as a whole process, beside a Python that does nothing and one that imports torch.
 
-    python benchmarks/help.py
+python benchmarks/help.py
 """
 
 import statistics

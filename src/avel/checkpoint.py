@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from avel.errors import AvelError
-from avel.files import replacing, write_file
+from avel.files import write_file
 from avel.models import build_model
 
 SCHEMA = 1
@@ -65,8 +65,8 @@ def file_sha256(path: Path) -> str:
 def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, Any]) -> None:
     """Write ``name.safetensors`` and then ``name.json``, which carries the hash of the weights."""
     weights = folder / f"{name}.safetensors"
-    with replacing(weights) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}, temporary)
+    # As bytes, and not by save_file: that hides a full disk in an error of its own.
+    write_file(weights, safetensors_bytes(_on_cpu(network.state_dict())))
     content = {"schema": SCHEMA, "weights_sha256": file_sha256(weights), **description}
     write_file(folder / f"{name}.json", json.dumps(content, indent=1))
 
@@ -121,16 +121,12 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     )
 
 
-def save_state(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]
-) -> None:
+def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]) -> None:
     """Write parameters, optimizer state and ``facts`` (JSON values) as one file."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    write_file(path, safetensors_bytes(_on_cpu(tensors), {"facts": json.dumps(facts)}))
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -160,3 +156,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         ) from error
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return facts
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}

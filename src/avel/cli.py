@@ -93,7 +93,9 @@ def train(arguments: Namespace) -> int:
     with bars() as progress:
         runs = train_seeds(config, seeds, progress=progress)
     for run, seed in zip(runs, seeds, strict=True):
-        line = f"seed {seed}: {config.select_on} accuracy {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
+        line = (
+            f"seed {seed}: {config.select_on} accuracy {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
+        )
         console().print(line, soft_wrap=True)
     if len(runs) > 1:
         print_spread({f"{config.select_on} segment accuracy": [run.best_accuracy for run in runs]})
@@ -192,7 +194,9 @@ def _render_options(parser: ArgumentParser) -> None:
 
 def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=Path, help="A CSV (video,start,end,label[,split]), a folder, a media file, or a .txt list of files."
+        "source",
+        type=Path,
+        help="A CSV (video,start,end,label[,split]), a folder, a media file, or a .txt list of files.",
     )
     parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
     parser.add_argument("--visual", default="classical", help="Visual extractor: classical.")
@@ -205,7 +209,10 @@ def _train_options(parser: ArgumentParser) -> None:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the options below.")
     parser.add_class_arguments(TrainConfig)
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="Several seeds, a run folder each under --out; mean and spread are printed."
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="Several seeds, a run folder each under --out; mean and spread are printed.",
     )
 
 

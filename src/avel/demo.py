@@ -111,9 +111,7 @@ def demo(
     """
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
-    table = render(
-        out / "world", clips=clips, long_videos=long_videos, seed=seed, workers=workers, progress=progress
-    )
+    table = render(out / "world", clips=clips, long_videos=long_videos, seed=seed, workers=workers, progress=progress)
     clock("render")
     extract(table, out / "store", workers=workers, progress=progress)
     clock("extract")
@@ -143,7 +141,9 @@ def demo(
     shown = []
     for index in chosen:
         clip = by_id[store.clips[index].id]
-        shown.append((_localized(clip, model, out / "clips", progress), clip.path, out / "clips" / f"{clip.path.stem}.png"))
+        shown.append(
+            (_localized(clip, model, out / "clips", progress), clip.path, out / "clips" / f"{clip.path.stem}.png")
+        )
     clock("localize")
 
     class_bars(recalls, (*store.classes, BACKGROUND), out / "classes.png")
@@ -162,9 +162,12 @@ def demo(
         clips=shown,
         facts={
             "classes": ", ".join(store.classes),
-            "clips": f"{len(store.clips)} of 10 s: " + ", ".join(f"{len(store.split(s))} {s}" for s in ("train", "val", "test")),
+            "clips": f"{len(store.clips)} of 10 s: "
+            + ", ".join(f"{len(store.split(s))} {s}" for s in ("train", "val", "test")),
             "seed": str(seed),
-            "long videos": "none" if result.long_f1 is None else f"{long_videos}, event F1 {result.long_f1:.3f} at IoU {IOU}",
+            "long videos": "none"
+            if result.long_f1 is None
+            else f"{long_videos}, event F1 {result.long_f1:.3f} at IoU {IOU}",
         },
     )
     content: dict[str, Any] = asdict(result) | {"page": str(result.page), "model": str(result.model)}

@@ -54,7 +54,9 @@ def logistic_regression(store: Store, split: str) -> np.ndarray:
     tensors = {name: torch.from_numpy(array).float() for name, array in scaled.items()}
     best, answer = -1.0, np.empty(0, dtype=np.int64)
     for penalty in (1e-4, 1e-3, 1e-2, 1e-1):
-        weights = fit_logistic(tensors["train"], torch.from_numpy(features["train"][1]), len(store.classes) + 1, penalty)
+        weights = fit_logistic(
+            tensors["train"], torch.from_numpy(features["train"][1]), len(store.classes) + 1, penalty
+        )
         predicted = {name: (tensors[name] @ weights[:-1] + weights[-1]).argmax(1).numpy() for name in ("val", split)}
         accuracy = float((predicted["val"] == features["val"][1]).mean())
         if accuracy > best:

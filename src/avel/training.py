@@ -116,9 +116,7 @@ def train_seeds(config: TrainConfig, seeds: Sequence[int], *, progress: Progress
     """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several."""
     if len(seeds) == 1:
         return [train(replace(config, seed=seeds[0]), progress=progress)]
-    return [
-        train(replace(config, seed=seed, out=config.out / f"seed-{seed}"), progress=progress) for seed in seeds
-    ]
+    return [train(replace(config, seed=seed, out=config.out / f"seed-{seed}"), progress=progress) for seed in seeds]
 
 
 def fit_epoch(
@@ -241,9 +239,7 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
         return run
     begun = {"config.yaml", ".config.yaml.tmp", ".run.json.tmp"}  # what a kill before run.json may leave
     if config.out.exists() and not (config.out.is_dir() and {file.name for file in config.out.iterdir()} <= begun):
-        raise AvelError(
-            f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out"
-        )
+        raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
     config.out.mkdir(parents=True, exist_ok=True)
     write_file(config.out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     run = {

@@ -66,7 +66,7 @@ class Target:
     video: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: Fabric rebuilds what a network returns, field by field
 class SegmentOutput:
     """What a model says about every segment.
 
