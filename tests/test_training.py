@@ -226,10 +226,10 @@ def test_settings_that_do_not_fit_the_store_are_refused(
 
 def test_a_clip_without_labels_or_audio_is_refused_by_name(tmp_path: Path) -> None:
     write_store(tmp_path / "store", labelled=False)
-    with pytest.raises(AvelError, match="clip-0 .* no labels"):
+    with pytest.raises(AvelError, match=r"clip-0 .* no labels"):
         train(config(tmp_path))
     write_store(tmp_path / "silent", audio_valid=False)
-    with pytest.raises(AvelError, match="clip-0 .* no valid audio"):
+    with pytest.raises(AvelError, match=r"clip-0 .* no valid audio"):
         train(config(tmp_path, store=tmp_path / "silent"))
 
 
