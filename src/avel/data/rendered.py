@@ -11,8 +11,9 @@ wrong_sound    a thing is in view and another class is heard
 neither        no class is seen, none is heard
 =============  ============================================================
 
-Places, clutter, noise, a shaking camera and off-screen voices go over all of it. Instances (colour, shape, pitch, timbre, pace), places
-and voices come from pools that no two splits share. ``plan_world`` decides what happens; ``render_clip`` makes it so.
+Places, clutter, noise, a shaking camera and off-screen voices go over all of it. Instances (colour,
+shape, pitch, timbre, pace), places and voices come from pools that no two splits share. ``plan_world`` decides what
+happens; ``render_clip`` makes it so.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ import platform
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -38,160 +38,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 import avel
+from avel.data import rendered_plan as world
 from avel.data import rendered_sounds as sounds
+from avel.data.rendered_plan import CLASSES, KINDS, ClipPlan, Second, Shot, generator, pace, plan_world, pool_generator
 from avel.data.rendered_scenes import Actor, Camera, draw_frames, paint_place
 from avel.data.rendered_things import THINGS, Rng
 from avel.data.table import Clip, write_table
 from avel.errors import AvelError
 from avel.files import write_file
-from avel.types import Progress, Span
+from avel.types import Progress
 
-CLASSES: tuple[str, ...] = tuple(THINGS)
-KINDS = ("event", "sound_only", "sight_only", "wrong_sound", "neither")
-POOLS = ("train", "val", "test", "long")  # what instances, places and voices are drawn from; "long" is split "test"
-
-# --- How hard the world is. All of it is written to world.json, and a change asks for a new folder. ---
-WIDTH, HEIGHT = 224, 168  # pixels
-FRAME_RATES = (24, 25, 30)
-SPLIT_SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
-INSTANCES = {"train": 24, "val": 8, "test": 12, "long": 8}  # per class
-PLACES = {"train": 80, "val": 20, "test": 30, "long": 20}
-VOICES = {"train": 24, "val": 6, "test": 10, "long": 6}
-EVENT_SECONDS = (2, 10)
-EVENT_FREE = 0.06  # share of clips that are background from end to end
-TWO_EVENTS = 0.25  # share of clips whose event is cut in two by background
-KIND_WEIGHTS = {"sound_only": 0.26, "sight_only": 0.27, "wrong_sound": 0.33, "neither": 0.14}
-RUN_SECONDS = (1, 3)  # how long one kind of background lasts
-SILENT_MOVES = 0.7  # a thing that is not heard moves all the same
-BYSTANDER = 0.15  # a second, silent thing is in view throughout
-SIZES = (0.34, 0.48)  # height of a thing, in heights of the frame
-CLUTTER = (0, 3)  # moving shapes of no class
-SHAKE = 0.35  # share of shots from a shaking camera
-GRAIN = (0.0, 6.0)  # deviation of the picture's noise, grey levels
-LIGHT = (0.75, 1.1)
-NOISE_DB = (-30.0, -10.0)  # level of the sound's noise against the loud parts of the class's sound
-LEVEL_DB = (-9.0, 0.0)  # level of the class's sound from clip to clip
-VOICED = 0.5  # share of shots with an off-screen voice
-VOICE_DB = (-16.0, -5.0)
-LONG_SECONDS = (47, 180)  # length of a long video
-SHOT_SECONDS = (8, 20)  # length of a shot of it
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "ClipPlan",
+    "Second",
+    "Shot",
+    "draw_clip",
+    "plan_world",
+    "render",
+    "render_clip",
+    "synthesize_clip",
+]
 
 _VERSION = 1  # of the drawing and the synthesis: raise it when the same plan gives another file
-_PERIODS = {  # seconds from stroke to stroke; at most 0.5, or a whole second, so that each second has a full stroke
-    "bell": (0.40, 0.50),
-    "dog": (0.36, 0.50),
-    "train": (0.38, 0.50),
-    "siren": (0.30, 0.50),
-    "drum": (0.22, 0.42),
-    "clock": (0.40, 0.50),
-    "ball": (0.42, 0.50),
-    "helicopter": (0.085, 0.12),
-    "chainsaw": (0.34, 0.50),
-    "rooster": (1.0, 1.0),
-}
-
-
-@dataclass(frozen=True)
-class Second:
-    """One second: the classes in view, the class that is heard, and whether what is in view moves."""
-
-    seen: tuple[str, ...]
-    heard: str | None
-    moving: bool = True
-
-    @property
-    def kind(self) -> str:
-        """One of ``KINDS``."""
-        if self.heard is None:
-            return "sight_only" if self.seen else "neither"
-        if not self.seen:
-            return "sound_only"
-        return "event" if self.heard in self.seen else "wrong_sound"
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A stretch filmed in one place. ``instances`` are the ids of the things seen or heard, ``voice`` may be None."""
-
-    place: str
-    voice: str | None
-    instances: tuple[str, ...]
-    seconds: tuple[Second, ...]
-
-
-@dataclass(frozen=True)
-class ClipPlan:
-    """What happens in one video, second by second.
-
-    Attributes:
-        video: its path under the world's folder, as the CSV has it.
-        pool: what its instances, places and voices are drawn from.
-        seed: of the world; with ``number`` it fixes every random choice in the file.
-        number: of the clip.
-        frame_rate: frames per second.
-        shots: in order; a clip has one, a long video several.
-    """
-
-    video: str
-    pool: str
-    seed: int
-    number: int
-    frame_rate: int
-    shots: tuple[Shot, ...]
-
-    @property
-    def split(self) -> str:
-        return "test" if self.pool == "long" else self.pool
-
-    @property
-    def seconds(self) -> tuple[Second, ...]:
-        return tuple(second for shot in self.shots for second in shot.seconds)
-
-    @property
-    def spans(self) -> tuple[Span, ...]:
-        """The events: maximal runs of seconds in which one class is seen and heard."""
-        spans, at = [], 0
-        for label, run in groupby(self.seconds, lambda second: second.heard if second.kind == "event" else None):
-            length = len(list(run))
-            if label is not None:
-                spans.append(Span(label, float(at), float(at + length)))
-            at += length
-        return tuple(spans)
-
-
-def plan_world(seed: int = 0, clips: int = 400, long_videos: int = 10, seconds: int = 10) -> list[ClipPlan]:
-    """Decide what happens in every video; nothing is drawn yet.
-
-    Args:
-        seed: the same seed gives the same plan.
-        clips: how many short clips.
-        long_videos: how many videos of 47 to 180 s with several classes each.
-        seconds: length of a clip, at least 2.
-
-    Returns:
-        The clips, then the long videos.
-    """
-    rng = _generator(seed, 0)
-    pools = [pool for pool, share in zip(POOLS[:3], _shares(clips), strict=True) for _ in range(share)]
-    classes = {pool: _deal(rng, CLASSES) for pool in POOLS}
-    plans = []
-    for number, pool in enumerate(rng.permutation(np.array(pools, dtype="U5"))):
-        own = _generator(seed, 1, number)
-        shot = _plan_shot(own, str(pool), next(classes[pool]), seconds)
-        plans.append(
-            ClipPlan(f"videos/clip_{number:04d}.mp4", str(pool), seed, number, int(own.choice(FRAME_RATES)), (shot,))
-        )
-    for number in range(long_videos):
-        own = _generator(seed, 2, number)
-        left, shots = int(own.integers(LONG_SECONDS[0], LONG_SECONDS[1] + 1)), []
-        while left:
-            length = int(own.integers(SHOT_SECONDS[0], SHOT_SECONDS[1] + 1))
-            length = left if left - length < SHOT_SECONDS[0] else length
-            shots.append(_plan_shot(own, "long", next(classes["long"]), length))
-            left -= length
-        rate = int(own.choice(FRAME_RATES))
-        plans.append(ClipPlan(f"long/long_{number:02d}.mp4", "long", seed, clips + number, rate, tuple(shots)))
-    return plans
 
 
 def render(
@@ -250,13 +120,13 @@ def render_clip(plan: ClipPlan, path: str | Path) -> None:
 
 
 def draw_clip(plan: ClipPlan) -> Iterator[NDArray[np.uint8]]:
-    """The pictures of a plan, before encoding: (HEIGHT, WIDTH, 3) uint8 RGB, frame i at the time i / frame_rate."""
+    """The pictures of a plan before encoding: (HEIGHT, WIDTH, 3) uint8 RGB, frame i at the time i / frame_rate."""
     for order, shot in enumerate(plan.shots):
-        rng = _generator(plan.seed, 3, plan.number, order)
-        place = paint_place(_pool_generator(plan.seed, shot.place), HEIGHT, WIDTH)
-        shake = rng.uniform(1.0, 3.0) if rng.random() < SHAKE else 0.0
-        camera = Camera(shake, rng.uniform(*LIGHT), rng.uniform(*GRAIN))
-        clutter = int(rng.integers(CLUTTER[0], CLUTTER[1] + 1))
+        rng = generator(plan.seed, 3, plan.number, order)
+        place = paint_place(pool_generator(plan.seed, shot.place), world.HEIGHT, world.WIDTH)
+        shake = rng.uniform(1.0, 3.0) if rng.random() < world.SHAKE else 0.0
+        camera = Camera(shake, rng.uniform(*world.LIGHT), rng.uniform(*world.GRAIN))
+        clutter = int(rng.integers(world.CLUTTER[0], world.CLUTTER[1] + 1))
         actors = _actors(rng, plan, order)
         yield from draw_frames(rng, place, actors, camera, clutter, plan.frame_rate, len(shot.seconds))
 
@@ -267,74 +137,24 @@ def synthesize_clip(plan: ClipPlan) -> NDArray[np.float32]:
 
 
 def _synthesize(plan: ClipPlan, order: int) -> NDArray[np.float32]:
-    shot, rng = plan.shots[order], _generator(plan.seed, 4, plan.number, order)
+    shot, rng = plan.shots[order], generator(plan.seed, 4, plan.number, order)
     samples = len(shot.seconds) * sounds.SAMPLE_RATE
-    slope, level = rng.uniform(0, 1.0), rng.uniform(*LEVEL_DB)
-    wave = sounds.noise(rng, samples, 60, 9000, slope) * _gain(rng.uniform(*NOISE_DB))
+    slope, level = rng.uniform(0, 1.0), rng.uniform(*world.LEVEL_DB)
+    wave = sounds.noise(rng, samples, 60, 9000, slope) * _gain(rng.uniform(*world.NOISE_DB))
     heard = [second.heard for second in shot.seconds]
     for instance in shot.instances:
         label = instance.split("-")[0]
         stretches = _stretches([one == label for one in heard])
         if stretches:
-            period, offset = _pace(plan, order, instance)
-            own = sounds.sound(label, _pool_generator(plan.seed, instance, 1), period, offset, samples)
+            period, offset = pace(plan, order, instance)
+            own = sounds.sound(label, pool_generator(plan.seed, instance, 1), period, offset, samples)
             wave += sounds.gate(own, stretches) * _gain(level)
     if shot.voice:
-        speech = sounds.voice(_pool_generator(plan.seed, shot.voice), rng, samples)
+        speech = sounds.voice(pool_generator(plan.seed, shot.voice), rng, samples)
         length = int(rng.integers(2, len(shot.seconds) + 1))
         start = int(rng.integers(0, len(shot.seconds) - length + 1))
-        wave += sounds.gate(speech, [(start, start + length)], 0.1) * _gain(rng.uniform(*VOICE_DB) + level)
+        wave += sounds.gate(speech, [(start, start + length)], 0.1) * _gain(rng.uniform(*world.VOICE_DB) + level)
     return np.tanh(wave * np.float32(0.25))  # the loud parts stay under 0.3 or so; rare peaks bend instead of clipping
-
-
-def _plan_shot(rng: Rng, pool: str, label: str, seconds: int) -> Shot:
-    """One class has its events here; another, the stranger, lends wrong sounds and wrong sights."""
-    others = [str(other) for other in rng.permutation([one for one in CLASSES if one != label])]
-    stranger, bystander = others[0], others[1] if rng.random() < BYSTANDER else None
-    along = (bystander,) if bystander else ()
-    event = Second((label, *along), label)
-    plan: list[Second | None] = [None] * seconds
-    if rng.random() >= EVENT_FREE:
-        for start, length in _event_stretches(rng, seconds):
-            plan[start : start + length] = [event] * length
-    while None in plan:
-        start = plan.index(None)
-        room = next((k for k in range(start, seconds) if plan[k] is not None), seconds) - start
-        length = min(room, int(rng.integers(RUN_SECONDS[0], RUN_SECONDS[1] + 1)))
-        plan[start : start + length] = [_background(rng, label, stranger, along)] * length
-    done = tuple(second for second in plan if second is not None)
-    present = {one for second in done for one in (*second.seen, second.heard) if one}
-    return Shot(
-        place=f"place-{pool}-{rng.integers(PLACES[pool])}",
-        voice=f"voice-{pool}-{rng.integers(VOICES[pool])}" if rng.random() < VOICED else None,
-        instances=tuple(f"{one}-{pool}-{rng.integers(INSTANCES[pool])}" for one in CLASSES if one in present),
-        seconds=done,
-    )
-
-
-def _event_stretches(rng: Rng, seconds: int) -> list[tuple[int, int]]:
-    """(start, length) of the one or two events of a shot, at least a second of background between two."""
-    shortest, longest = EVENT_SECONDS
-    total = int(rng.integers(shortest, min(longest, seconds) + 1))
-    if rng.random() < TWO_EVENTS and 2 * shortest <= total < seconds:
-        first, gap = int(rng.integers(shortest, total - shortest + 1)), int(rng.integers(1, seconds - total + 1))
-        start = int(rng.integers(0, seconds - total - gap + 1))
-        return [(start, first), (start + first + gap, total - first)]
-    return [(int(rng.integers(0, seconds - total + 1)), total)]
-
-
-def _background(rng: Rng, label: str, stranger: str, along: tuple[str, ...]) -> Second:
-    """One kind of background; a bystander in view makes a wrong sound of a sound alone."""
-    kind = rng.choice(list(KIND_WEIGHTS), p=list(KIND_WEIGHTS.values()))
-    moving = bool(rng.random() < SILENT_MOVES)
-    first, second = (label, stranger) if rng.random() < 0.7 else (stranger, label)
-    if kind == "neither":
-        return Second(along, None, moving)
-    if kind == "sight_only":
-        return Second((first, *along), None, moving)
-    if kind == "sound_only":
-        return Second(along, first, moving)
-    return Second((first, *along), second, moving)
 
 
 def _actors(rng: Rng, plan: ClipPlan, order: int) -> list[Actor]:
@@ -347,15 +167,14 @@ def _actors(rng: Rng, plan: ClipPlan, order: int) -> list[Actor]:
     side = int(rng.integers(2))
     for instance in shot.instances:
         label = instance.split("-")[0]
-        size, mirrored, across, down = rng.uniform(*SIZES), bool(rng.random() < 0.5), rng.random(), rng.random()
+        size, mirrored, across, down = rng.uniform(*world.SIZES), bool(rng.random() < 0.5), rng.random(), rng.random()
         if label not in seen:
             continue
         views = []
-        for state, run in groupby(enumerate(shot.seconds), lambda pair: (label in pair[1].seen, pair[1].moving)):
-            numbers = [number for number, _ in run]
-            if state[0]:
-                views.append((numbers[0], numbers[-1] + 1, state[1]))
-        half_width = min(0.5, size * THINGS[label].aspect * HEIGHT / WIDTH / 2)
+        for moving in (True, False):
+            inside = [label in second.seen and second.moving == moving for second in shot.seconds]
+            views += [(start, end, moving) for start, end in _stretches(inside)]
+        half_width = min(0.5, size * THINGS[label].aspect * world.HEIGHT / world.WIDTH / 2)
         x = half_width + across * (1 - 2 * half_width)
         if crowded and label != "train":
             x = half_width + (across * 0.5 + 0.5 * side) * (1 - 2 * half_width)
@@ -366,8 +185,8 @@ def _actors(rng: Rng, plan: ClipPlan, order: int) -> list[Actor]:
             y = 1 - size / 2 - 0.25 * down
         elif rail and crowded:
             y = size / 2 + 0.1 * down
-        period, offset = _pace(plan, order, instance)
-        look = THINGS[label].look(_pool_generator(plan.seed, instance, 2))
+        period, offset = pace(plan, order, instance)
+        look = THINGS[label].look(pool_generator(plan.seed, instance, 2))
         actors.append(Actor(label, look, period, offset, tuple(views), size, (x, y), mirrored))
     return sorted(actors, key=lambda actor: actor.label != "train")
 
@@ -377,35 +196,6 @@ def _half(half_width: float, across: float, side: int) -> float:
     low, high = half_width, max(half_width, 0.5 - half_width * 0.6)
     x = low + across * (high - low)
     return 1 - x if side else x
-
-
-def _pace(plan: ClipPlan, order: int, instance: str) -> tuple[float, float]:
-    """Period of an instance's strokes, its own, and their offset, the shot's: the same for picture and sound."""
-    label = instance.split("-")[0]
-    period = float(_pool_generator(plan.seed, instance, 0).uniform(*_PERIODS[label]))
-    part = float(_generator(plan.seed, 5, plan.number, order, CLASSES.index(label)).uniform(0, 1))
-    return period, part * (0.1 if period == 1 else period)
-
-
-def _generator(*key: int) -> Rng:
-    return np.random.default_rng(key)
-
-
-def _pool_generator(seed: int, name: str, purpose: int = 0) -> Rng:
-    """The generator of an instance, a place or a voice, from its id ``what-pool-number``."""
-    what, pool, number = name.split("-")
-    return _generator(seed, 6, [*CLASSES, "place", "voice"].index(what), POOLS.index(pool), int(number), purpose)
-
-
-def _deal(rng: Rng, cards: Sequence[str]) -> Iterator[str]:
-    """The classes in an order newly shuffled for each round: every class equally often."""
-    while True:
-        yield from (str(card) for card in rng.permutation(cards))
-
-
-def _shares(clips: int) -> tuple[int, int, int]:
-    train, val = round(clips * SPLIT_SHARES["train"]), round(clips * SPLIT_SHARES["val"])
-    return train, val, clips - train - val
 
 
 def _stretches(wanted: list[bool]) -> list[tuple[int, int]]:
@@ -427,7 +217,7 @@ def _encode(frames: Iterator[NDArray[np.uint8]], wave: NDArray[np.float32], fram
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=frame_rate)
-        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        video.width, video.height, video.pix_fmt = world.WIDTH, world.HEIGHT, "yuv420p"
         # no B-frames: the first frame is at time 0. A key frame each second: players seek to it.
         video.options = {"preset": "superfast", "crf": "23", "bf": "0", "g": str(frame_rate), "threads": "1"}
         video.thread_count = 1
@@ -457,10 +247,9 @@ def _check_numbers(clips: int, long_videos: int, seconds: int, workers: int | No
 
 def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
     """What world.json says."""
-    knobs = {name: value for name, value in globals().items() if name.isupper() and not name.startswith("_")}
     return {
         "format": "avel-world",
-        "settings": {"version": _VERSION, **settings, "knobs": knobs},
+        "settings": {"version": _VERSION, **settings, "knobs": world.knobs()},
         "made_with": {
             "avel": avel.__version__,
             "av": av.__version__,
@@ -493,7 +282,7 @@ def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _claim(out: Path, world: dict[str, Any]) -> None:
+def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write world.json first, so that a folder is known by it from the start; refuse another world's folder."""
     file = out / "world.json"
     (out / "videos").mkdir(parents=True, exist_ok=True)
@@ -503,7 +292,7 @@ def _claim(out: Path, world: dict[str, Any]) -> None:
             raise AvelError(
                 f"{out} holds videos but no world.json", "an empty folder, or a world", "choose another folder"
             )
-        write_file(file, json.dumps(world, indent=1) + "\n")
+        write_file(file, json.dumps(facts, indent=1) + "\n")
         return
     try:
         found = json.loads(file.read_text())["settings"]
@@ -511,7 +300,7 @@ def _claim(out: Path, world: dict[str, Any]) -> None:
         raise AvelError(
             f"{file} is not a world.json", "the file avel wrote", f"delete {out} or choose another folder"
         ) from error
-    wanted = json.loads(json.dumps(world["settings"]))
+    wanted = json.loads(json.dumps(facts["settings"]))
     if found != wanted:
         differ = [key for key in wanted if found.get(key) != wanted[key]]
         told = ", ".join(

@@ -44,7 +44,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Camera:
-    """How a shot is taken: ``shake`` in pixels, ``light`` a gain, ``grain`` the deviation of the noise in grey levels."""
+    """How a shot is taken: ``shake`` in pixels, ``light`` a gain, ``grain`` the noise's deviation in grey levels."""
 
     shake: float
     light: float
@@ -55,8 +55,8 @@ class Camera:
 class _Sprite:
     """A pose as the frame takes it: colour (h, w, 3) times opacity, and 256 times the transparency (h, w, 1)."""
 
-    colour: NDArray[np.uint16]
-    through: NDArray[np.uint16]
+    colour: NDArray
+    through: NDArray
 
     @classmethod
     def of(cls, canvas: Canvas, light: float, mirrored: bool) -> _Sprite:
@@ -118,8 +118,10 @@ def draw_frames(
         dy = round(camera.shake * (sin(5.1 * t + sway[0]) + sin(8.3 * t + sway[1])) / 2) + _MARGIN
         dx = round(camera.shake * (sin(4.3 * t + sway[2]) + sin(9.1 * t + sway[3])) / 2) + _MARGIN
         frame = place[dy : dy + height, dx : dx + width].copy()
-        for item in (*drifters, *players):
-            item.put(frame, t)
+        for drifter in drifters:
+            drifter.put(frame, t)
+        for player in players:
+            player.put(frame, t)
         if camera.grain:
             y, x = rng.integers(0, 64, 2)
             frame = np.clip(frame + grain[y : y + height, x : x + width], 0, 255).astype(np.uint8)
@@ -176,17 +178,17 @@ class _Player:
         return self.poses[number]
 
 
-def _rgb(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
+def _rgb(hue: float, saturation: float, value: float) -> NDArray:
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32) * 255
 
 
-def _blend(share: NDArray, first: NDArray, second: NDArray) -> NDArray[np.float32]:
+def _blend(share: NDArray, first: NDArray, second: NDArray) -> NDArray:
     """(H, W) shares of the second colour -> (H, W, 3)."""
     share = share.astype(np.float32)[..., None]
     return first * (1 - share) + second * share
 
 
-def _clouds(rng: Rng, height: int, width: int, cells: int) -> NDArray[np.float32]:
+def _clouds(rng: Rng, height: int, width: int, cells: int) -> NDArray:
     """(H, W) smooth noise in [0, 1] with about ``cells`` bumps over the height, three octaves of it."""
     total = np.zeros((height, width), np.float32)
     for octave in range(3):
@@ -204,7 +206,7 @@ def _clouds(rng: Rng, height: int, width: int, cells: int) -> NDArray[np.float32
     return total / np.float32(1.75)
 
 
-def _sky(rng: Rng, height: int, width: int) -> NDArray[np.float32]:
+def _sky(rng: Rng, height: int, width: int) -> NDArray:
     hue = rng.choice([0.55, 0.58, 0.62, 0.08, 0.95])
     top, low = (
         _rgb(hue, rng.uniform(0.2, 0.6), rng.uniform(0.45, 0.95)),
@@ -215,7 +217,7 @@ def _sky(rng: Rng, height: int, width: int) -> NDArray[np.float32]:
     return _blend_over(sky, puffs, np.array([250, 250, 252], np.float32))
 
 
-def _blend_over(picture: NDArray, share: NDArray, colour: NDArray) -> NDArray[np.float32]:
+def _blend_over(picture: NDArray, share: NDArray, colour: NDArray) -> NDArray:
     share = share.astype(np.float32)[..., None]
     return picture * (1 - share) + colour * share
 
@@ -223,7 +225,8 @@ def _blend_over(picture: NDArray, share: NDArray, colour: NDArray) -> NDArray[np
 def _ridge(rng: Rng, width: int, rough: int) -> NDArray:
     """(W,) a smooth outline in [-1, 1]."""
     x = np.linspace(0, 1, width)
-    return sum(np.sin(2 * pi * (k * x * rng.uniform(0.7, 1.3) + rng.random())) / k for k in range(1, rough)) / 2
+    waves = [np.sin(2 * pi * (k * x * rng.uniform(0.7, 1.3) + rng.random())) / k for k in range(1, rough)]
+    return np.sum(waves, 0) / 2
 
 
 def _hills(rng: Rng, height: int, width: int) -> NDArray:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rng = np.random.Generator
-Field = NDArray[np.float32]
+Field = NDArray  # of float32
 Colour = tuple[float, float, float]
 Points = list[tuple[float, float]]
 
@@ -374,6 +374,7 @@ class Thing:
 
 
 _ANY, _VIVID, _PALE, _BRIGHT = (0.0, 1.0), (0.55, 0.95), (0.0, 0.15), (0.7, 1.0)
+_RUST = (0.02, 0.1)
 _WOOD = ((0.04, 0.09), (0.45, 0.75), (0.3, 0.6))
 
 THINGS: dict[str, Thing] = {
@@ -398,8 +399,16 @@ THINGS: dict[str, Thing] = {
         ((_ANY, _VIVID, (0.5, 0.95)), ((0.08, 0.15), (0.3, 0.8), (0.7, 0.95)), ((0.1, 0.14), _PALE, (0.9, 1.0))),
         2, 14, 1.1, 0.01,
     ),
-    "clock": Thing(_clock, (_WOOD, ((0.11, 0.15), (0.5, 0.8), (0.8, 1.0)), ((0.1, 0.16), _PALE, (0.9, 1.0))), 2, 16, 0.68, 0.0),
-    "ball": Thing(_ball, ((_ANY, _VIVID, _BRIGHT), (_ANY, _PALE, (0.9, 1.0)), (_ANY, _VIVID, _BRIGHT)), 6, 60, 0.75, 0.03),
+    "clock": Thing(
+        _clock,
+        (_WOOD, ((0.11, 0.15), (0.5, 0.8), (0.8, 1.0)), ((0.1, 0.16), _PALE, (0.9, 1.0))),
+        2, 16, 0.68, 0.0,
+    ),
+    "ball": Thing(
+        _ball,
+        ((_ANY, _VIVID, _BRIGHT), (_ANY, _PALE, (0.9, 1.0)), (_ANY, _VIVID, _BRIGHT)),
+        6, 60, 0.75, 0.03,
+    ),
     "helicopter": Thing(
         _helicopter,
         ((_ANY, (0.3, 0.85), (0.35, 0.85)), (_ANY, (0.1, 0.6), (0.4, 0.95)), ((0.5, 0.58), (0.2, 0.5), (0.7, 0.95))),
@@ -412,7 +421,7 @@ THINGS: dict[str, Thing] = {
     ),
     "rooster": Thing(
         _rooster,
-        (((0.03, 0.12), (0.3, 0.9), (0.55, 1.0)), (_ANY, (0.3, 0.8), (0.15, 0.5)), ((0.02, 0.1), (0.5, 0.9), (0.3, 0.7))),
+        (((0.03, 0.12), (0.3, 0.9), (0.55, 1.0)), (_ANY, (0.3, 0.8), (0.15, 0.5)), (_RUST, (0.5, 0.9), (0.3, 0.7))),
         1, 14, 1.15,
     ),
 }  # fmt: skip
