@@ -219,7 +219,7 @@ def _encode(frames: Iterator[NDArray[np.uint8]], wave: NDArray[np.float32], fram
         video = container.add_stream("libx264", rate=frame_rate)
         video.width, video.height, video.pix_fmt = world.WIDTH, world.HEIGHT, "yuv420p"
         # no B-frames: the first frame is at time 0. A key frame each second: players seek to it.
-        video.options = {"preset": "superfast", "crf": "23", "bf": "0", "g": str(frame_rate), "threads": "1"}
+        video.options = {"preset": "ultrafast", "crf": "26", "bf": "0", "g": str(frame_rate), "threads": "1"}
         video.thread_count = 1
         audio = container.add_stream("aac", rate=sounds.SAMPLE_RATE, layout="mono")
         audio.bit_rate = 64_000

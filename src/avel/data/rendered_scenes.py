@@ -15,6 +15,7 @@ from avel.data.rendered_things import THINGS, Canvas, Look, Rng, draw, draw_dist
 Picture = NDArray[np.uint8]
 
 FADE = 0.16  # seconds in which a thing comes into view or leaves it, inside its stretch
+_ROOM = 16  # grey levels kept from black and from white
 _MARGIN = 6  # pixels of place around the frame, for a camera that shakes
 
 
@@ -61,7 +62,9 @@ class _Sprite:
     @classmethod
     def of(cls, canvas: Canvas, light: float, mirrored: bool) -> _Sprite:
         planes = canvas.planes[:, :, ::-1] if mirrored else canvas.planes
-        colour = np.clip(planes[:3] * np.float32(light), 0, 255 * planes[3]).transpose(1, 2, 0)
+        colour = np.clip(planes[:3] * np.float32(light), _ROOM * planes[3], (255 - _ROOM) * planes[3]).transpose(
+            1, 2, 0
+        )
         through = np.repeat(np.ceil(256 * (1 - planes[3]))[..., None], 3, 2)
         return cls(np.ascontiguousarray(colour, np.uint16), np.ascontiguousarray(through, np.uint16))
 
@@ -78,7 +81,7 @@ class _Sprite:
             share = int(256 * fade)
             colour, through = (colour * share) >> 8, 256 - (((256 - through) * share) >> 8)
         patch = frame[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop]
-        patch[...] = np.minimum(((patch * through) >> 8) + colour, 255)
+        patch[...] = ((patch * through) >> 8) + colour
 
 
 def draw_frames(
@@ -105,11 +108,12 @@ def draw_frames(
         (H, W, 3) uint8, ``seconds * frame_rate`` times; frame i shows the time i / frame_rate.
     """
     height, width = place.shape[0] - 2 * _MARGIN, place.shape[1] - 2 * _MARGIN
-    place = np.clip(place * np.float32(camera.light), 0, 255).astype(np.uint8)
-    grain = (rng.standard_normal((height + 64, width + 64, 1), dtype=np.float32) * np.float32(camera.grain)).astype(
-        np.int16
+    place = np.clip(place * np.float32(camera.light), _ROOM, 255 - _ROOM).astype(np.uint8)
+    # every grey level keeps _ROOM from black and white: the grain is added modulo 256, and no frame is clipped
+    grain = np.clip(
+        rng.standard_normal((height + 64, width + 64), dtype=np.float32) * camera.grain, 4 - _ROOM, _ROOM - 4
     )
-    grain = np.repeat(grain, 3, 2)
+    speckle = np.repeat(grain.round().astype(np.int8).view(np.uint8)[..., None], 3, 2)
     drifters = [_Drifter(rng, height, width, camera.light) for _ in range(clutter)]
     players = [_Player(actor, rng, height, width, camera.light) for actor in actors]
     sway = rng.uniform(0, 2 * pi, 4)
@@ -124,7 +128,7 @@ def draw_frames(
             player.put(frame, t)
         if camera.grain:
             y, x = rng.integers(0, 64, 2)
-            frame = np.clip(frame + grain[y : y + height, x : x + width], 0, 255).astype(np.uint8)
+            frame += speckle[y : y + height, x : x + width]
         yield frame
 
 
