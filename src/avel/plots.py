@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avel.files import replacing
-from avel.types import BACKGROUND, Span, Timeline
+from avel.types import BACKGROUND, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,11 +153,15 @@ def timeline_picture(
         for event in events:
             index = timeline.classes.index(event.label) if event.label in timeline.classes else None
             color = "#8a929c" if index is None else class_color(index)
-            pixels = (event.end - event.start) / length * inner * _DPI
+            if event.start >= length:  # a label may lie behind the end of the clip
+                continue
+            end = min(event.end, length)
+            pixels = (end - event.start) / length * inner * _DPI
             edge = "white" if pixels > 8 else "none"  # it parts neighbours, but would paint over a sliver
-            axes.add_patch(_rectangle(event.start, bottom + 0.06, event.end - event.start, 0.88, color, edge))
+            axes.add_patch(_rectangle(event.start, bottom + 0.06, end - event.start, 0.88, color, edge))
             if pixels > 30:
-                _label_if_it_fits(axes, event, bottom + 0.48, text_color(color), pixels)
+                middle = ((event.start + end) / 2, bottom + 0.48)
+                _label_if_it_fits(axes, event.label, middle, text_color(color), pixels)
         _row_name(axes, name, bottom + 0.5)
 
     axes = band(3)
@@ -246,10 +250,9 @@ def _draw_frame(axes: Axes, frame: np.ndarray, time: float, inches_per_second: f
     axes.set_ylim(0, height + 2 * bottom)
 
 
-def _label_if_it_fits(axes: Axes, event: Span, middle: float, color: str, pixels: float) -> None:
+def _label_if_it_fits(axes: Axes, name: str, middle: tuple[float, float], color: str, pixels: float) -> None:
     label = axes.text(
-        (event.start + event.end) / 2, middle, _shortened(event.label, 40), color=color, fontsize=9.5, ha="center",
-        va="center", parse_math=False,
+        *middle, _shortened(name, 40), color=color, fontsize=9.5, ha="center", va="center", parse_math=False
     )  # fmt: skip
     if label.get_window_extent().width > pixels - 8:
         label.remove()  # the strips below name every class by its colour

@@ -1,0 +1,452 @@
+"""web: pages that open from a disk in a real browser, and the timeline for the terminal."""
+
+import errno
+import io
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import av
+import numpy as np
+import pytest
+from rich.console import Console
+
+from avel.errors import AvelError
+from avel.localization import find_events
+from avel.plots import class_bars, clock
+from avel.types import Event, Span, Timeline
+from avel.web import demo_page, terminal_timeline, timeline_page
+
+CLASSES = (
+    "ringing telephone", "barking dog", "church bell", "passing train", "emergency siren", "snare drum",
+    "frying (food)", "race car, auto racing", "chainsaw", "</script><b>&\"'",
+)  # fmt: skip
+BACKGROUND = len(CLASSES)
+NASTY = '<b>"x"&.mp4'
+CHROMIUM = os.environ.get("AVEL_CHROMIUM") or shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    segment_accuracy: float
+    event_f1: float
+
+
+def timeline(labels, *, video="clip.mp4", duration=None, truth=True, classes=CLASSES) -> Timeline:
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(len(labels), len(classes) + 1))
+    logits[np.arange(len(labels)), labels] += 5
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    duration = duration or float(len(labels))
+    known = (Span(classes[0], 0.0, min(2.0, duration)), Span("a class it does not know", 2.0, 3.0)) if truth else None
+    events = find_events(probabilities, classes, 1.0, duration)
+    tags = {"model": "ccln", "visual": "classical-0123456789ab", "audio": "classical-ba9876543210"}
+    return Timeline(video, duration, 1.0, classes, probabilities, None, events, tags, known)
+
+
+SHORT = (BACKGROUND, 1, 1, 0, 0, 0, 7, BACKGROUND, 9, 9)
+LONG = tuple(np.repeat(np.random.default_rng(1).integers(0, BACKGROUND + 1, 60), 3))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Ten seconds of H.264 and AAC, small."""
+    path = tmp_path_factory.mktemp("media") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=8)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono")
+        for number in range(80):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * 3, np.uint8), format="rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        wave = np.sin(np.arange(160000) / 8).astype(np.float32)
+        for start in range(0, 160000, 1024):
+            sound = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], format="fltp", layout="mono")
+            sound.sample_rate, sound.pts = 16000, start
+            container.mux(audio.encode(sound))
+        container.mux(audio.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures") / "p.png"
+    class_bars({"CCLN": np.linspace(0, 1, 11)}, CLASSES, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, clip, picture):
+    """Every kind of page once."""
+    out = tmp_path_factory.mktemp("site")
+    timeline_page(timeline(SHORT, video=NASTY), clip, out / f"{NASTY}.html", picture=picture)
+    timeline_page(timeline(LONG, video="long " * 30 + ".mp4", duration=179.6), clip, out / "long.html")
+    timeline_page(timeline((BACKGROUND,), truth=False, duration=0.8), clip, out / "one.html")
+    broken = out / "broken.avi"
+    broken.write_bytes(b"no video at all")
+    timeline_page(timeline((1,), video=str(broken)), broken, out / "broken.html")
+    demo_page(
+        out / "index.html",
+        title="avel demo",
+        caption="Rendered clips, held out",
+        rows=[Row("CCLN", 0.9123, 0.8), Row("majority event class (ringing telephone)", 0.1, 0.0)],
+        pictures={"curves": picture, "confusion": picture, "bars": picture},
+        clips=[(timeline(SHORT, video=f"{n}.mp4"), clip, picture if n else None) for n in range(4)],
+        facts={"classes": ", ".join(CLASSES), "seed": "0"},
+    )
+    return out
+
+
+PAGES = (f"{NASTY}.html", "long.html", "one.html", "broken.html", "index.html")
+
+
+# files
+
+
+class Reader(HTMLParser):
+    """Addresses, visible text and the data blocks of a page; complains about what is not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.text, self.data, self.open = [], "", [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "action", "poster", "srcset")]
+        if tag not in ("meta", "link", "img", "path", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.data.append(data)
+        elif self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_holds_everything(site, name):
+    reader = Reader((site / name).read_text())
+    for address in reader.addresses:
+        assert address.startswith("data:") or (site / address).is_file(), address
+    assert not re.search(r"url\(|@import|//[a-z]", files("avel.web").joinpath("templates/style.css").read_text())
+    for text in ("The model knows 10 classes: ringing telephone", "one event at a time", "classical-0123456789ab"):
+        assert text in reader.text
+    assert CLASSES[-1] in reader.text  # escaped, so that it is seen as it is
+
+
+def test_names_are_escaped(site):
+    reader = Reader((site / f"{NASTY}.html").read_text())
+    assert NASTY in reader.text
+    data = json.loads(reader.data[0])
+    assert data["names"] == [*CLASSES, "background"]
+    assert data["length"] == 10.0
+    np.testing.assert_allclose(data["probabilities"], timeline(SHORT).probabilities, atol=5e-4)
+    assert not any("<b>" in address for address in reader.addresses)
+
+
+def test_a_name_that_is_no_text_is_shown_somehow(tmp_path, clip):
+    timeline_page(timeline(SHORT, video=os.fsdecode(b"a\xff.mp4")), clip, tmp_path / os.fsdecode(b"a\xff.html"))
+    assert "<h1>a?.mp4</h1>" in next(tmp_path.glob("*.html")).read_text()
+
+
+def test_the_demo_begins_with_its_table(site):
+    text = Reader((site / "index.html").read_text()).text
+    assert (
+        text.index("0.912")
+        < text.index("Training")
+        < text.index("Held-out")
+        < text.index("Recall")
+        < text.index("0.mp4")
+    )
+    assert "event F1" in text
+
+
+def test_the_clip_is_linked_beside_the_page(tmp_path, clip):
+    for _ in range(2):  # a second time changes nothing
+        timeline_page(timeline(SHORT), clip, tmp_path / "page.html")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["page.clip.mp4", "page.html"]
+    assert os.path.samefile(tmp_path / "page.clip.mp4", clip)
+
+
+def test_the_clip_is_copied_where_links_are_impossible(tmp_path, clip, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for _ in range(2):
+        timeline_page(timeline(SHORT), clip, tmp_path / "page.html")
+    assert not os.path.samefile(tmp_path / "page.clip.mp4", clip)
+    assert (tmp_path / "page.clip.mp4").read_bytes() == clip.read_bytes()
+
+
+def test_a_symbolic_link_is_followed(tmp_path, clip):
+    (tmp_path / "link.mp4").symlink_to(clip)
+    timeline_page(timeline(SHORT), tmp_path / "link.mp4", tmp_path / "page.html")
+    assert not (tmp_path / "page.clip.mp4").is_symlink()
+
+
+def test_a_video_beside_the_page_is_left_alone(tmp_path, clip):
+    (tmp_path / "page.mp4").write_bytes(b"another video of the user's")
+    timeline_page(timeline(SHORT), clip, tmp_path / "page.html")
+    assert (tmp_path / "page.mp4").read_bytes() == b"another video of the user's"
+
+
+def test_two_names_never_share_a_clip(tmp_path, clip):
+    for name in ("a b", "a-b", "a&b", "犬", "猫", "..", "x/../y"):
+        timeline_page(timeline(SHORT), clip, tmp_path / f"{name.replace('/', '_')}.html")
+    clips = list(tmp_path.glob("*.clip.mp4"))
+    assert len(clips) == 7
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", path.name) for path in clips)
+
+
+def test_a_full_disk_is_told(tmp_path, clip, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(AvelError, match="No space left"):
+        timeline_page(timeline(SHORT), clip, tmp_path / "page.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+# in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no chromium: install it, or name it in AVEL_CHROMIUM")
+    with playwright.sync_playwright() as running:
+        opened = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, site):
+    """Open a page of the site; at the end nothing may have been fetched or complained about."""
+    contexts, troubles = [], []
+
+    def open_page(name, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("request", lambda request: troubles.append(request.url) if not local(request.url) else None)
+        page.goto((site / name).as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def local(url):
+    return url.startswith(("file:", "data:"))
+
+
+LEGIBLE = """() => {
+  // The visible part of every piece of text: what scrolls may be out of sight, but nothing else may be cut.
+  const troubles = [], pieces = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());) {
+    const element = node.parentElement, words = node.textContent.trim();
+    if (!words || ["SCRIPT", "STYLE"].includes(element.tagName)) continue;
+    if (!element.checkVisibility({ visibilityProperty: true })) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) {
+      let [left, top, right, bottom] = [box.left, box.top, box.right, box.bottom];
+      let scrolls = false;
+      for (let up = element; up !== document.body; up = up.parentElement) {
+        const style = getComputedStyle(up), edge = up.getBoundingClientRect();
+        const cuts = (value) => value === "hidden" || value === "clip";
+        if (cuts(style.overflowX) && (left < edge.left - 1 || right > edge.right + 1)) troubles.push("cut: " + words);
+        if (cuts(style.overflowY) && (top < edge.top - 1 || bottom > edge.bottom + 1)) troubles.push("cut: " + words);
+        if (["auto", "scroll"].includes(style.overflowX) || ["auto", "scroll"].includes(style.overflowY)) {
+          scrolls = true;
+          [left, right] = [Math.max(left, edge.left), Math.min(right, edge.right)];
+          [top, bottom] = [Math.max(top, edge.top), Math.min(bottom, edge.bottom)];
+        }
+      }
+      if (!scrolls && (left < -0.5 || right > innerWidth + 0.5)) troubles.push("off the page: " + words);
+      if (right - left > 1 && bottom - top > 1) pieces.push({ left, top, right, bottom, words, element });
+    }
+    const block = element.closest("p, h1, h2, h3, h4, th, td, dd, dt, button, li, .name, .tick");
+    if (block && getComputedStyle(block).display !== "inline" && block.scrollWidth > block.clientWidth + 1) {
+      troubles.push("too wide: " + words);
+    }
+  }
+  for (let i = 0; i < pieces.length; i++) {
+    for (let j = i + 1; j < pieces.length; j++) {
+      const [a, b] = [pieces[i], pieces[j]];
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 1 && high > 2 && a.element !== b.element) troubles.push(`overlap: ${a.words} / ${b.words}`);
+    }
+  }
+  if (document.documentElement.scrollWidth > innerWidth) troubles.push("the page scrolls sideways");
+  return { troubles: [...new Set(troubles)], pieces: pieces.length };
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", PAGES)
+def test_text_is_whole(visit, name, width):
+    page = visit(name, width, "dark" if name == "long.html" else "light")
+    found = page.evaluate(LEGIBLE)
+    assert found["troubles"] == []
+    assert found["pieces"] > 15
+
+
+def test_the_check_itself_finds_trouble(visit):
+    page = visit("one.html", 390)
+    page.evaluate("document.querySelector('h1').style.cssText = 'white-space: nowrap; width: 2000px'")
+    assert "the page scrolls sideways" in page.evaluate(LEGIBLE)["troubles"]
+    page.evaluate("document.querySelector('h1').style.cssText = 'width: 20px; overflow: hidden; white-space: nowrap'")
+    assert any(trouble.startswith("cut: ") for trouble in page.evaluate(LEGIBLE)["troubles"])
+    page.evaluate("document.querySelector('h1').style.cssText = 'transform: translateY(1.8rem)'")
+    assert any(trouble.startswith("overlap: ") for trouble in page.evaluate(LEGIBLE)["troubles"])
+
+
+def ready(page):
+    page.wait_for_function("document.querySelector('video').readyState >= 1")
+    return page
+
+
+def now(page, number=0):
+    return page.evaluate(f"document.querySelectorAll('video')[{number}].currentTime")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_click_moves_the_player(visit, width):
+    page = ready(visit(f"{NASTY}.html", width))
+    events = timeline(SHORT).events
+    assert page.evaluate("document.querySelector('video').duration") == pytest.approx(10, abs=0.2)
+    buttons = page.locator(".events button")
+    assert buttons.count() == len(events) == 4
+    for number in (2, 0, 3, 1):
+        buttons.nth(number).click()
+        assert now(page) == events[number].start
+        assert page.locator(".events [aria-current=true]").count() == 1
+        assert buttons.nth(number).get_attribute("aria-current") == "true"
+        assert (
+            page.locator(".reading")
+            .inner_text()
+            .startswith(f"{events[number].start:g} – {events[number].start + 1:g} s:")
+        )
+    bars = page.locator(".spans").nth(1).locator("button")
+    for number in (3, 0, 1):
+        bars.nth(number).click()
+        assert now(page) == events[number].start
+    assert page.locator(".spans").nth(0).locator("button").count() == 2  # the truth
+
+
+def test_keyboard_and_strips_move_the_player(visit):
+    page = ready(visit(f"{NASTY}.html"))
+    page.locator(".events button").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert now(page) == 3.0
+    strip = page.locator(".strip").first
+    box = strip.bounding_box()
+    strip.click(position={"x": box["width"] * 0.5, "y": 5})
+    assert now(page) == pytest.approx(5.0, abs=0.1)
+    line = page.locator(".playhead b").bounding_box()
+    assert line["x"] + line["width"] / 2 == pytest.approx(box["x"] + box["width"] / 2, abs=2)
+    page.mouse.move(box["x"] + box["width"] * 0.85, box["y"] + 5)
+    assert page.locator(".reading").inner_text().startswith("8 – 9 s:")
+
+
+def test_playing_one_clip_of_the_demo_pauses_the_others(visit):
+    page = visit("index.html")
+    page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
+    page.locator(".clip").nth(2).locator(".events button").nth(1).click()
+    assert (now(page, 2), now(page, 0)) == (3.0, 0)
+    page.evaluate("(v => { v.muted = true; return v.play(); })(document.querySelectorAll('video')[0])")
+    page.evaluate("(v => { v.muted = true; return v.play(); })(document.querySelectorAll('video')[1])")
+    page.wait_for_function("document.querySelectorAll('video')[1].currentTime > 0.2")
+    assert page.evaluate("[...document.querySelectorAll('video')].map(v => v.paused)") == [True, False, True, True]
+    assert page.locator(".clip").nth(1).locator(".playhead b").evaluate("b => parseFloat(b.style.left)") > 0
+
+
+def test_a_clip_that_cannot_play_is_told(visit):
+    page = visit("broken.html")
+    page.wait_for_selector(".cannot-play:not([hidden])")
+    assert "cannot play" in page.locator(".cannot-play").inner_text()
+    assert page.evaluate(LEGIBLE)["troubles"] == []
+    page = ready(visit(f"{NASTY}.html"))
+    assert page.locator(".cannot-play").is_hidden()
+
+
+# in the terminal
+
+
+def printed(made, width, **options):
+    file = io.StringIO()
+    Console(file=file, width=width, **{"color_system": None, **options}).print(terminal_timeline(made))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 60, 120])
+@pytest.mark.parametrize("labels", [SHORT, LONG, (BACKGROUND,)])
+@pytest.mark.parametrize("truth", [True, False])
+def test_terminal(width, labels, truth):
+    made = timeline(labels, truth=truth, classes=("[bold]dog[/bold]", *CLASSES[1:]))
+    text = printed(made, width, force_terminal=True)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "\x1b" not in text
+    assert ("missed" in text) == truth
+    if not made.events:
+        assert "No event found." in text
+    for event in made.events:
+        assert f"{event.score:.2f}" in text and clock(event.start, made.duration, 1) in text
+        assert width < 60 or event.label in text
+
+
+def test_terminal_bars_by_hand():
+    made = timeline((BACKGROUND, 1, 1, BACKGROUND), truth=False, classes=("cat", "dog", *CLASSES[2:]))
+    bar, axis = printed(made, 44).splitlines()[:2]
+    assert bar == "dog " + "·" * 10 + "█" * 20 + "·" * 10
+    assert axis.split() == ["0", "1", "2", "3", "4"]
+    with_truth = Timeline(**{**vars(made), "truth": (Span("dog", 2.0, 4.0), Span("cat", 0.0, 1.0))})
+    cat, dog = printed(with_truth, 44).splitlines()[:2]
+    assert cat == "cat " + "░" * 10 + "·" * 30
+    assert dog == "dog " + "·" * 10 + "▓" * 10 + "█" * 10 + "░" * 10
+
+
+def test_a_short_event_is_never_lost():
+    made = Timeline("v", 3600.0, 1.0, ("dog",), np.ones((3600, 2)), None, (Event("dog", 3599.0, 3600.0, 0.5),), {})
+    assert printed(made, 60).splitlines()[0].endswith("·█")
+
+
+def test_terminal_colour_and_ascii():
+    made = timeline(SHORT)
+    assert "\x1b[38;2;230;159;0m" in printed(made, 80, force_terminal=True, color_system="truecolor")  # barking dog
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=file, width=80, color_system=None)
+    console.print(terminal_timeline(made))
+    file.flush()
+    text = file.buffer.getvalue().decode()
+    assert "#" in text and "barking dog" in text
