@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import avel.features
 from avel.errors import AvelError
 from avel.localization import find_events, localize, localize_features, windows
+from avel.models import build_model
 from avel.types import SegmentOutput
 
 CLASSES = ("bell", "dog", "train")
@@ -160,6 +161,20 @@ def test_streams(streams):
         audio * (streams != "visual"), visual * np.float16(streams != "audio"), Model(streams="both")
     )
     np.testing.assert_array_equal(found, zeroed)
+
+
+@pytest.mark.parametrize("num_segments", [1, 3, 10, 27])
+def test_the_real_network(num_segments):
+    """CCLN takes clips shorter and longer than its window, without dropout, in half-precision features."""
+    torch.manual_seed(0)
+    network = build_model("ccln", audio_dim=4, visual_dim=4, grid=(2, 3), num_classes=3, task="full").train()
+    audio, visual = features(num_segments)
+    probabilities, attention = localize_features(audio, visual, Model(network))
+    again, _ = localize_features(audio, visual, Model(network))
+    np.testing.assert_array_equal(probabilities, again)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(attention.sum((1, 2)), 1, atol=1e-5)
+    assert attention.shape == (num_segments, 2, 3)
 
 
 def test_weights_that_are_not_finite_are_refused():

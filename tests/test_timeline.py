@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avel.data.table import read_table, segment_labels
 from avel.errors import AvelError
 from avel.localization import find_events
 from avel.types import Event, Span, Timeline
@@ -164,18 +165,17 @@ def test_csv_refuses_a_name_that_is_no_text(tmp_path):
 @pytest.mark.parametrize("labels", [(3, 0, 0, 3, 1, 1), (3, 3, 3), (0,), (2, 1, 0, 0, 1)])
 def test_csv_is_a_training_csv(tmp_path, labels):
     """Read as a training table it gives back the segments' labels, the clipped last segment included."""
-    table = pytest.importorskip("avel.data.table")
     video = tmp_path / "videos" / "a, é <b>.mp4"
     video.parent.mkdir()
     video.write_bytes(b"x")
     (tmp_path / "out").mkdir()
     found = timeline(video, labels, duration=len(labels) - 0.45)
     found.to_csv(tmp_path / "out" / "t.csv")
-    (clip,) = table.read_table(tmp_path / "out" / "t.csv")
+    (clip,) = read_table(tmp_path / "out" / "t.csv")
     assert clip.path.resolve() == video.resolve()
     assert clip.split is None
     assert [(s.label, s.start, s.end) for s in clip.spans] == [(e.label, e.start, e.end) for e in found.events]
-    assert table.segment_labels(clip.spans, CLASSES, len(labels), 1.0).tolist() == list(labels)
+    assert segment_labels(clip.spans, CLASSES, len(labels), 1.0).tolist() == list(labels)
 
 
 def test_vtt(tmp_path):
