@@ -292,9 +292,9 @@ def write_part(
     audio_valid: bool,
     source: str,
     bad_packets: int,
-) -> None:
+) -> Part:
     """Write one finished clip: ``visual`` (T, H, W, Dv) float16 and ``audio`` (T, Da) float32."""
-    facts = {
+    facts: dict[str, Any] = {
         "segments": len(visual),
         "duration": round(duration, 6),
         "checksum": checksum(visual, audio),
@@ -305,6 +305,7 @@ def write_part(
     metadata = {"settings": _canonical(asdict(settings)), "facts": json.dumps(facts)}
     # save_file would hide a full disk in an error of its own
     write_file(path, save({"visual": visual, "audio": audio}, metadata))
+    return Part(file=path, row=0, **facts)
 
 
 def read_part(path: Path, settings: Settings, source: str) -> Part | None:

@@ -1,0 +1,556 @@
+"""Many videos to one feature store, on many processes, resumable clip by clip.
+
+A finished clip is one file under ``OUT/parts``; when no clip is left they are packed into the store, in input order. A
+later run on the same folder keeps every clip whose media file has not changed, and takes over new labels and splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from typing import Any
+
+import av
+import numpy as np
+
+from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
+from avel.data.table import Clip, classes_of, read_table
+from avel.errors import AvelError
+from avel.features import build_audio, build_visual, describe
+from avel.features.extractor import AudioExtractor, VisualExtractor
+from avel.features.video import FrameChooser, Scaler, SoundTrack, open_media, probe, segment_times
+from avel.files import write_file
+from avel.types import Progress
+
+FRAMING = "time"
+BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
+MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """The features of one clip.
+
+    Attributes:
+        visual: (T, H, W, Dv) float16.
+        audio: (T, Da) float32.
+        duration: seconds for which there is both picture and sound.
+        bad_packets: packets and pictures that could not be decoded.
+    """
+
+    visual: np.ndarray
+    audio: np.ndarray
+    duration: float
+    bad_packets: int
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """What an extraction did.
+
+    Attributes:
+        done: clips decoded in this run.
+        skipped: clips that were finished before.
+        failed: ``{"id", "cause"}`` of each clip that the store lacks.
+        store: the folder.
+    """
+
+    done: int
+    skipped: int
+    failed: list[dict[str, str]]
+    store: Path
+
+
+def extract_clip(
+    path: str | Path,
+    visual: VisualExtractor,
+    audio: AudioExtractor,
+    *,
+    segment_seconds: float = 1.0,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> ClipFeatures:
+    """Decode a video once, and compute the features of its segments as they come.
+
+    There are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the ends of picture and
+    sound. Segment t shows the frames nearest before ``(t + i / frames_per_segment) * segment_seconds``.
+
+    Args:
+        path: of the video.
+        visual: what makes the (T, H, W, Dv) features.
+        audio: what makes the (T, Da) features.
+        segment_seconds: length of a segment, seconds.
+        threads: that decode; 0 leaves the choice to the decoder.
+        progress: called as ``progress("decode", seconds done, seconds in all)``.
+
+    Raises:
+        AvelError: the file cannot be used; see `avel.features.video.probe` and `Media.decode`.
+    """
+    if not 0.05 <= segment_seconds <= 60:
+        raise AvelError(f"segments of {segment_seconds} s", "0.05 to 60 seconds", "choose another segment length")
+    pictures = _PictureSegments(visual, segment_seconds)
+    sounds = _SoundSegments(audio, segment_seconds)
+    with open_media(path, threads=threads) as media:
+        whole = max(1, round(media.info.duration))
+        shown = 0
+        for moment, frame in media.decode():
+            if isinstance(frame, av.VideoFrame):
+                pictures.push(moment, frame)
+            else:
+                sounds.push(moment, frame)
+            if progress and int(moment) > shown:
+                shown = int(moment)
+                progress("decode", min(shown, whole), whole)
+        duration = min(media.video_end, media.audio_end)
+        num_segments = max(1, round(duration / segment_seconds))
+        features = ClipFeatures(
+            pictures.finish(num_segments).astype(np.float16),
+            sounds.finish(num_segments).astype(np.float32),
+            duration,
+            media.bad_packets,
+        )
+    for name, values in (("visual", features.visual), ("audio", features.audio)):
+        if not np.isfinite(values).all():
+            raise AvelError(f"{path}: its {name} features are not finite", "numbers", "leave this file out")
+    return features
+
+
+def extract(
+    source: str | Path,
+    out: str | Path,
+    *,
+    visual: str = "classical",
+    audio: str = "classical",
+    segment_seconds: float = 1.0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> ExtractReport:
+    """Extract the features of many videos into a store.
+
+    Clips that cannot be used are listed in ``OUT/failures.jsonl`` and tried again by the next run; the others go on.
+
+    Args:
+        source: a CSV of clips, a folder of media, a media file, or a ``.txt`` list of media files.
+        out: folder of the store; an unfinished or older one of the same extractors is continued.
+        visual: name of a visual extractor.
+        audio: name of an audio extractor.
+        segment_seconds: length of a segment, seconds.
+        workers: processes; None for one per processor. With 1 all is done in this process.
+        progress: called as ``progress("extract" or "pack", clips done, clips in all)``.
+
+    Raises:
+        AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
+            clip failed, a worker process died, or the disk is full.
+    """
+    out = Path(out)
+    clips, labelled = read_source(source)
+    recipe = Recipe.of(visual, audio, segment_seconds)
+    finished = _finished(clips, out, recipe)
+    todo = [clip for clip in clips if clip.id not in finished]
+    skipped = len(finished)
+    try:
+        (out / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AvelError(
+            f"cannot make the folder {out}: {error.strerror}", "a folder", "choose another --out"
+        ) from error
+    failures: dict[str, str] = {}
+    number = min(len(todo), workers or len(os.sched_getaffinity(0)))
+    try:
+        results = _in_this_process(todo, out, recipe) if number < 2 else _in_workers(todo, out, recipe, number)
+        for done, (clip, result) in enumerate(results, start=1):
+            if isinstance(result, Part):
+                finished[clip.id] = result
+            else:
+                failures[clip.id] = result
+            if progress:
+                progress("extract", skipped + done, len(clips))
+        for clip in clips:
+            part = finished.get(clip.id)
+            late = [] if part is None else [span for span in clip.spans if span.start >= part.duration]
+            if part is not None and late:
+                failures[clip.id] = (
+                    f"the event {late[0].label!r} starts at {late[0].start:g} s, but picture and sound together end at "
+                    f"{part.duration:g} s"
+                )
+    finally:
+        failed = [{"id": clip.id, "cause": failures[clip.id]} for clip in clips if clip.id in failures]
+        _write_failures(out / "failures.jsonl", failed)
+    if len(failed) == len(clips):
+        raise AvelError(
+            f"none of the {len(clips)} clips could be used; the first, {failed[0]['id']}: {failed[0]['cause']}",
+            "at least one video with picture and sound",
+            f"see {out / 'failures.jsonl'}",
+        )
+    packed = [
+        Packed(clip.id, clip.spans if labelled else None, clip.split, finished[clip.id])
+        for clip in clips
+        if clip.id not in failures
+    ]
+    pack(out, recipe.settings(), classes_of(clips), packed, progress)
+    return ExtractReport(len(todo) - sum(clip.id in failures for clip in todo), skipped, failed, out)
+
+
+def estimate_seconds(
+    source: str | Path,
+    *,
+    visual: str = "classical",
+    audio: str = "classical",
+    segment_seconds: float = 1.0,
+    workers: int | None = None,
+) -> float:
+    """About how long `extract` will take from nothing, in seconds: two clips are timed, twenty are looked into.
+
+    Raises:
+        AvelError: the source or the clips cannot be read.
+    """
+    clips, _ = read_source(source)
+    recipe = Recipe.of(visual, audio, segment_seconds)
+    spread = clips[:: max(1, len(clips) // 20)]
+    durations: list[float] = []
+    speeds: list[float] = []
+    failure: AvelError | None = None
+    for clip in spread:
+        try:
+            durations.append(probe(clip.path).duration)
+            if len(speeds) < 2:
+                start = time.perf_counter()
+                features = extract_clip(
+                    clip.path, recipe.visual, recipe.audio, segment_seconds=segment_seconds, threads=1
+                )
+                speeds.append((time.perf_counter() - start) / features.duration)
+        except AvelError as error:
+            failure = error
+    if not speeds:
+        raise failure or AvelError(f"{source} has no clips", "at least one video", "add one")
+    number = min(len(clips), workers or len(os.sched_getaffinity(0)))
+    return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
+
+
+def read_source(source: str | Path) -> tuple[list[Clip], bool]:
+    """The clips of a CSV, a folder, a media file or a ``.txt`` list, and whether they are labelled.
+
+    Raises:
+        AvelError: there is no such source, it names no videos, or a listed file does not exist; `read_table`.
+    """
+    source = Path(source)
+    if source.suffix.lower() == ".csv":
+        return read_table(source), True
+    if source.is_dir():
+        files = sorted(f for f in source.rglob("*") if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file())
+        if not files:
+            raise AvelError(
+                f"no videos in the folder {source}",
+                f"files that end in {', '.join(sorted(MEDIA_SUFFIXES))}",
+                "give another folder, or a .txt list of the files",
+            )
+        return [Clip(file.relative_to(source).as_posix(), file, (), None) for file in files], False
+    if not source.is_file():
+        raise AvelError(
+            f"no such file or folder: {source}",
+            "a CSV, a folder of media, a media file or a .txt list",
+            "check the path",
+        )
+    if source.suffix.lower() != ".txt":
+        return [Clip(source.name, source, (), None)], False
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise AvelError(f"{source} is not UTF-8 text", "a path of a video on each line", "save it as UTF-8") from error
+    clips = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            path = source.parent / line.strip()
+            if not path.is_file():
+                raise AvelError(
+                    f"{source} line {number}: no such file {str(path)!r}",
+                    "paths relative to the list's own folder (or absolute)",
+                    "correct the path or delete the line",
+                )
+            clips[line.strip()] = Clip(line.strip(), path, (), None)
+    if not clips:
+        raise AvelError(f"{source} is empty", "a path of a video on each line", "write them there")
+    return list(clips.values()), False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What turns a file into features: the extractors and the segment length."""
+
+    visual: VisualExtractor
+    audio: AudioExtractor
+    segment_seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        visual: str,
+        audio: str,
+        segment_seconds: float,
+        visual_options: Mapping[str, Any] | None = None,
+        audio_options: Mapping[str, Any] | None = None,
+    ) -> Recipe:
+        """Make the extractors by name. Raises AvelError for an unknown one."""
+        return cls(
+            build_visual(visual, **(visual_options or {})), build_audio(audio, **(audio_options or {})), segment_seconds
+        )
+
+    def by_name(self) -> tuple[Any, ...]:
+        """Arguments of `of` that make it again in another process."""
+        return (
+            self.visual.name,
+            self.audio.name,
+            self.segment_seconds,
+            dict(self.visual.options),
+            dict(self.audio.options),
+        )
+
+    def settings(self) -> Settings:
+        """What the store says of it."""
+        return Settings(
+            segment_seconds=self.segment_seconds,
+            framing=FRAMING,
+            extractors={"visual": describe(self.visual), "audio": describe(self.audio)},
+            grid=self.visual.grid,
+            visual_dim=self.visual.dim,
+            audio_dim=self.audio.dim,
+        )
+
+
+def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe) -> dict[str, Part]:
+    """The clips that an earlier run finished and whose media file is still the same, by id."""
+    settings = recipe.settings()
+    stored: dict[str, Part] = {}
+    if (out / "store.json").exists():
+        store = open_store(out)
+        _refuse_other(store.settings, settings, out)
+        stored = {clip.id: stored_part(store, clip) for clip in store.clips}
+    known = [clip for clip in clips if clip.id in stored or part_file(out, clip.id).is_file()]
+    finished: dict[str, Part] = {}
+    with ThreadPoolExecutor() as pool:
+        for clip, digest in zip(known, pool.map(lambda clip: _digest(clip.path), known), strict=True):
+            part = stored.get(clip.id)
+            if part is None or part.source != digest:
+                part = read_part(part_file(out, clip.id), settings, digest) if digest else None
+            if part is not None:
+                finished[clip.id] = part
+    return finished
+
+
+def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
+    """AvelError if the store in ``out`` was made in another way than is now asked for."""
+    for kind in ("visual", "audio"):
+        there, here = found.extractors[kind]["tag"], wanted.extractors[kind]["tag"]
+        if there != here:
+            raise AvelError(
+                f"{out} holds {kind} features of the extractor {there}",
+                f"features of {here}, which this run would make",
+                "choose another --out, or delete that folder",
+            )
+    if found != wanted:
+        raise AvelError(
+            f"{out} holds features of segments of {found.segment_seconds:g} s, framing {found.framing!r}",
+            f"segments of {wanted.segment_seconds:g} s, framing {wanted.framing!r}, as in this run",
+            "choose another --out, or delete that folder",
+        )
+
+
+def _digest(path: Path) -> str:
+    """Hex sha256 of a media file; "" where it cannot be read, which the extraction will report."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _one_clip(clip: Clip, out: Path, recipe: Recipe) -> Part | str:
+    """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
+
+    Raises:
+        AvelError: the part cannot be written, which is no fault of the clip.
+    """
+    try:
+        digest = _digest(clip.path)
+        features = extract_clip(
+            clip.path, recipe.visual, recipe.audio, segment_seconds=recipe.segment_seconds, threads=1
+        )
+    except AvelError as error:
+        return error.found
+    return write_part(
+        part_file(out, clip.id),
+        recipe.settings(),
+        features.visual,
+        features.audio,
+        duration=features.duration,
+        audio_valid=True,
+        source=digest,
+        bad_packets=features.bad_packets,
+    )
+
+
+def _in_this_process(clips: Sequence[Clip], out: Path, recipe: Recipe) -> Iterator[tuple[Clip, Part | str]]:
+    for clip in clips:
+        yield clip, _one_clip(clip, out, recipe)
+
+
+def _in_workers(clips: Sequence[Clip], out: Path, recipe: Recipe, number: int) -> Iterator[tuple[Clip, Part | str]]:
+    """The same on ``number`` processes, in the order in which clips finish."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
+    lifeline, mine = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(number, context, _start_worker, (lifeline, *recipe.by_name()))
+    try:
+        with _one_thread_each():
+            futures: dict[Future[Part | str], Clip] = {pool.submit(_work, clip, out): clip for clip in clips}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise AvelError(
+            "a worker process died, perhaps for want of memory",
+            "workers that live until all clips are done",
+            "run the same command again, with fewer --workers: finished clips are kept",
+        ) from error
+    finally:
+        mine.close()  # ends the workers at once, in the middle of a clip if need be
+        pool.shutdown(cancel_futures=True)
+        lifeline.close()
+
+
+_recipe: Recipe | None = None  # of this worker process
+
+
+def _start_worker(lifeline: Connection, *arguments: Any) -> None:
+    """Prepare a worker: it leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
+    global _recipe
+    signal(SIGINT, SIG_IGN)
+
+    def follow() -> None:
+        lifeline.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    _recipe = Recipe.of(*arguments)
+
+
+def _work(clip: Clip, out: Path) -> Part | str:
+    if _recipe is None:
+        raise RuntimeError("the worker was not prepared")
+    return _one_clip(clip, out, _recipe)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within do linear algebra on one thread: there are as many of them as processors."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _write_failures(path: Path, failed: Sequence[Mapping[str, str]]) -> None:
+    if failed:
+        write_file(path, "".join(json.dumps(failure) + "\n" for failure in failed))
+    else:
+        path.unlink(missing_ok=True)
+
+
+class _PictureSegments:
+    """Collects the frames of segments, a few segments at a time, and keeps their features."""
+
+    def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
+        self._extractor = extractor
+        self._scaler = Scaler(extractor.frame_size, extractor.frame_size)
+        self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
+        self._last: av.VideoFrame | None = None
+        self._waiting: list[np.ndarray] = []
+        self._features: list[np.ndarray] = []
+        self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
+
+    def push(self, time: float, frame: av.VideoFrame) -> None:
+        """Tell of the next frame."""
+        self._show(self._chooser.push(time))
+        self._last = frame
+
+    def finish(self, num_segments: int) -> np.ndarray:
+        """(T, H, W, Dv); the last frame is shown to the end."""
+        wanted = num_segments * self._extractor.frames_per_segment
+        have = sum(map(len, self._features)) * self._extractor.frames_per_segment + len(self._waiting)
+        self._show(max(0, wanted - have))
+        del self._waiting[
+            len(self._waiting) // self._extractor.frames_per_segment * self._extractor.frames_per_segment :
+        ]
+        self._extract()
+        return np.concatenate(self._features)[:num_segments]
+
+    def _show(self, count: int) -> None:
+        if not count or self._last is None:
+            return
+        picture = self._scaler(self._last)
+        for _ in range(count):
+            self._waiting.append(picture)
+            if len(self._waiting) == self._batch:
+                self._extract()
+
+    def _extract(self) -> None:
+        if self._waiting:
+            self._features.append(self._extractor(np.stack(self._waiting)))
+            self._waiting.clear()
+
+
+class _SoundSegments:
+    """Cuts the sound into segments, and keeps their features."""
+
+    def __init__(self, extractor: AudioExtractor, segment_seconds: float) -> None:
+        self._extractor = extractor
+        self._track = SoundTrack(extractor.sample_rate)
+        self._length = segment_seconds * extractor.sample_rate  # in samples, perhaps a fraction
+        self._waiting = np.zeros(0, dtype=np.float32)
+        self._first = 0  # index of the first waiting sample
+        self._features: list[np.ndarray] = []
+        self._done = 0
+
+    def push(self, time: float, frame: av.AudioFrame) -> None:
+        """Tell of the next frame."""
+        self._add(self._track.push(time, frame))
+
+    def finish(self, num_segments: int) -> np.ndarray:
+        """(T, Da); silence follows the last sample."""
+        self._add(self._track.finish())
+        missing = round(num_segments * self._length) + 1 - self._first - len(self._waiting)
+        self._add(np.zeros(max(0, missing), dtype=np.float32))
+        if self._done < num_segments:
+            self._extract(num_segments - self._done)
+        return np.concatenate(self._features)[:num_segments]
+
+    def _add(self, samples: np.ndarray) -> None:
+        self._waiting = np.concatenate([self._waiting, samples])
+        while self._first + len(self._waiting) > round((self._done + BATCH_SEGMENTS) * self._length):
+            self._extract(BATCH_SEGMENTS)
+
+    def _extract(self, count: int) -> None:
+        starts = [round((self._done + index) * self._length) - self._first for index in range(count)]
+        samples = round(self._length)
+        self._features.append(self._extractor(np.stack([self._waiting[s : s + samples] for s in starts])))
+        self._done += count
+        used = round(self._done * self._length) - self._first
+        self._waiting = self._waiting[used:]
+        self._first += used

@@ -1,0 +1,425 @@
+"""Decoding: one pass over a media file, pictures and sound on one clock.
+
+The clock starts (0 s) where the earlier of the two streams starts. Sound that starts late is placed at its time, as are
+pictures. What cannot be decoded is skipped and counted; where that is more than a twentieth of what the file promised,
+the file is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from avel.errors import AvelError
+
+DECODED_SHARE = 0.95  # of the promised duration, in either stream
+_TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
+_GAP = 0.02  # seconds of silence or overlap between two sound frames that is taken for a rounded time stamp
+_DO = "check that it plays in a video player; encode or download it again"
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a media file says of itself; a stream that it lacks has 0 everywhere.
+
+    Attributes:
+        duration: seconds for which there is both picture and sound, as promised.
+        video_duration: promised end of the pictures on the common clock, seconds.
+        audio_duration: promised end of the sound on the common clock, seconds.
+        width, height: of a picture, pixels.
+        frame_rate: pictures a second, on average.
+        sample_rate: of the sound, Hz.
+    """
+
+    duration: float
+    video_duration: float
+    audio_duration: float
+    width: int
+    height: int
+    frame_rate: float
+    sample_rate: int
+
+
+def probe(path: str | Path) -> MediaInfo:
+    """Read the header of a video with sound; nothing is decoded, so damage further on goes unseen.
+
+    Raises:
+        AvelError: no such file, not a media file, truncated so that it cannot be opened, a still picture, without
+            pictures or without sound.
+    """
+    with open_media(path) as media:
+        return media.info
+
+
+@contextmanager
+def open_media(path: str | Path, *, video: bool = True, audio: bool = True, threads: int = 0) -> Iterator[Media]:
+    """Open a media file for one pass over it.
+
+    Args:
+        path: of the file.
+        video: whether pictures are needed.
+        audio: whether sound is needed.
+        threads: that decode the pictures; 0 leaves the choice to the decoder. They do not change what is decoded.
+
+    Raises:
+        AvelError: as `probe`, of the streams that are needed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
+        raise AvelError(found, "a video file", "check the path")
+    if not path.stat().st_size:
+        raise AvelError(f"{path} is empty (0 bytes)", "a video file", _DO)
+    try:
+        container = av.open(os.fspath(path), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        raise _unreadable(path, error) from error
+    with container:
+        yield Media(path, container, video, audio, threads)
+
+
+class Media:
+    """An opened media file. `decode` may be called once.
+
+    Attributes:
+        info: what the file says of itself.
+        bad_packets: packets and pictures skipped so far because they could not be decoded.
+        video_end: end of the pictures decoded so far on the common clock, seconds.
+        audio_end: the same for the sound.
+    """
+
+    def __init__(
+        self, path: Path, container: av.container.InputContainer, video: bool, audio: bool, threads: int
+    ) -> None:
+        self.path = path
+        self.bad_packets = 0
+        self.video_end = self.audio_end = 0.0
+        self._container = container
+        pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
+        sounds = list(container.streams.audio)
+        self._refuse_unfit(path, container, video and not pictures, audio and not sounds, not pictures and not sounds)
+        self._video = pictures[0] if pictures else None
+        self._audio = sounds[0] if sounds else None
+        for stream in (self._video, self._audio):
+            if stream is not None and stream.codec_context is None:
+                raise AvelError(f"{path}: nothing here decodes its {stream.type} stream", "a common codec", _DO)
+        starts = [_seconds(s.start_time, s) for s in (self._video, self._audio) if s is not None]
+        self._zero = min((start for start in starts if start is not None), default=0.0)
+        self.info = self._read_info()
+        # A stream that is not asked for still helped to set the clock.
+        self._video = self._video if video else None
+        self._audio = self._audio if audio else None
+        if self._video is not None:
+            self._video.codec_context.thread_count = threads
+            self._video.codec_context.thread_type = "AUTO"
+        self._packet_times: list[float] = []
+        self._frame_times: list[float] = []
+        self._audio_seconds = 0.0
+
+    @staticmethod
+    def _refuse_unfit(
+        path: Path, container: av.container.InputContainer, no_video: bool, no_audio: bool, neither: bool
+    ) -> None:
+        name = container.format.name
+        if neither or name == "tty":  # FFmpeg draws a text file as pictures of a terminal
+            raise AvelError(f"{path} is not a media file", "a video with sound", "check the path")
+        if name == "image2" or name.endswith("_pipe"):
+            raise AvelError(f"{path} is a still picture", "a video with sound", "give a video file")
+        if no_video:
+            raise AvelError(f"{path} has no video track", "a video with sound", "give the video, not its sound alone")
+        if no_audio:
+            raise AvelError(
+                f"{path} has no audio track",
+                "a video with sound: an audio-visual event is seen and heard",
+                "use the file that has the sound, or leave this one out",
+            )
+
+    def _read_info(self) -> MediaInfo:
+        whole = (self._container.duration or 0) / av.time_base
+        ends = [0.0, 0.0]
+        for index, stream in enumerate((self._video, self._audio)):
+            if stream is not None:
+                start, length = _seconds(stream.start_time, stream), _seconds(stream.duration, stream)
+                ends[index] = whole if length is None else (start or self._zero) - self._zero + length
+        video, audio = self._video, self._audio
+        return MediaInfo(
+            duration=min(end for end, stream in zip(ends, (video, audio), strict=True) if stream is not None),
+            video_duration=ends[0],
+            audio_duration=ends[1],
+            width=video.codec_context.width if video else 0,
+            height=video.codec_context.height if video else 0,
+            frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
+            sample_rate=audio.codec_context.sample_rate if audio else 0,
+        )
+
+    def decode(self) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
+        """The frames of both streams in the file's order, each with its time on the common clock, seconds.
+
+        Raises:
+            AvelError: at the end, if under 95% of the promised duration was decoded in either stream, or there is
+                but a single picture or no sound in it.
+        """
+        for frame in self._frames():
+            time = None if frame.time is None else frame.time - self._zero
+            if isinstance(frame, av.VideoFrame):
+                if frame.is_corrupt:
+                    self.bad_packets += 1
+                    continue
+                time = self.video_end if time is None else time
+                if self._frame_times and time <= self._frame_times[-1]:
+                    continue  # two pictures for one moment: the first stands
+                self._frame_times.append(time)
+                self.video_end = time + (_seconds(frame.duration, frame) or self._frame_seconds())
+            else:
+                time = self.audio_end if time is None else time
+                self.audio_end = time + frame.samples / frame.sample_rate
+                self._audio_seconds += frame.samples / frame.sample_rate
+            yield time, frame
+        self._refuse_if_damaged()
+
+    def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
+        """All frames that can be decoded; the rest is counted."""
+        for stream, packet in self._packets():
+            if packet is not None and packet.size and stream is self._video and packet.pts is not None:
+                self._packet_times.append(float(packet.pts * packet.time_base) - self._zero)
+            try:
+                yield from stream.decode(packet)
+            except (av.error.FFmpegError, OSError):
+                self.bad_packets += 1
+
+    def _packets(self) -> Iterator[tuple[av.VideoStream | av.AudioStream, av.Packet | None]]:
+        """The packets of the streams that are wanted; None tells a decoder to hand out what it still holds."""
+        streams = [stream for stream in (self._video, self._audio) if stream is not None]
+        try:
+            for packet in self._container.demux(streams):
+                if isinstance(packet.stream, av.VideoStream | av.AudioStream):
+                    yield packet.stream, packet
+        except (av.error.FFmpegError, OSError):  # the container breaks off here
+            self.bad_packets += 1
+            for stream in streams:
+                yield stream, None
+
+    def _frame_seconds(self) -> float:
+        return 1 / self.info.frame_rate if self.info.frame_rate else 0.0
+
+    def _refuse_if_damaged(self) -> None:
+        decoded: list[tuple[str, float, float | None]] = []
+        if self._video is not None:
+            if not self._frame_times:
+                raise AvelError(f"{self.path}: no picture could be decoded", "a video", _DO)
+            if len(self._frame_times) == 1:
+                raise AvelError(f"{self.path} shows a single picture", "a video", "give a video that moves")
+            seconds = self.video_end - self._frame_times[0] - self._lost_pictures()
+            decoded.append(("pictures", seconds, _seconds(self._video.duration, self._video)))
+        if self._audio is not None:
+            if not self._audio_seconds:
+                raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", _DO)
+            decoded.append(("sound", self._audio_seconds, _seconds(self._audio.duration, self._audio)))
+        # Matroska and others promise a length for the whole file alone: the longer stream has to keep it.
+        whole = (self._container.duration or 0) / av.time_base
+        longest = max(decoded, key=lambda stream: stream[1])
+        for name, seconds, promised in decoded:
+            if promised is None:
+                own_end = self.video_end - self._frame_times[0] if name == "pictures" else seconds
+                promised = max(own_end, whole if name == longest[0] else 0.0)
+            if seconds < DECODED_SHARE * promised:
+                raise AvelError(
+                    f"{self.path}: only {seconds:.2f} s of the {promised:.2f} s of {name} that the file promises could "
+                    f"be decoded ({self.bad_packets} bad packets)",
+                    f"at least {DECODED_SHARE:.0%} of either stream; the file is truncated or damaged",
+                    _DO,
+                )
+
+    def _lost_pictures(self) -> float:
+        """Seconds between pictures in which packets came to nothing. A long gap without packets is no loss: the
+        frame rate may vary."""
+        packets = np.unique(self._packet_times)
+        frames = np.array(self._frame_times)
+        if not len(packets):
+            return 0.0
+        inside = np.searchsorted(packets, frames[1:] - _TOLERANCE) - np.searchsorted(packets, frames[:-1] + _TOLERANCE)
+        gaps = np.maximum(np.diff(frames) - self._frame_seconds(), 0)
+        return float(gaps[inside > 0].sum())
+
+
+class FrameChooser:
+    """Which frames to show at wanted times: of the frames so far the one nearest before each time.
+
+    Frames come in order of time. A time that is before the first frame shows the first.
+
+    Args:
+        times: the wanted times in order, seconds; may be endless.
+    """
+
+    def __init__(self, times: Iterator[float]) -> None:
+        self._times = times
+        self._wanted = next(times, np.inf)
+        self._started = False
+
+    def push(self, time: float) -> int:
+        """Tell of a frame at ``time``; returns at how many wanted times the frame *before* it is shown."""
+        shown = 0
+        while self._started and self._wanted < time - _TOLERANCE:
+            self._wanted = next(self._times, np.inf)
+            shown += 1
+        self._started = True
+        return shown
+
+
+def segment_times(segment_seconds: float, frames_per_segment: int) -> Iterator[float]:
+    """Endless times (t + i / frames_per_segment) * segment_seconds of the frames of segments t = 0, 1, ..."""
+    index = 0
+    while True:
+        yield index * segment_seconds / frames_per_segment
+        index += 1
+
+
+class Scaler:
+    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(height, width, 3) uint8 RGB."""
+        scaled = self._reformatter.reformat(
+            frame, width=self.width, height=self.height, format="rgb24", interpolation="BILINEAR", threads=1
+        )
+        return scaled.to_ndarray()
+
+
+class SoundTrack:
+    """Mono sound of one rate without gaps from time 0, made of the frames of a file.
+
+    Channels are averaged. Where frames leave a gap there is silence; where they overlap, the earlier stands.
+
+    Args:
+        sample_rate: of the result, Hz.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.sample_rate = sample_rate
+        self._rate = 0
+        self._end = 0.0
+        self._resampler = self._new_resampler()
+
+    def push(self, time: float, frame: av.AudioFrame) -> np.ndarray:
+        """Tell of a frame at ``time``; returns the samples that are ready, (some,) float32, full scale 1."""
+        ready = []
+        if frame.sample_rate != self._rate:
+            ready.append(self.finish())
+            self._rate = frame.sample_rate
+        mono = _mono(frame)
+        offset = round((time - self._end) * self._rate)
+        if offset > _GAP * self._rate or (offset > 0 and not self._end):
+            self._end = time
+            while offset:  # in pieces: a long gap must not be one long array
+                piece = min(offset, self._rate)
+                ready.append(self._resample(np.zeros(piece, dtype=np.float32)))
+                offset -= piece
+        elif -offset > _GAP * self._rate:
+            mono = mono[-offset:]
+        self._end += len(mono) / self._rate
+        if len(mono):
+            ready.append(self._resample(mono))
+        return np.concatenate(ready) if ready else np.zeros(0, dtype=np.float32)
+
+    def finish(self) -> np.ndarray:
+        """The samples that the resampler still holds, (some,) float32."""
+        last = _joined(self._resampler.resample(None)) if self._rate else np.zeros(0, dtype=np.float32)
+        self._resampler = self._new_resampler()
+        return last
+
+    def _new_resampler(self) -> av.AudioResampler:
+        return av.AudioResampler(format="flt", layout="mono", rate=self.sample_rate)
+
+    def _resample(self, mono: np.ndarray) -> np.ndarray:
+        frame = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
+        frame.sample_rate = self._rate
+        return _joined(self._resampler.resample(frame))
+
+
+def sample_frames(path: str | Path, times: Sequence[float], width: int) -> np.ndarray:
+    """The pictures nearest before some times, for people to look at: (N, h, w, 3) uint8 RGB, aspect ratio kept.
+
+    Args:
+        path: of a video, with or without sound.
+        times: N times on the common clock, seconds, in order; after the end the last picture is shown.
+        width: of the pictures, pixels.
+
+    Raises:
+        AvelError: as `probe` and `Media.decode`.
+    """
+    pictures: list[np.ndarray] = []
+    with open_media(path, audio=False) as media:
+        height = max(2, round(width * media.info.height / max(1, media.info.width)))
+        scaler = Scaler(width, height)
+        chooser = FrameChooser(iter(times))
+        last: av.VideoFrame | None = None
+        for time, frame in media.decode():
+            if isinstance(frame, av.VideoFrame):
+                shown = chooser.push(time)
+                if shown and last is not None:
+                    pictures += [scaler(last)] * shown
+                last = frame
+        if last is not None and len(pictures) < len(times):
+            pictures += [scaler(last)] * (len(times) - len(pictures))
+    return np.stack(pictures) if pictures else np.zeros((0, height, width, 3), dtype=np.uint8)
+
+
+def read_waveform(path: str | Path, sample_rate: int) -> np.ndarray:
+    """The whole sound on the common clock, channels averaged: (samples,) float32, full scale 1.
+
+    Raises:
+        AvelError: as `probe` and `Media.decode`, pictures apart.
+    """
+    track = SoundTrack(sample_rate)
+    with open_media(path, video=False) as media:
+        pieces = [track.push(time, frame) for time, frame in media.decode() if isinstance(frame, av.AudioFrame)]
+    return np.concatenate([*pieces, track.finish()])
+
+
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """The mean of the channels, (samples,) float32, full scale 1."""
+    samples = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
+    mono = samples.astype(np.float32).mean(0) if channels > 1 else samples[0].astype(np.float32)
+    if samples.dtype == np.uint8:
+        return (mono - 128) / 128
+    return mono if samples.dtype.kind == "f" else mono / float(2 ** (8 * samples.dtype.itemsize - 1))
+
+
+def _joined(frames: Sequence[av.AudioFrame]) -> np.ndarray:
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames] or [np.zeros(0, dtype=np.float32)])
+
+
+def _seconds(value: int | None, owner: av.stream.Stream | av.VideoFrame) -> float | None:
+    """A time stamp in seconds, None where there is none."""
+    return None if value is None or owner.time_base is None else float(value * owner.time_base)
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    """Whether it is the cover picture of a sound file."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _unreadable(path: Path, error: Exception) -> AvelError:
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if isinstance(error, PermissionError):
+        return AvelError(f"{path} may not be read", "a readable video file", "check its permissions")
+    if head[4:8] == b"ftyp":
+        return AvelError(
+            f"{path} is an MP4 file whose index (moov) cannot be read: it is truncated or damaged", "a whole file", _DO
+        )
+    return AvelError(f"{path} is not a media file, or is damaged from the start", "a video with sound", _DO)

@@ -1,0 +1,172 @@
+"""Visual features that need no download: gradient orientations, colour and motion on a grid of cells."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from avel.errors import AvelError
+from avel.features.extractor import make_tag
+
+_GREY = np.array([77, 150, 29], dtype=np.uint16)  # Rec. 601 luma in 256ths
+
+
+class ClassicalVisual:
+    """Shape, colour and motion of each cell within each segment, (T, H, W, Dv).
+
+    - *shape*: a histogram of gradient orientations, softly binned, relative to its own energy, and the energy's log
+      (after Dalal and Triggs, "Histograms of oriented gradients for human detection", CVPR 2005);
+    - *moving shape*: the same with every pixel weighted by how much it changes, so that clutter at rest falls away;
+    - *colour*: means and spreads in an opponent space, and a histogram of hues weighted by colourfulness;
+    - *motion energy*: mean and maximum of the change from frame to frame, how the change and the cell's brightness
+      swing over the segment (spectra in time: blinking, beating, swinging), and the mean direction and speed of the
+      motion (one Lucas-Kanade solution a cell).
+
+    Each group is shifted and scaled by constants, so that it is roughly of mean 0 and variance 1 on everyday clips.
+
+    Args:
+        version: of the recipe and its constants; there is one.
+
+    Raises:
+        AvelError: a version that this avel does not know.
+    """
+
+    kind: Literal["visual"] = "visual"
+    name = "classical"
+    frame_size = 112
+    frames_per_segment = 16
+    grid = (7, 7)
+
+    orientations = 8
+    hues = 8
+    #: (mean, spread) of each group of values on rendered clips
+    scale = MappingProxyType(
+        {
+            "shape": (0.0, 1.0),
+            "shape energy": (0.0, 1.0),
+            "moving shape": (0.0, 1.0),
+            "moving shape energy": (0.0, 1.0),
+            "colour": (0.0, 1.0),
+            "colour spread": (0.0, 1.0),
+            "hue": (0.0, 1.0),
+            "moving hue": (0.0, 1.0),
+            "change": (0.0, 1.0),
+            "change spectrum": (0.0, 1.0),
+            "brightness spectrum": (0.0, 1.0),
+            "velocity": (0.0, 1.0),
+        }
+    )
+
+    def __init__(self, version: int = 1) -> None:
+        if version != 1:
+            raise AvelError(
+                f"classical visual features of version {version}", "version 1", "use the avel that wrote it"
+            )
+        self.options: dict[str, Any] = {"version": version}
+        self.tag = make_tag(self.name, kind=self.kind, framing="time", resize="swscale-bilinear", options=self.options)
+        size = self.frame_size
+        self.dim = self(np.zeros((self.frames_per_segment, size, size, 3), dtype=np.uint8)).shape[-1]
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """(T * 16, 112, 112, 3) uint8 RGB -> (T, 7, 7, Dv) float32."""
+        groups = self.groups(frames)
+        return np.concatenate(
+            [(groups[name] - mean) / spread for name, (mean, spread) in self.scale.items()], axis=-1, dtype=np.float32
+        )
+
+    def groups(self, frames: np.ndarray) -> dict[str, np.ndarray]:
+        """The values before scaling, by group, each (T, 7, 7, some)."""
+        size = self.frame_size
+        frames = frames.reshape(-1, self.frames_per_segment, size, size, 3)
+        grey = ((frames[..., 0] * _GREY[0] + frames[..., 1] * _GREY[1] + frames[..., 2] * _GREY[2]) >> 8).astype(
+            np.float32
+        )
+        grey /= 255
+        change = grey[:, 1:] - grey[:, :-1]
+        size_of_change = np.abs(change)
+        return {
+            **self._shapes(grey[:, ::2], change[:, ::2], size_of_change[:, ::2]),
+            **self._colours(frames[:, ::2], size_of_change[:, ::2]),
+            **self._motion(grey, size_of_change),
+        }
+
+    def _shapes(self, grey: np.ndarray, change: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """From (T, 8, 112, 112) frames, the change until the next frame, and its size."""
+        dx = np.zeros_like(grey)
+        dy = np.zeros_like(grey)
+        np.subtract(grey[..., 2:], grey[..., :-2], out=dx[..., 1:-1])
+        np.subtract(grey[..., 2:, :], grey[..., :-2, :], out=dy[..., 1:-1, :])
+        dxx, dyy, dxy = dx * dx, dy * dy, dx * dy
+        length = np.sqrt(dxx + dyy)
+        # The doubled angle, in which an edge and its opposite are one, scaled to the gradient's length.
+        per_length = 1 / (length + 1e-6)
+        cosine, sine = (dxx - dyy) * per_length, 2 * dxy * per_length
+        histogram = np.stack([_cells(share) for share in self._soft_bins(cosine, sine, self.orientations)], -1).mean(1)
+        moving = np.stack(
+            [_cells(share) for share in self._soft_bins(cosine * weight, sine * weight, self.orientations)], -1
+        ).mean(1)
+        # Lucas-Kanade: least squares of dx u + dy v + change = 0 over the cell
+        a, b, c = _cells(dxx) + 1e-4, _cells(dxy), _cells(dyy) + 1e-4
+        p, q = -2 * _cells(dx * change), -2 * _cells(dy * change)  # dx, dy span two pixels
+        determinant = a * c - b * b
+        u = np.clip((c * p - b * q) / determinant, -8, 8)
+        v = np.clip((a * q - b * p) / determinant, -8, 8)
+        energy, moving_energy = histogram.sum(-1, keepdims=True), moving.sum(-1, keepdims=True)
+        return {
+            "shape": np.sqrt(histogram / (energy + 0.02)),
+            "shape energy": np.log(energy + 0.01),
+            "moving shape": np.sqrt(moving / (moving_energy + 0.0005)),
+            "moving shape energy": np.log(moving_energy + 0.0005),
+            "velocity": np.stack([u.mean(1), v.mean(1), np.abs(u).mean(1), np.abs(v).mean(1)], -1),
+        }
+
+    def _colours(self, frames: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+        """From (T, 8, 112, 112, 3) frames and how much each pixel changes until the next one."""
+        half = frames[:, :, ::2, ::2].astype(np.float32) / 255
+        red, green, blue = half[..., 0], half[..., 1], half[..., 2]
+        opponents = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
+        means = [_cells(channel) for channel in opponents]
+        spreads = [
+            np.sqrt(np.maximum(_cells(channel * channel).mean(1) - mean.mean(1) ** 2, 0))
+            for channel, mean in zip(opponents, means, strict=True)
+        ]
+        weight = weight[:, :, ::2, ::2]
+        hue = np.stack([_cells(share) for share in self._soft_bins(opponents[1], opponents[2], self.hues)], -1).mean(1)
+        moving = [_cells(share) for share in self._soft_bins(opponents[1] * weight, opponents[2] * weight, self.hues)]
+        moving_hue = np.stack(moving, -1).mean(1)
+        return {
+            "colour": np.stack([mean.mean(1) for mean in means], -1),
+            "colour spread": np.stack(spreads, -1),
+            "hue": np.sqrt(hue),
+            "moving hue": np.sqrt(moving_hue / (_cells(weight).mean(1)[..., None] + 0.005)),
+        }
+
+    def _motion(self, grey: np.ndarray, change: np.ndarray) -> dict[str, np.ndarray]:
+        """From (T, 16, 112, 112) frames and the 15 sizes of change between them."""
+        level = _cells(change)
+        rows, columns = self.grid
+        cell = self.frame_size // rows
+        largest = change.max(1).reshape(-1, rows, cell, columns, cell).max((2, 4))
+        brightness = _cells(grey)
+        swings = np.abs(np.fft.rfft(brightness - brightness.mean(1, keepdims=True), axis=1))[:, 1:]
+        beats = np.abs(np.fft.rfft(level - level.mean(1, keepdims=True), axis=1))[:, 1:]
+        return {
+            "change": np.log(np.stack([level.mean(1) + 0.002, level.max(1) + 0.002, largest + 0.02], -1)),
+            "change spectrum": np.log(np.moveaxis(beats, 1, -1) + 0.005),
+            "brightness spectrum": np.log(np.moveaxis(swings, 1, -1) + 0.01),
+        }
+
+    @staticmethod
+    def _soft_bins(x: np.ndarray, y: np.ndarray, number: int) -> list[np.ndarray]:
+        """The length of (x, y) shared among ``number`` directions: the positive part of its projection on each."""
+        angles = 2 * np.pi * np.arange(number) / number
+        return [np.maximum(x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)), 0) for angle in angles]
+
+
+def _cells(values: np.ndarray, number: int = 7) -> np.ndarray:
+    """Means over a grid of cells: (..., size, size) -> (..., number, number)."""
+    *rest, height, width = values.shape
+    rows = values.reshape(*rest, number, height // number, width).mean(-2)  # whole rows first: much the faster way
+    return rows.reshape(*rest, number, number, width // number).mean(-1)
