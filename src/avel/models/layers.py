@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,7 +71,9 @@ class BiLSTM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, input_dim) -> (B, T, D)."""
-        encoded: Tensor = self.lstm(features)[0]
+        # Never in half precision, which oneDNN's LSTM refuses on CPUs without bfloat16 instructions.
+        with torch.autocast(features.device.type, enabled=False):
+            encoded: Tensor = self.lstm(features.to(next(self.parameters()).dtype))[0]
         return encoded
 
 

@@ -1,0 +1,110 @@
+"""Imports point one way, and nobody pays for torch who does not need it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import avel
+
+PACKAGE = Path(avel.__file__).parent
+
+BASE = {"errors", "files", "types"}
+USE = {"losses", "metrics", "models", "data", "features", "checkpoint", "localization", "plots", "config"} | BASE
+
+#: What each room may import, besides itself and ``avel`` for its version.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "files": {"errors"},
+    "types": {"errors", "files"},
+    "config": BASE,
+    "losses": BASE,
+    "metrics": BASE,
+    "plots": BASE,
+    "models.layers": BASE | {"losses"},
+    "models": BASE | {"losses", "models.layers"},
+    "data": BASE,
+    "features": BASE | {"data"},
+    "checkpoint": BASE | {"models"},
+    "rivals": BASE | {"data", "metrics"},
+    "localization": USE,
+    "training": USE,
+    "evaluation": USE,
+    "web": BASE | {"plots"},
+    "present": BASE | {"features", "plots", "web"},
+    "demo": USE | {"training", "evaluation", "rivals", "present", "web"},
+    "cli": USE | {"training", "evaluation", "rivals", "present", "web", "demo"},
+    "__main__": {"cli"},
+}
+
+LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.config", "avel.cli"]
+LIGHT += ["avel.data.table", "avel.data.store", "avel.data.rendered", "avel.features", "avel.features.extract"]
+
+
+def room(module: str) -> str:
+    """``avel.models.ccln`` -> ``models``; the package itself is the empty room."""
+    inner = module.removeprefix("avel").removeprefix(".")
+    return inner if inner == "models.layers" else inner.split(".")[0]
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of avel that a file imports, wherever in it: at the top, in a function, for types only."""
+    known = modules()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "avel")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            if node.module and node.module.split(".")[0] == "avel":
+                for alias in node.names:  # `from avel.models import layers` imports avel.models.layers
+                    inner = f"{node.module}.{alias.name}"
+                    yield inner if inner in known else node.module
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_imports_point_one_way(module: str) -> None:
+    inside = room(module)
+    targets = {room(name) for name in imported(modules()[module])} - {"", inside}
+    if not inside:
+        assert not targets, "the package itself imports nothing"
+        return
+    assert inside in MAY_IMPORT, f"say in {Path(__file__).name} what the new room {inside!r} may import"
+    assert targets <= MAY_IMPORT[inside], f"{module} imports {sorted(targets - MAY_IMPORT[inside])}"
+
+
+def test_the_table_itself_has_no_circle() -> None:
+    """Every room can be placed above all that it may import."""
+    placed: set[str] = set()
+    while placed != set(MAY_IMPORT):
+        ready = {name for name, below in MAY_IMPORT.items() if below - {name} <= placed} - placed
+        assert ready, f"a circle among {sorted(set(MAY_IMPORT) - placed)}"
+        placed |= ready
+
+
+def test_the_light_modules_do_not_import_torch() -> None:
+    code = f"import importlib, sys\nfor name in {LIGHT}:\n    importlib.import_module(name)\n"
+    code += "    assert 'torch' not in sys.modules, name"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", avel.__all__)
+def test_public_names_resolve(name: str) -> None:
+    assert getattr(avel, name) is not None and name in dir(avel)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = avel.colour
