@@ -100,7 +100,7 @@ def render(
     done = len(plans) - len(missing)
     if progress:
         progress("render", done, len(plans))
-    for _ in _render_all(missing, out, workers or len(os.sched_getaffinity(0))):
+    for _ in _render_all(missing, out, workers or os.cpu_count() or 1):
         done += 1
         if progress:
             progress("render", done, len(plans))

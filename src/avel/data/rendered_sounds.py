@@ -40,10 +40,10 @@ def sound(label: str, rng: Rng, period: float, offset: float, samples: int) -> W
 
 
 def loudness(wave: Wave) -> float:
-    """RMS of the loud frames: the 90th percentile over 50 ms frames."""
+    """RMS of the loud frames: the 95th percentile over 50 ms frames."""
     frame = SAMPLE_RATE // 20
     frames = wave[: len(wave) // frame * frame].reshape(-1, frame)
-    return float(np.percentile(np.sqrt((frames * frames).mean(1)), 90))
+    return float(np.percentile(np.sqrt((frames * frames).mean(1)), 95))
 
 
 def gate(wave: Wave, stretches: list[tuple[int, int]], fade: float = 0.015) -> Wave:
