@@ -17,6 +17,8 @@ from avel.errors import AvelError
 from avel.types import Event, Progress, Timeline
 
 if TYPE_CHECKING:
+    import torch
+
     from avel.checkpoint import LoadedModel
 
 _WINDOWS_AT_ONCE = 32
@@ -111,7 +113,11 @@ def windows(num_segments: int, window: int) -> list[int]:
 
 
 def localize_features(
-    audio: np.ndarray, visual: np.ndarray, model: LoadedModel, *, progress: Progress | None = None
+    audio: np.ndarray | torch.Tensor,
+    visual: np.ndarray | torch.Tensor,
+    model: LoadedModel,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The model's opinion of every segment of one clip, averaged over the windows that cover it.
 
