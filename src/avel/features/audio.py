@@ -100,12 +100,12 @@ class ClassicalAudio:
     #: (mean, spread) of each group of values on rendered clips
     scale = MappingProxyType(
         {
-            "mean": (0.0, 1.0),
-            "spread": (0.0, 1.0),
-            "maximum": (0.0, 1.0),
-            "quiet": (0.0, 1.0),
-            "modulation": (0.0, 1.0),
-            "onset": (0.0, 1.0),
+            "mean": (0.4, 1.0),
+            "spread": (0.55, 0.35),
+            "maximum": (1.75, 1.1),
+            "quiet": (-0.3, 1.05),
+            "modulation": (3.2, 1.55),
+            "onset": (-1.5, 0.9),
         }
     )
 
@@ -149,5 +149,5 @@ class ClassicalAudio:
             "maximum": ordered[:, -1],
             "quiet": ordered[:, num_frames // 10],
             "modulation": np.log(modulation + 1.0).reshape(num_segments, -1),
-            "onset": np.stack([flux.mean(1), flux.std(1), flux.max(1)], axis=1),
+            "onset": np.log(np.stack([flux.mean(1), flux.std(1), flux.max(1)], axis=1) + 0.02),
         }

@@ -310,6 +310,7 @@ class SoundTrack:
         self.sample_rate = sample_rate
         self._rate = 0
         self._end = 0.0
+        self._held: list[np.ndarray] = []
         self._resampler = self._new_resampler()
 
     def push(self, time: float, frame: av.AudioFrame) -> np.ndarray:
@@ -329,20 +330,28 @@ class SoundTrack:
         elif -offset > _GAP * self._rate:
             mono = mono[-offset:]
         self._end += len(mono) / self._rate
-        if len(mono):
-            ready.append(self._resample(mono))
-        return np.concatenate(ready) if ready else np.zeros(0, dtype=np.float32)
+        ready.append(self._resample(mono))
+        return np.concatenate(ready)
 
     def finish(self) -> np.ndarray:
-        """The samples that the resampler still holds, (some,) float32."""
-        last = _joined(self._resampler.resample(None)) if self._rate else np.zeros(0, dtype=np.float32)
+        """The samples that are still held back, (some,) float32."""
+        last = self._resample(np.zeros(0, dtype=np.float32), everything=True)
+        if self._rate:
+            last = np.concatenate([last, _joined(self._resampler.resample(None))])
         self._resampler = self._new_resampler()
         return last
 
     def _new_resampler(self) -> av.AudioResampler:
         return av.AudioResampler(format="flt", layout="mono", rate=self.sample_rate)
 
-    def _resample(self, mono: np.ndarray) -> np.ndarray:
+    def _resample(self, mono: np.ndarray, everything: bool = False) -> np.ndarray:
+        self._held.append(mono)
+        if not everything and sum(map(len, self._held)) < self._rate / 4:  # a call costs as much as many samples
+            return np.zeros(0, dtype=np.float32)
+        mono = np.concatenate(self._held)
+        self._held = []
+        if not len(mono):
+            return mono
         frame = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
         frame.sample_rate = self._rate
         return _joined(self._resampler.resample(frame))

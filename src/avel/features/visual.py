@@ -44,18 +44,21 @@ class ClassicalVisual:
     #: (mean, spread) of each group of values on rendered clips
     scale = MappingProxyType(
         {
-            "shape": (0.0, 1.0),
-            "shape energy": (0.0, 1.0),
-            "moving shape": (0.0, 1.0),
-            "moving shape energy": (0.0, 1.0),
-            "colour": (0.0, 1.0),
-            "colour spread": (0.0, 1.0),
-            "hue": (0.0, 1.0),
-            "moving hue": (0.0, 1.0),
-            "change": (0.0, 1.0),
-            "change spectrum": (0.0, 1.0),
-            "brightness spectrum": (0.0, 1.0),
-            "velocity": (0.0, 1.0),
+            "shape": (0.30, 0.10),
+            "shape energy": (-2.2, 0.8),
+            "moving shape": (0.17, 0.15),
+            "moving shape energy": (-6.5, 1.35),
+            "direction": (0.0, 0.15),
+            "speed": (0.13, 0.20),
+            "lightness": (0.47, 0.13),
+            "colour": (0.04, 0.12),
+            "colour spread": (0.045, 0.045),
+            "hue": (0.17, 0.17),
+            "moving hue": (0.07, 0.10),
+            "change": (-4.9, 1.3),
+            "largest change": (-2.4, 1.15),
+            "change spectrum": (-4.2, 1.1),
+            "brightness spectrum": (-4.0, 0.8),
         }
     )
 
@@ -103,10 +106,7 @@ class ClassicalVisual:
         # The doubled angle, in which an edge and its opposite are one, scaled to the gradient's length.
         per_length = 1 / (length + 1e-6)
         cosine, sine = (dxx - dyy) * per_length, 2 * dxy * per_length
-        histogram = np.stack([_cells(share) for share in self._soft_bins(cosine, sine, self.orientations)], -1).mean(1)
-        moving = np.stack(
-            [_cells(share) for share in self._soft_bins(cosine * weight, sine * weight, self.orientations)], -1
-        ).mean(1)
+        histogram, moving = _histograms(cosine, sine, weight, self.orientations)
         # Lucas-Kanade: least squares of dx u + dy v + change = 0 over the cell
         a, b, c = _cells(dxx) + 1e-4, _cells(dxy), _cells(dyy) + 1e-4
         p, q = -2 * _cells(dx * change), -2 * _cells(dy * change)  # dx, dy span two pixels
@@ -119,7 +119,8 @@ class ClassicalVisual:
             "shape energy": np.log(energy + 0.01),
             "moving shape": np.sqrt(moving / (moving_energy + 0.0005)),
             "moving shape energy": np.log(moving_energy + 0.0005),
-            "velocity": np.stack([u.mean(1), v.mean(1), np.abs(u).mean(1), np.abs(v).mean(1)], -1),
+            "direction": np.stack([u.mean(1), v.mean(1)], -1),
+            "speed": np.stack([np.abs(u).mean(1), np.abs(v).mean(1)], -1),
         }
 
     def _colours(self, frames: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
@@ -133,11 +134,10 @@ class ClassicalVisual:
             for channel, mean in zip(opponents, means, strict=True)
         ]
         weight = weight[:, :, ::2, ::2]
-        hue = np.stack([_cells(share) for share in self._soft_bins(opponents[1], opponents[2], self.hues)], -1).mean(1)
-        moving = [_cells(share) for share in self._soft_bins(opponents[1] * weight, opponents[2] * weight, self.hues)]
-        moving_hue = np.stack(moving, -1).mean(1)
+        hue, moving_hue = _histograms(opponents[1], opponents[2], weight, self.hues)
         return {
-            "colour": np.stack([mean.mean(1) for mean in means], -1),
+            "lightness": means[0].mean(1)[..., None],
+            "colour": np.stack([mean.mean(1) for mean in means[1:]], -1),
             "colour spread": np.stack(spreads, -1),
             "hue": np.sqrt(hue),
             "moving hue": np.sqrt(moving_hue / (_cells(weight).mean(1)[..., None] + 0.005)),
@@ -153,20 +153,43 @@ class ClassicalVisual:
         swings = np.abs(np.fft.rfft(brightness - brightness.mean(1, keepdims=True), axis=1))[:, 1:]
         beats = np.abs(np.fft.rfft(level - level.mean(1, keepdims=True), axis=1))[:, 1:]
         return {
-            "change": np.log(np.stack([level.mean(1) + 0.002, level.max(1) + 0.002, largest + 0.02], -1)),
+            "change": np.log(np.stack([level.mean(1), level.max(1)], -1) + 0.002),
+            "largest change": np.log(largest[..., None] + 0.02),
             "change spectrum": np.log(np.moveaxis(beats, 1, -1) + 0.005),
             "brightness spectrum": np.log(np.moveaxis(swings, 1, -1) + 0.01),
         }
 
-    @staticmethod
-    def _soft_bins(x: np.ndarray, y: np.ndarray, number: int) -> list[np.ndarray]:
-        """The length of (x, y) shared among ``number`` directions: the positive part of its projection on each."""
-        angles = 2 * np.pi * np.arange(number) / number
-        return [np.maximum(x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)), 0) for angle in angles]
+
+def _histograms(x: np.ndarray, y: np.ndarray, weight: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Histograms of the directions of vectors (x, y), averaged over the frames of a segment.
+
+    A vector's length is shared among ``number`` (even) directions: the positive part of its projection on each.
+
+    Args:
+        x, y: (T, frames, size, size).
+        weight: of each vector in the second histogram, not negative.
+        number: of directions.
+
+    Returns:
+        the histogram and the weighted histogram, each (T, H, W, number).
+    """
+    directions = [(np.cos(angle), np.sin(angle)) for angle in 2 * np.pi * np.arange(number // 2) / number]
+    plain, weighted = [], []
+    for cosine, sine in directions:
+        share = np.maximum(x * np.float32(cosine) + y * np.float32(sine), 0)
+        plain.append(_cells(share).mean(1))
+        weighted.append(_cells(share * weight).mean(1))
+    # The negative part, which belongs to the opposite direction, is the positive part less the whole.
+    for halves, horizontal, vertical in ((plain, x, y), (weighted, x * weight, y * weight)):
+        sum_x, sum_y = _cells(horizontal).mean(1), _cells(vertical).mean(1)
+        wholes = [sum_x * np.float32(cosine) + sum_y * np.float32(sine) for cosine, sine in directions]
+        halves += [np.maximum(half - whole, 0) for half, whole in zip(halves, wholes, strict=True)]
+    return np.stack(plain, -1), np.stack(weighted, -1)
 
 
 def _cells(values: np.ndarray, number: int = 7) -> np.ndarray:
     """Means over a grid of cells: (..., size, size) -> (..., number, number)."""
     *rest, height, width = values.shape
-    rows = values.reshape(*rest, number, height // number, width).mean(-2)  # whole rows first: much the faster way
-    return rows.reshape(*rest, number, number, width // number).mean(-1)
+    rows = values.reshape(*rest, number, height // number, width).sum(-2)  # whole rows first: much the faster way
+    sums = rows.reshape(*rest, number, number, width // number).sum(-1)
+    return sums * np.float32(number * number / (height * width))
