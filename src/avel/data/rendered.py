@@ -124,7 +124,7 @@ def draw_clip(plan: ClipPlan) -> Iterator[NDArray[np.uint8]]:
     for order, shot in enumerate(plan.shots):
         rng = generator(plan.seed, 3, plan.number, order)
         place = paint_place(pool_generator(plan.seed, shot.place), world.HEIGHT, world.WIDTH)
-        shake = rng.uniform(1.0, 3.0) if rng.random() < world.SHAKE else 0.0
+        shake = rng.uniform(1.0, 2.0) if rng.random() < world.SHAKE else 0.0
         camera = Camera(shake, rng.uniform(*world.LIGHT), rng.uniform(*world.GRAIN))
         clutter = int(rng.integers(world.CLUTTER[0], world.CLUTTER[1] + 1))
         actors = _actors(rng, plan, order)

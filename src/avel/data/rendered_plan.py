@@ -20,20 +20,21 @@ POOLS = ("train", "val", "test", "long")  # what instances, places and voices ar
 WIDTH, HEIGHT = 224, 168  # pixels
 FRAME_RATES = (24, 25, 30)
 SPLIT_SHARES = {"train": 0.60, "val": 0.15, "test": 0.25}
-INSTANCES = {"train": 24, "val": 8, "test": 12, "long": 8}  # per class
-PLACES = {"train": 80, "val": 20, "test": 30, "long": 20}
+INSTANCES = {"train": 60, "val": 20, "test": 30, "long": 15}  # per class
+PLACES = {"train": 200, "val": 50, "test": 80, "long": 40}
 VOICES = {"train": 24, "val": 6, "test": 10, "long": 6}
 EVENT_SECONDS = (2, 10)
 EVENT_FREE = 0.06  # share of clips that are background from end to end
 TWO_EVENTS = 0.25  # share of clips whose event is cut in two by background
-KIND_WEIGHTS = {"sound_only": 0.26, "sight_only": 0.27, "wrong_sound": 0.33, "neither": 0.14}
+KIND_WEIGHTS = {"sound_only": 0.30, "sight_only": 0.24, "wrong_sound": 0.36, "neither": 0.10}
+OWN_CLASS = 0.5  # a background second shows (or else sounds) the class of the shot's event, not the stranger's
 RUN_SECONDS = (1, 3)  # how long one kind of background lasts
 SILENT_MOVES = 0.7  # a thing that is not heard moves all the same
 BYSTANDER = 0.15  # a second, silent thing is in view throughout
-SIZES = (0.34, 0.48)  # height of a thing, in heights of the frame
-CLUTTER = (0, 3)  # moving shapes of no class
-SHAKE = 0.35  # share of shots from a shaking camera
-GRAIN = (0.0, 6.0)  # deviation of the picture's noise, grey levels
+SIZES = (0.42, 0.56)  # height of a thing, in heights of the frame
+CLUTTER = (0, 2)  # moving shapes of no class
+SHAKE = 0.25  # share of shots from a shaking camera
+GRAIN = (0.0, 4.0)  # deviation of the picture's noise, grey levels
 LIGHT = (0.75, 1.1)
 NOISE_DB = (-30.0, -10.0)  # level of the sound's noise against the loud parts of the class's sound
 LEVEL_DB = (-9.0, 0.0)  # level of the class's sound from clip to clip
@@ -199,7 +200,7 @@ def _background(rng: Rng, label: str, stranger: str, along: tuple[str, ...]) -> 
     """One kind of background; a bystander in view makes a wrong sound of a sound alone."""
     kind = rng.choice(list(KIND_WEIGHTS), p=list(KIND_WEIGHTS.values()))
     moving = bool(rng.random() < SILENT_MOVES)
-    first, second = (label, stranger) if rng.random() < 0.7 else (stranger, label)
+    first, second = (label, stranger) if rng.random() < OWN_CLASS else (stranger, label)
     if kind == "neither":
         return Second(along, None, moving)
     if kind == "sight_only":
@@ -243,7 +244,7 @@ def knobs() -> dict[str, Any]:
     """Every knob by name, for world.json."""
     names = (
         "WIDTH HEIGHT FRAME_RATES SPLIT_SHARES INSTANCES PLACES VOICES EVENT_SECONDS EVENT_FREE TWO_EVENTS "
-        "KIND_WEIGHTS RUN_SECONDS SILENT_MOVES BYSTANDER SIZES CLUTTER SHAKE GRAIN LIGHT NOISE_DB LEVEL_DB VOICED "
-        "VOICE_DB LONG_SECONDS SHOT_SECONDS PERIODS"
+        "KIND_WEIGHTS OWN_CLASS RUN_SECONDS SILENT_MOVES BYSTANDER SIZES CLUTTER SHAKE GRAIN LIGHT NOISE_DB "
+        "LEVEL_DB VOICED VOICE_DB LONG_SECONDS SHOT_SECONDS PERIODS"
     )
     return {name: globals()[name] for name in names.split()}

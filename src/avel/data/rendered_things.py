@@ -151,15 +151,15 @@ def _bell(c: Canvas, look: Look, beat: float) -> None:
 def _dog(c: Canvas, look: Look, beat: float) -> None:
     coat, patch, collar = look.colours
     bark = max(0.0, sin(pi * (beat % 1) / 0.55)) if beat % 1 < 0.55 else 0.0
-    c = c.moved(0, -0.1 * bark)
+    c = c.moved(0, -0.14 * bark)
     legs = 0.1 + 0.05 * look.shape[0]
     for x in (-0.62, -0.4, 0.14, 0.36):
-        c.shape(c.line(x, 0.3, x, 0.92 + 0.1 * bark, legs * 0.8), _darker(coat, 0.8), 0.03)
-    tail = c.turned(0.35 * sin(pi * beat), (-0.72, 0.05))
+        c.shape(c.line(x, 0.3, x, 0.92 + 0.14 * bark, legs * 0.8), _darker(coat, 0.8), 0.03)
+    tail = c.turned(0.5 * sin(pi * beat), (-0.72, 0.05))
     tail.shape(tail.line(-0.72, 0.08, -1.0, -0.42, 0.07), coat, 0.03)
     c.shape(c.ellipse(-0.14, 0.22, 0.68, 0.3 + 0.08 * look.shape[1]), coat, 0.03, 0.4)
     c.shape(c.ellipse(-0.3, 0.12, 0.24, 0.18), patch)
-    head = c.moved(0.52, -0.36).turned(-0.32 * bark)
+    head = c.moved(0.52, -0.36).turned(-0.45 * bark)
     head.shape(head.line(-0.16, 0.4, 0, 0.05, 0.19), coat, 0.0)
     head.shape(head.line(-0.28, 0.28, 0.04, 0.34, 0.05), collar, 0.02)
     jaw = head.turned(0.75 * bark, (0.1, 0.1))
@@ -222,8 +222,8 @@ def _siren(c: Canvas, look: Look, beat: float) -> None:
     c.shape(c.box(-0.3, -0.47, 0.46, 0.1, 0.05), INK)
     c.shape(c.box(-0.52, -0.49, 0.2, 0.1, 0.05), _darker((255, 45, 40), 0.35 + 0.65 * left))
     c.shape(c.box(-0.08, -0.49, 0.2, 0.1, 0.05), _darker(lamp, 0.35 + 0.65 * right))
-    c.glow(-0.58, -0.52, 0.48, (255, 60, 50), 0.95 * left)
-    c.glow(-0.02, -0.52, 0.48, lamp, 0.95 * right)
+    c.glow(-0.58, -0.52, 0.56, (255, 60, 50), 0.95 * left)
+    c.glow(-0.02, -0.52, 0.56, lamp, 0.95 * right)
 
 
 def _drum(c: Canvas, look: Look, beat: float) -> None:
@@ -339,7 +339,8 @@ def _rooster(c: Canvas, look: Look, beat: float) -> None:
         c.shape(c.line(x, 0.5, x + 0.02, 0.9, 0.045), (232, 170, 40), 0.02)
         c.shape(c.line(x + 0.02, 0.92, x + 0.2, 0.93, 0.04), (232, 170, 40), 0.02)
     c.shape(c.ellipse(-0.06, 0.3, 0.46 + 0.08 * look.shape[1], 0.32), body, 0.035, 0.35)
-    c.shape(c.ellipse(-0.14, 0.28, 0.26, 0.17), wing, 0.025)
+    flap = c.turned(crow * (0.45 + 0.35 * sin(_TURN * 4 * part)), (0.06, 0.24))
+    flap.shape(flap.ellipse(-0.16, 0.27, 0.3, 0.17), wing, 0.025)
     x, y = 0.46 + 0.1 * crow, -0.3 - 0.28 * crow
     c.shape(c.polygon([(0.08, 0.1), (x - 0.16, y), (x + 0.12, y + 0.06), (0.44, 0.4)]), body, 0.03)
     head = c.moved(x, y).turned(-0.5 * crow)
