@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.store import Packed, Settings, Store, open_store, pack, part_file, read_part, write_part
+from avel.data.store import Packed, Settings, Store, open_store, pack, part_file, write_part
 from avel.types import Span
 
 CLASSES = ("bell", "dog", "train")
@@ -43,9 +43,7 @@ def write_store(
         audio[start:end, label] += 2
         file = part_file(path, f"clip-{index}")
         facts = {"duration": float(length), "audio_valid": audio_valid, "source": f"{index}", "bad_packets": 0}
-        write_part(file, settings, visual.astype(np.float16), audio, **facts)
-        part = read_part(file, settings, f"{index}")
-        assert part is not None
+        part = write_part(file, settings, visual.astype(np.float16), audio, **facts)
         spans = (Span(CLASSES[label], float(start), float(end)),)
         split = ("train", "val", "train", "test")[(index // len(CLASSES)) % 4]
         members.append(Packed(f"clip-{index}", spans if labelled else None, split, part))

@@ -56,7 +56,7 @@ def test_the_order_is_a_permutation_fixed_by_seed_and_epoch(tmp_path: Path) -> N
 
 def test_a_short_clip_is_refused_naming_the_window_that_would_fit(tmp_path: Path) -> None:
     store = write_store(tmp_path, segments=(6, 4))
-    with pytest.raises(AvelError, match="clip-1 .* 4 segments") as error:
+    with pytest.raises(AvelError, match=r"clip-1 .* 4 segments") as error:
         Windows(store, range(4), 6)
     assert "--window 4" in str(error.value)
     assert len(Windows(store, range(4), 4)) == 2 * 2 + 2

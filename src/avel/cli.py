@@ -14,7 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    set_parsing_settings,
+)
 
 import avel
 from avel.config import TrainConfig
@@ -28,6 +34,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from avel.types import Progress, Span
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
 
 
 def demo(arguments: Namespace) -> int:
@@ -66,18 +73,20 @@ def data_render(arguments: Namespace) -> int:
 
 
 def extract(arguments: Namespace) -> int:
-    from avel.features.extract import extract
+    from avel.features.extract import estimate_seconds, extract, read_source
 
+    recipe = {
+        "visual": arguments.visual,
+        "audio": arguments.audio,
+        "segment_seconds": arguments.segment_seconds,
+        "workers": arguments.workers,
+    }
+    number = len(read_source(arguments.source)[0])
+    if number > WORTH_AN_ESTIMATE and not arguments.out.exists():
+        seconds = estimate_seconds(arguments.source, **recipe)
+        console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
-        report = extract(
-            arguments.source,
-            arguments.out,
-            visual=arguments.visual,
-            audio=arguments.audio,
-            segment_seconds=arguments.segment_seconds,
-            workers=arguments.workers,
-            progress=progress,
-        )
+        report = extract(arguments.source, arguments.out, **recipe, progress=progress)
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
@@ -132,15 +141,18 @@ def evaluate(arguments: Namespace) -> int:
 def localize(arguments: Namespace) -> int:
     from avel.checkpoint import load
     from avel.data.table import read_table
-    from avel.localization import localize
+    from avel.localization import estimate_seconds, localize
     from avel.present import file_names, present
     from avel.web import terminal_timeline
 
     model = load(arguments.model, arguments.device)
     console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
-    truth: dict[Path, Sequence[Span]] = {}
+    truth: dict[Path, tuple[Span, ...]] = {}
     if arguments.truth:
         truth = {clip.path.resolve(): clip.spans for clip in read_table(arguments.truth)}
+    seconds = estimate_seconds(arguments.videos, model)
+    if seconds > 10:
+        console().print(f"about {clock(seconds)} of work")
     failed = 0
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
         try:
@@ -241,7 +253,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         demo,
         "Make clips, extract features, train CCLN, find events and draw them, all in one folder.",
         _demo_options,
-        "  avel demo --out demo\n\nprints a table of the networks and their rivals, and the page to open: demo/index.html",
+        "  avel demo --out demo\n\nprints a table of networks and rivals, and the page to open: demo/index.html",
     ),
     "data": {
         "render": Verb(
@@ -370,6 +382,14 @@ def bars() -> Iterator[Progress]:
             drawn.update(tasks[stage], completed=done, total=total)
 
         yield progress
+
+
+def clock(seconds: float) -> str:
+    """``45 s``, ``3 min``, ``1 h 20 min``."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

@@ -93,7 +93,9 @@ def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
         "segment_accuracy": segment_accuracy(counts),
         "event_f1": event_f1(events),
         "event_iou": IOU,
-        "class_recall": {name: None if np.isnan(value) else float(value) for name, value in zip(names, recall, strict=True)},
+        "class_recall": {
+            name: None if np.isnan(value) else float(value) for name, value in zip(names, recall, strict=True)
+        },
         "floors": {
             "all background": float(counts[-1].sum() / segments),
             "most frequent label": float(counts.sum(1).max() / segments),

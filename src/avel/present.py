@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avel.features.video import read_waveform, sample_frames
-from avel.plots import timeline_picture
+from avel.plots import frame_times, timeline_picture
 from avel.types import Timeline
 from avel.web import timeline_page
 
@@ -37,13 +37,12 @@ def present(timeline: Timeline, video: Path, out: Path, name: str, *, html: bool
     timeline.to_csv(files[1])
     timeline.to_vtt(files[2])
     timeline.to_audacity(files[3])
-    times = [(index + 0.5) * timeline.segment_seconds for index in range(len(timeline.probabilities))]
-    frames = sample_frames(video, times, FRAME_WIDTH)
+    frames = sample_frames(video, frame_times(timeline), FRAME_WIDTH)
     waveform = read_waveform(video, WAVEFORM_RATE)
     timeline_picture(timeline, frames, waveform, WAVEFORM_RATE, files[4])
     if html:
         files.append(out / f"{name}.html")
-        timeline_page(timeline, video, files[-1])
+        timeline_page(timeline, video, files[-1], picture=files[4])
     return files
 
 

@@ -121,13 +121,21 @@ def train_seeds(config: TrainConfig, seeds: Sequence[int], *, progress: Progress
 
 def fit_epoch(
     fabric: Fabric,
-    model: nn.Module,
+    model: Any,
     optimizer: torch.optim.Optimizer,
     windows: Windows,
     config: TrainConfig,
     epoch: int,
 ) -> dict[str, float]:
     """One pass over the windows in the order that seed and epoch fix.
+
+    Args:
+        fabric: device and precision.
+        model: a network of ``MODELS``, as Fabric wraps it.
+        optimizer: as Fabric wraps it.
+        windows: to train on.
+        config: batch size, seed and streams.
+        epoch: from 1.
 
     Returns:
         The mean of every loss term over the windows, and the segment accuracy seen on the way.
