@@ -115,6 +115,7 @@ class Media:
         self._zero = min((start for start in starts if start is not None), default=0.0)
         self.info = self._read_info()
         # A stream that is not asked for still helped to set the clock.
+        self._all_streams = (video or not pictures) and (audio or not sounds)
         self._video = self._video if video else None
         self._audio = self._audio if audio else None
         if self._video is not None:
@@ -122,6 +123,8 @@ class Media:
             self._video.codec_context.thread_type = "AUTO"
         self._packet_times: list[float] = []
         self._frame_times: list[float] = []
+        self._sound_packet_times: list[float] = []
+        self._sound_times: list[float] = []
         self._audio_seconds = 0.0
 
     @staticmethod
@@ -147,7 +150,7 @@ class Media:
         ends = [0.0, 0.0]
         for index, stream in enumerate((self._video, self._audio)):
             if stream is not None:
-                start, length = _seconds(stream.start_time, stream), _seconds(stream.duration, stream)
+                start, length = _seconds(stream.start_time, stream), self._promise(stream)
                 ends[index] = whole if length is None else (start or self._zero) - self._zero + length
         video, audio = self._video, self._audio
         return MediaInfo(
@@ -159,6 +162,11 @@ class Media:
             frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
         )
+
+    def _promise(self, stream: av.VideoStream | av.AudioStream) -> float | None:
+        """Length that the file states for a stream, seconds. Matroska states one for the whole file alone, and what
+        FFmpeg then says of a stream is a guess."""
+        return None if "matroska" in self._container.format.name else _seconds(stream.duration, stream)
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames of both streams in the file's order, each with its time on the common clock, seconds.
@@ -180,6 +188,7 @@ class Media:
                 self.video_end = time + (_seconds(frame.duration, frame) or self._frame_seconds())
             else:
                 time = self.audio_end if time is None else time
+                self._sound_times.append(time)
                 self.audio_end = time + frame.samples / frame.sample_rate
                 self._audio_seconds += frame.samples / frame.sample_rate
             yield time, frame
@@ -188,8 +197,9 @@ class Media:
     def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
         """All frames that can be decoded; the rest is counted."""
         for stream, packet in self._packets():
-            if packet is not None and packet.size and stream is self._video and packet.pts is not None:
-                self._packet_times.append(float(packet.pts * packet.time_base) - self._zero)
+            if packet is not None and packet.size and packet.pts is not None:
+                times = self._packet_times if stream is self._video else self._sound_packet_times
+                times.append(float(packet.pts * packet.time_base) - self._zero)
             try:
                 yield from stream.decode(packet)
             except (av.error.FFmpegError, OSError):
@@ -210,44 +220,35 @@ class Media:
     def _frame_seconds(self) -> float:
         return 1 / self.info.frame_rate if self.info.frame_rate else 0.0
 
+    def _mean_sound_seconds(self) -> float:
+        return self._audio_seconds / len(self._sound_times)
+
     def _refuse_if_damaged(self) -> None:
-        decoded: list[tuple[str, float, float | None]] = []
         if self._video is not None:
             if not self._frame_times:
                 raise AvelError(f"{self.path}: no picture could be decoded", "a video", _DO)
             if len(self._frame_times) == 1:
                 raise AvelError(f"{self.path} shows a single picture", "a video", "give a video that moves")
-            seconds = self.video_end - self._frame_times[0] - self._lost_pictures()
-            decoded.append(("pictures", seconds, _seconds(self._video.duration, self._video)))
+            inside, outside = _lost_seconds(self._packet_times, self._frame_times, self._frame_seconds())
+            seconds = self.video_end - self._frame_times[0] - inside
+            self._refuse_if_less(seconds, self._promise(self._video) or seconds + inside + outside, "pictures")
         if self._audio is not None:
             if not self._audio_seconds:
                 raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", _DO)
-            decoded.append(("sound", self._audio_seconds, _seconds(self._audio.duration, self._audio)))
-        # Matroska and others promise a length for the whole file alone: the longer stream has to keep it.
-        whole = (self._container.duration or 0) / av.time_base
-        longest = max(decoded, key=lambda stream: stream[1])
-        for name, seconds, promised in decoded:
-            if promised is None:
-                own_end = self.video_end - self._frame_times[0] if name == "pictures" else seconds
-                promised = max(own_end, whole if name == longest[0] else 0.0)
-            if seconds < DECODED_SHARE * promised:
-                raise AvelError(
-                    f"{self.path}: only {seconds:.2f} s of the {promised:.2f} s of {name} that the file promises could "
-                    f"be decoded ({self.bad_packets} bad packets)",
-                    f"at least {DECODED_SHARE:.0%} of either stream; the file is truncated or damaged",
-                    _DO,
-                )
+            lost = sum(_lost_seconds(self._sound_packet_times, self._sound_times, self._mean_sound_seconds()))
+            self._refuse_if_less(self._audio_seconds, self._promise(self._audio) or self._audio_seconds + lost, "sound")
+        if self._all_streams:  # a length that the file states as a whole is kept by the stream that ends later
+            whole = (self._container.duration or 0) / av.time_base
+            self._refuse_if_less(max(self.video_end, self.audio_end), whole, "pictures and sound")
 
-    def _lost_pictures(self) -> float:
-        """Seconds between pictures in which packets came to nothing. A long gap without packets is no loss: the
-        frame rate may vary."""
-        packets = np.unique(self._packet_times)
-        frames = np.array(self._frame_times)
-        if not len(packets):
-            return 0.0
-        inside = np.searchsorted(packets, frames[1:] - _TOLERANCE) - np.searchsorted(packets, frames[:-1] + _TOLERANCE)
-        gaps = np.maximum(np.diff(frames) - self._frame_seconds(), 0)
-        return float(gaps[inside > 0].sum())
+    def _refuse_if_less(self, seconds: float, promised: float, what: str) -> None:
+        if seconds < DECODED_SHARE * promised:
+            raise AvelError(
+                f"{self.path}: only {seconds:.2f} s of the {promised:.2f} s of {what} that the file promises could "
+                f"be decoded ({self.bad_packets} bad packets)",
+                f"at least {DECODED_SHARE:.0%} of either stream; the file is truncated or damaged",
+                _DO,
+            )
 
 
 class FrameChooser:
@@ -412,9 +413,29 @@ def _joined(frames: Sequence[av.AudioFrame]) -> np.ndarray:
     return np.concatenate([frame.to_ndarray()[0] for frame in frames] or [np.zeros(0, dtype=np.float32)])
 
 
-def _seconds(value: int | None, owner: av.stream.Stream | av.VideoFrame) -> float | None:
+def _seconds(value: int | None, owner: av.stream.Stream | av.VideoFrame | av.Packet) -> float | None:
     """A time stamp in seconds, None where there is none."""
     return None if value is None or owner.time_base is None else float(value * owner.time_base)
+
+
+def _lost_seconds(packets: Sequence[float], frames: Sequence[float], usual: float) -> tuple[float, float]:
+    """Seconds in which packets came to nothing, between frames and outside them.
+
+    A long gap between frames without a packet in it is no loss: the frame rate may vary.
+
+    Args:
+        packets: times of packets, seconds, in any order.
+        frames: times of decoded frames, seconds, in order.
+        usual: seconds from frame to frame.
+    """
+    if not packets:
+        return 0.0, 0.0
+    known = np.unique(packets)
+    times = np.array(frames)
+    inside = np.searchsorted(known, times[1:] - _TOLERANCE) > np.searchsorted(known, times[:-1] + _TOLERANCE)
+    between = np.maximum(np.diff(times) - usual, 0)[inside].sum()
+    outside = max(0, times[0] - known[0] - usual) + max(0, known[-1] - times[-1] - usual)
+    return float(between), float(outside)
 
 
 def _is_cover(stream: av.VideoStream) -> bool:

@@ -1,0 +1,60 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from media import write_video
+
+from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real media and AVE's files: AVEL_TEST_DATA, by default ../shared beside the repository."""
+    folder = Path(os.environ.get("AVEL_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "media").is_dir():
+        pytest.skip(f"no real test data in {folder}; AVEL_TEST_DATA says where it lies")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of `write_video`: do not change it."""
+    return write_video(tmp_path_factory.mktemp("media") / "tiny.mp4", noise=20)
+
+
+@pytest.fixture(scope="session")
+def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, int], Path]:
+    """``tiny_clips(folder, number)`` makes a folder of different two-second videos with a CSV of labels."""
+    store = tmp_path_factory.mktemp("clips")
+
+    def make(folder: Path, number: int) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = ["video,start,end,label,split"]
+        for index in range(number):
+            name = f"clip{index}.mp4"
+            if not (store / name).exists():
+                write_video(store / name, seconds=2, tone=200.0 * (index + 1), noise=5 + index)
+            (folder / name).write_bytes((store / name).read_bytes())
+            label = ("bell", "dog")[index % 2]
+            lines.append(f"{name},0,1,{label},{'train' if index else 'test'}")
+        (folder / "clips.csv").write_text("\n".join(lines) + "\n")
+        return folder / "clips.csv"
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def visual() -> VisualExtractor:
+    """The classical visual extractor."""
+    return build_visual("classical")
+
+
+@pytest.fixture(scope="session")
+def audio() -> AudioExtractor:
+    """The classical audio extractor."""
+    return build_audio("classical")
