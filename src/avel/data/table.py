@@ -74,7 +74,7 @@ def read_table(csv_path: str | Path) -> list[Clip]:
             raise AvelError(f"{place}, column video: empty", "the path of a video", "fill it in or delete the line")
         if video not in videos:
             file = path.parent / video
-            if not file.is_file():
+            if not os.path.isfile(file):  # False, too, for a name that no file can have
                 raise AvelError(
                     f"{place}, column video: no such file {str(file)!r}",
                     "paths relative to the CSV's own folder (or absolute)",

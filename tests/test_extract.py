@@ -1,0 +1,494 @@
+"""Videos to a store: segments, failures, resuming after any kill, and the same bytes however it came about."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media import grey_of, read_failures, write_video
+
+import avel.data.store as store_module
+import avel.features.extract as extract_module
+from avel.data.store import open_store
+from avel.errors import AvelError
+from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
+from avel.features.extract import _SoundSegments, estimate_seconds, extract, extract_clip, read_source
+
+Clips = Callable[[Path, int], Path]
+
+
+class GreyMeans:
+    """A visual extractor whose features say which frame was shown: its mean grey level."""
+
+    kind, name, tag, options = "visual", "grey", "grey-0", {}
+    frame_size, frames_per_segment, grid, dim = 8, 16, (1, 1), 16
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return frames.reshape(-1, 16, 8 * 8 * 3).mean(-1, dtype=np.float32)[:, None, None]
+
+
+class FirstAndLast:
+    """An audio extractor that keeps the first and last sample of a segment, and how many there are."""
+
+    kind, name, tag, options = "audio", "ends", "ends-0", {}
+    sample_rate, dim = 16_000, 3
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        count = np.full(len(waveform), waveform.shape[1])
+        return np.stack([waveform[:, 0], waveform[:, -1], count], 1).astype(np.float32)
+
+
+def test_segments_show_the_frames_nearest_before(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=3)
+    found = extract_clip(path, GreyMeans(), FirstAndLast()).visual[:, 0, 0]
+    wanted = [[grey_of(int((t + i / 16) * 10 + 1e-6)) for i in range(16)] for t in range(3)]
+    assert found.shape == (3, 16) and np.abs(found - wanted).max() < 3
+    halves = extract_clip(path, GreyMeans(), FirstAndLast(), segment_seconds=0.5).visual[:, 0, 0]
+    wanted = [[grey_of(int((t + i / 16) * 5 + 1e-6)) for i in range(16)] for t in range(6)]
+    assert halves.shape == (6, 16) and np.abs(halves - wanted).max() < 3
+
+
+@pytest.mark.parametrize(
+    ("video_seconds", "audio_seconds", "segments"),
+    [(3.0, 3.0, 3), (3.0, 2.0, 2), (2.0, 3.4, 2), (2.4, 2.4, 2), (2.6, 2.6, 3), (0.3, 3.0, 1), (6.6, 5.6, 6)],
+)
+def test_number_of_segments(tmp_path: Path, video_seconds: float, audio_seconds: float, segments: int) -> None:
+    path = write_video(tmp_path / "a.mov", seconds=video_seconds, audio_seconds=audio_seconds, audio_codec="pcm_s16le")
+    features = extract_clip(path, GreyMeans(), FirstAndLast())
+    assert features.duration == pytest.approx(min(video_seconds, audio_seconds), abs=0.01)
+    assert features.visual.shape == (segments, 1, 1, 16) and features.visual.dtype == np.float16
+    assert features.audio.shape == (segments, 3) and features.audio.dtype == np.float32
+    last = min(round(video_seconds * 10), round(segments * 10)) - 1  # the last frame stays to the end
+    assert abs(float(features.visual[-1, 0, 0, -1]) - grey_of(last)) < 3
+
+
+@given(
+    st.lists(st.integers(1, 30_000), min_size=1, max_size=12),
+    st.sampled_from([0.3, 0.5, 0.96, 1.0, 1.2]),
+)
+def test_sound_is_cut_at_its_seconds(lengths: list[int], segment_seconds: float) -> None:
+    total = sum(lengths)
+    wave = np.arange(1, total + 1, dtype=np.float32)
+    segments = _SoundSegments(FirstAndLast(), segment_seconds)
+    start = 0
+    for length in lengths:
+        segments._add(wave[start : start + length])
+        start += length
+    number = max(1, round(total / 16_000 / segment_seconds))
+    found = segments.finish(number)
+    samples = round(segment_seconds * 16_000)
+    for t in range(number):
+        first = round(t * segment_seconds * 16_000)
+        last = first + samples - 1
+        assert found[t].tolist() == [wave[first], wave[last] if last < total else 0.0, samples]
+
+
+def test_real_features(tiny_video: Path, visual: VisualExtractor, audio: AudioExtractor) -> None:
+    seen: list[tuple[str, int, int]] = []
+    features = extract_clip(tiny_video, visual, audio, progress=lambda *now: seen.append(now))
+    assert features.visual.shape == (3, *visual.grid, visual.dim) and features.audio.shape == (3, audio.dim)
+    assert seen == [("decode", 1, 3), ("decode", 2, 3)] or seen[-1] == ("decode", 3, 3)
+    with pytest.raises(AvelError, match="segments of 0 s"):
+        extract_clip(tiny_video, visual, audio, segment_seconds=0)
+
+
+def test_a_long_video_takes_no_more_memory(tmp_path: Path, visual: VisualExtractor, audio: AudioExtractor) -> None:
+    held: list[int] = []
+
+    class Counting(GreyMeans):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            held.append(len(frames))
+            return super().__call__(frames)
+
+    extract_clip(write_video(tmp_path / "a.mp4", seconds=20), Counting(), FirstAndLast())
+    assert max(held) <= 16 * extract_module.BATCH_SEGMENTS and sum(held) >= 20 * 16
+
+
+def test_build_and_describe() -> None:
+    extractor = build_extractor("visual", "classical")
+    told = describe(extractor)
+    assert describe(build_extractor("visual", told["name"], **told["options"])) == told
+    assert told["tag"].startswith("classical-") and len(told["tag"]) == len("classical-") + 12
+    for kind in ("visual", "audio"):
+        with pytest.raises(AvelError, match="is called 'vgg'"):
+            build_extractor(kind, "vgg")
+        with pytest.raises(AvelError, match="does not take these options"):
+            build_extractor(kind, "classical", size=3)
+        with pytest.raises(AvelError, match="version 99"):
+            build_extractor(kind, "classical", version=99)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {file.relative_to(out).as_posix(): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+    """A CSV of four clips and the store that an undisturbed run makes of it, a shard for each clip."""
+    folder = tmp_path_factory.mktemp("reference")
+    table = tiny_clips(folder / "clips", 4)
+    before, store_module.SHARD_BYTES = store_module.SHARD_BYTES, 1
+    extract(table, folder / "store", workers=1)
+    yield table, folder / "store"
+    store_module.SHARD_BYTES = before
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded in this process."""
+    names: list[str] = []
+    original = extract_clip
+
+    def counting(path: Path, *arguments: object, **options: object) -> object:
+        names.append(Path(path).name)
+        return original(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(extract_module, "extract_clip", counting)
+    return names
+
+
+def test_store_of_a_table(reference: tuple[Path, Path]) -> None:
+    table, out = reference
+    store = open_store(out)
+    store.verify()
+    assert [clip.id for clip in store.clips] == [f"clip{k}.mp4" for k in range(4)]
+    assert store.classes == ("bell", "dog") and store.split("test") == [0] and store.split("train") == [1, 2, 3]
+    assert [store.labels(k).tolist() for k in range(4)] == [[0, 2], [1, 2], [0, 2], [1, 2]]
+    assert {file.name for file in out.iterdir()} == {"store.json", *(clip.shard for clip in store.clips)}
+    features = extract_clip(
+        table.parent / "clip2.mp4", build_extractor("visual", "classical"), build_extractor("audio", "classical")
+    )
+    assert np.array_equal(store.visual(2).numpy(), features.visual)
+    assert np.array_equal(store.audio(2).numpy(), features.audio)
+
+
+def test_workers_make_the_same_bytes(reference: tuple[Path, Path], tmp_path: Path) -> None:
+    table, out = reference
+    seen: list[tuple[str, int, int]] = []
+    report = extract(table, tmp_path / "store", workers=2, progress=lambda *now: seen.append(now))
+    assert (report.done, report.skipped, report.failed) == (4, 0, [])
+    assert contents(tmp_path / "store") == contents(out)
+    assert seen == [("extract", k, 4) for k in range(1, 5)] + [("pack", k, 4) for k in range(1, 5)]
+
+
+def test_a_finished_store_is_left_alone(reference: tuple[Path, Path], calls: list[str]) -> None:
+    table, out = reference
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.iterdir()}
+    report = extract(table, out, workers=1)
+    assert (report.done, report.skipped, calls) == (0, 4, [])
+    assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.iterdir()} == before
+
+
+def test_what_changes_is_redone_and_nothing_else(tiny_clips: Clips, tmp_path: Path, calls: list[str]) -> None:
+    table = tiny_clips(tmp_path / "clips", 3)
+    out = tmp_path / "store"
+    extract(table, out, workers=1)
+    shards = {file: file.stat().st_ino for file in out.glob("shard-*")}
+    calls.clear()
+
+    table.write_text(table.read_text().replace("dog", "cat"))  # other labels
+    assert extract(table, out, workers=1).skipped == 3
+    assert open_store(out).classes == ("bell", "cat") and calls == []
+    assert {file: file.stat().st_ino for file in out.glob("shard-*")} == shards
+
+    (tmp_path / "clips" / "clip1.mp4").touch()  # another date is no other content
+    assert extract(table, out, workers=1).skipped == 3 and calls == []
+
+    tiny_clips(tmp_path / "clips", 4)  # another clip
+    assert extract(table, out, workers=1).done == 1 and calls == ["clip3.mp4"]
+    calls.clear()
+
+    write_video(tmp_path / "clips" / "clip1.mp4", seconds=2, tone=5000)  # another file under the old name
+    old = open_store(out).audio(1).clone()
+    assert extract(table, out, workers=1).done == 1 and calls == ["clip1.mp4"]
+    assert not np.array_equal(open_store(out).audio(1).numpy(), old.numpy())
+    open_store(out).verify()
+
+    fresh = tmp_path / "fresh"
+    extract(table, fresh, workers=1)
+    assert contents(fresh) == contents(out)
+
+
+def test_a_store_of_another_making_is_refused(reference: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    table, out = reference
+    with pytest.raises(AvelError, match="segments of 1 s"):
+        extract(table, out, segment_seconds=0.5)
+    tag = open_store(out).extractors["audio"]["tag"]
+    real = extract_module.build_audio
+
+    def other(name: str, **options: object) -> AudioExtractor:
+        extractor = real(name, **options)
+        extractor.tag = "classical-000000000000"  # type: ignore[misc]
+        return extractor
+
+    monkeypatch.setattr(extract_module, "build_audio", other)
+    with pytest.raises(AvelError, match=f"audio features of the extractor {tag}\n.*classical-000000000000"):
+        extract(table, out)
+
+
+def test_failures_are_listed_and_tried_again(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 3)
+    out = tmp_path / "store"
+    good = (tmp_path / "clips" / "clip1.mp4").read_bytes()
+    (tmp_path / "clips" / "clip1.mp4").write_bytes(good[: len(good) // 2])
+    text = table.read_text()
+    table.write_text(text.replace("clip2.mp4,0,1", "clip2.mp4,7,8"))
+    for workers in (2, 1):
+        report = extract(table, out, workers=workers)
+        assert [failure["id"] for failure in report.failed] == ["clip1.mp4", "clip2.mp4"]
+        assert "truncated" in report.failed[0]["cause"] and "starts at 7 s" in report.failed[1]["cause"]
+        assert read_failures(out) == report.failed
+        assert [clip.id for clip in open_store(out).clips] == ["clip0.mp4"]
+    (tmp_path / "clips" / "clip1.mp4").write_bytes(good)
+    table.write_text(text)
+    report = extract(table, out, workers=1)
+    assert report.failed == [] and len(open_store(out).clips) == 3
+    assert not (out / "failures.jsonl").exists()
+
+
+def test_all_clips_failed(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"rubbish")
+    with pytest.raises(AvelError, match=r"none of the 1 clips could be used.*not a media file"):
+        extract(tmp_path / "a.mp4", tmp_path / "store")
+    assert read_failures(tmp_path / "store")[0]["id"] == "a.mp4"
+
+
+def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    folder = table.parent
+    (folder / "sub").mkdir()
+    (folder / "sub" / "x.MP4").write_bytes((folder / "clip0.mp4").read_bytes())
+    (folder / "notes.md").touch()
+    (tmp_path / "list.txt").write_text("clips/clip1.mp4\n\nclips/clip0.mp4\nclips/clip1.mp4\n")
+    assert read_source(table)[1]
+    for source, ids in (
+        (folder, ["clip0.mp4", "clip1.mp4", "sub/x.MP4"]),
+        (folder / "clip0.mp4", ["clip0.mp4"]),
+        (tmp_path / "list.txt", ["clips/clip1.mp4", "clips/clip0.mp4"]),
+    ):
+        clips, labelled = read_source(source)
+        assert [clip.id for clip in clips] == ids and not labelled
+        assert all(clip.path.is_file() and clip.spans == () and clip.split is None for clip in clips)
+    extract(tmp_path / "list.txt", tmp_path / "store", workers=1)
+    assert [clip.spans for clip in open_store(tmp_path / "store").clips] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.csv", None, "no such file"),
+        ("none.mp4", None, "no such file or folder"),
+        ("empty", "", "no videos in the folder"),
+        ("empty.txt", "\n", "is empty"),
+        ("list.txt", "x.mp4\n", "line 1: no such file"),
+    ],
+)
+def test_bad_sources(tmp_path: Path, name: str, content: str | None, words: str) -> None:
+    if name == "empty":
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(AvelError, match=words):
+        extract(tmp_path / name, tmp_path / "store")
+
+
+def test_out_is_a_file(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 1)
+    (tmp_path / "store").touch()
+    with pytest.raises(AvelError, match="cannot make the folder"):
+        extract(table, tmp_path / "store")
+
+
+def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    two, one = (estimate_seconds(table, workers=workers) for workers in (2, 1))
+    assert 0.01 < two < one < 60
+
+
+START = """
+import os, signal, sys
+from pathlib import Path
+import avel.data.store as store, avel.features.extract as extract, avel.files as files
+store.SHARD_BYTES = 1
+table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+"""
+RUN = "\nextract.extract(table, out, workers=workers)\n"
+KILL = """
+place, moment, calls = sys.argv[4], int(sys.argv[5]), 0
+def killing(function, half=False):
+    def called(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == moment:
+            if half:
+                path, data = arguments
+                with open(path, "wb") as file:
+                    file.write(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return called
+if place == "decode":
+    extract.Scaler.__call__ = killing(extract.Scaler.__call__)
+elif place == "write":
+    Path.write_bytes = killing(Path.write_bytes, half=True)
+elif place == "rename":
+    os.replace = killing(os.replace)
+else:
+    store._remove_leftovers = killing(store._remove_leftovers)
+"""
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", START + code + RUN, *map(str, arguments)]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+
+def end_group(process: subprocess.Popen[str]) -> str:
+    """Kill what is left of the group; returns what it wrote to stderr."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate(timeout=30)[1]
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+# Two frames a tenth of a second are scaled: about 20 a clip. Writes and renames: 4 parts, 4 shards, store.json.
+@pytest.mark.parametrize(
+    ("place", "moments"),
+    [
+        ("decode", (5, 25, 30)),
+        ("write", (1, 2, 2)),
+        ("rename", (1, 2, 2)),
+        ("write", (5, 2, 4)),
+        ("rename", (6, 2, 2)),
+        ("clean", (1, 1, 1)),
+    ],
+)
+def test_killed_three_times_then_resumed(
+    reference: tuple[Path, Path], tmp_path: Path, calls: list[str], place: str, moments: tuple[int, ...]
+) -> None:
+    table, whole = reference
+    out = tmp_path / "store"
+    kept: dict[str, tuple[int, int]] = {}
+    for moment in moments:
+        process = start(KILL, table, out, 1, place, moment)
+        process.wait(timeout=60)
+        errors = end_group(process)
+        assert process.returncode == -signal.SIGKILL, errors
+        now = {
+            file.relative_to(out).as_posix(): (file.stat().st_ino, file.stat().st_mtime_ns)
+            for file in out.rglob("*.safetensors")
+        }
+        assert kept.items() <= now.items()  # what was finished is there, and was not written again
+        kept = now
+    parts = [name for name in kept if name.startswith("parts/")]
+    finished = 4 if (out / "store.json").exists() else len(parts)
+    report = extract(table, out, workers=1)
+    assert (report.done, report.skipped, len(calls)) == (4 - finished, finished, 4 - finished)
+    assert contents(out) == contents(whole)
+    for name, state in kept.items():
+        if name not in parts:
+            assert (out / name).stat().st_ino == state[0]
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(reference: tuple[Path, Path], tmp_path: Path) -> None:
+    table, whole = reference
+    out = tmp_path / "store"
+    began = time.monotonic()
+    extract(table, tmp_path / "timed", workers=2)
+    length = time.monotonic() - began
+    generator = random.Random(0)
+    for _ in range(10):
+        process = start("", table, out, 2)
+        time.sleep(generator.uniform(0.1, 1.2) * length)
+        end_group(process)
+    extract(table, out, workers=2)
+    assert contents(out) == contents(whole)
+
+
+SLOW = """
+def slowly(*arguments, original=extract._one_clip, **options):
+    import time
+    time.sleep(0.3)
+    return original(*arguments, **options)
+extract._one_clip = slowly
+"""
+
+
+def parts_of(out: Path) -> list[Path]:
+    return list((out / "parts").glob("*.safetensors")) if (out / "parts").is_dir() else []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c(tiny_clips: Clips, tmp_path: Path, workers: int) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    for k in range(4, 24):
+        (table.parent / f"clip{k}.mp4").write_bytes((table.parent / f"clip{k % 4}.mp4").read_bytes())
+    process = start(SLOW if workers == 1 else "", table.parent, tmp_path / "store", workers)
+    wait_until(lambda: len(parts_of(tmp_path / "store")) >= 2 or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    began = time.monotonic()
+    process.wait(timeout=30)
+    assert time.monotonic() - began < 5
+    wait_until(lambda: not is_alive(process.pid), 5)
+    errors = end_group(process)
+    assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1, errors
+    assert not (tmp_path / "store" / "store.json").exists()
+    kept = len(parts_of(tmp_path / "store"))
+    report = extract(table.parent, tmp_path / "store", workers=1)
+    assert report.skipped == kept >= 2 and report.done == 24 - kept
+
+
+def test_workers_end_with_their_parent(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    for k in range(4, 12):
+        (table.parent / f"clip{k}.mp4").write_bytes((table.parent / f"clip{k % 4}.mp4").read_bytes())
+    process = start("", table.parent, tmp_path / "store", 2)
+    wait_until(lambda: len(parts_of(tmp_path / "store")) >= 1 or process.poll() is not None)
+    process.kill()
+    process.wait(timeout=10)
+    try:
+        wait_until(lambda: not is_alive(process.pid), 5)
+    finally:
+        end_group(process)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_room_on_the_disk_is_no_failed_clip(tiny_clips: Clips, tmp_path: Path, workers: int) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))"
+    process = start(limit, table, tmp_path / "store", workers)
+    process.wait(timeout=60)
+    errors = end_group(process)
+    assert "AvelError: could not write" in errors and "run the same command again" in errors
+    assert [file.name for file in (tmp_path / "store").rglob("*")] == ["parts"]
+
+
+def test_workers_import_no_torch() -> None:
+    code = "import sys, avel.features.extract; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,186 @@
+"""The CSV of clips: what it reads as, every mistake in it, and what its times mean for segments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from avel.data.table import Clip, classes_of, read_table, segment_labels, window_class, write_table
+from avel.errors import AvelError
+from avel.types import Span
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.mp4", "b.mp4", "sub dir/c,1.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def table(folder: Path, text: str | bytes) -> Path:
+    path = folder / "clips.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refusal(folder: Path, text: str | bytes) -> AvelError:
+    with pytest.raises(AvelError) as error:
+        read_table(table(folder, text))
+    assert str(folder / "clips.csv") in error.value.found
+    return error.value
+
+
+def test_read(folder: Path) -> None:
+    clips = read_table(
+        table(
+            folder,
+            "﻿video,start,end,label,split,note\r\n"
+            "b.mp4,4.5,6,dog,train,late first\r\n"
+            "\r\n"
+            '"sub dir/c,1.mp4",,,,test\r\n'
+            "b.mp4,0,1.25, bell ,train,\r\n"
+            "a.mp4,.5,2.,dog,,\r\n",
+        )
+    )
+    assert clips == [
+        Clip("b.mp4", folder / "b.mp4", (Span("bell", 0, 1.25), Span("dog", 4.5, 6)), "train"),
+        Clip("sub dir/c,1.mp4", folder / "sub dir/c,1.mp4", (), "test"),
+        Clip("a.mp4", folder / "a.mp4", (Span("dog", 0.5, 2),), None),
+    ]
+    assert classes_of(clips) == ("bell", "dog")  # in order of time within the first clip
+
+
+def test_touching_events_are_no_overlap(folder: Path) -> None:
+    (clip,) = read_table(table(folder, "video,start,end,label\na.mp4,2,4,dog\na.mp4,0,2,bell\n"))
+    assert [span.label for span in clip.spans] == ["bell", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["is empty"]),
+        ("\n\n", ["is empty"]),
+        ("video,start,end,label\n", ["no rows"]),
+        ("video,start,end\na.mp4,0,1\n", ["line 1", "no column 'label'"]),
+        ("a.mp4,0,1,dog\n", ["line 1", "no column 'video'"]),
+        ("video,start,start,end,label\n", ["column 'start' twice"]),
+        ("video,start,end,label\na.mp4,zero,1,dog\n", ["line 2, column start", "'zero'"]),
+        ("video,start,end,label\na.mp4,0,1:30,dog\n", ["line 2, column end", "'1:30'"]),
+        ("video,start,end,label\na.mp4,-1,1,dog\n", ["line 2, column start", "'-1'"]),
+        ("video,start,end,label\na.mp4,0,nan,dog\n", ["column end", "'nan'"]),
+        ("video,start,end,label\na.mp4,0,inf,dog\n", ["column end", "'inf'"]),
+        ('video,start,end,label\na.mp4,0,"1,5",dog\n', ["column end", "'1,5'"]),
+        (f"video,start,end,label\na.mp4,0,{'9' * 400},dog\n", ["column end"]),
+        ("video,start,end,label\na.mp4,0,1,dog\nz.mp4,0,1,dog\n", ["line 3, column video", "no such file", "z.mp4"]),
+        (f"video,start,end,label\n{'z' * 5000},0,1,dog\n", ["line 2, column video", "no such file"]),
+        ("video,start,end,label\na\0.mp4,0,1,dog\n", ["line 2", "no such file"]),
+        ("video,start,end,label\n,0,1,dog\n", ["line 2, column video", "empty"]),
+        ("video,start,end,label\nsub dir,0,1,dog\n", ["line 2, column video", "no such file"]),
+        ("video,start,end,label\na.mp4,0,2,dog\na.mp4,1.5,3,bell\n", ["lines 2 and 3", "overlap", "'dog'", "'bell'"]),
+        ("video,start,end,label\na.mp4,1.5,3,dog\na.mp4,0,9,dog\n", ["lines 3 and 2", "overlap"]),
+        ("video,start,end,label\na.mp4,2,2,dog\n", ["line 2, column end", "ends at 2 s"]),
+        ("video,start,end,label\na.mp4,2,1,dog\n", ["line 2, column end", "ends at 1 s"]),
+        ("video,start,end,label\na.mp4,,,dog\n", ["line 2, column start", "empty", "label is given"]),
+        ("video,start,end,label\na.mp4,1,,dog\n", ["line 2, column end", "empty"]),
+        ("video,start,end,label\na.mp4,1,2,\n", ["line 2, column label", "empty", "start and end are given"]),
+        ("video,start,end,label\na.mp4,1,2,background\n", ["line 2, column label", "'background'"]),
+        ("video,start,end,label\na.mp4,1,2,dog\na.mp4,,,\n", ["no event on line 3", "line 2"]),
+        ("video,start,end,label,split\na.mp4,0,1,dog,train\na.mp4,2,3,dog,test\n", ["line 3, column split", "line 2"]),
+        ("video,start,end,label\na.mp4,0,1,dog\n./a.mp4,2,3,dog\n", ["line 3, column video", "'./a.mp4'", "line 2"]),
+        ("video,start,end,label\nc,1.mp4,0,1,dog\n", ["line 2", "5 fields"]),
+        ('video,start,end,label\n"a.mp4,0,1,dog\n', ["line 2"]),
+        ("video,start,end,label\na.mp4,0,1,Glöckchen\n".encode("latin-1"), ["line 2", "not UTF-8"]),
+        (b"\x00\x01\xff\xfe", ["line 1", "not UTF-8"]),
+    ],
+)
+def test_mistakes(folder: Path, text: str | bytes, words: list[str]) -> None:
+    error = refusal(folder, text)
+    for word in words:
+        assert word in error.found
+    assert error.expected and error.do
+
+
+def test_no_such_table(tmp_path: Path) -> None:
+    for path, word in ((tmp_path / "none.csv", "no such file"), (tmp_path, "cannot read")):
+        with pytest.raises(AvelError, match=word):
+            read_table(path)
+
+
+LABELS = st.sampled_from(["dog", 'a "bell"', "a, b", "Glocke ü", "two\nlines"])
+TIMES = st.lists(st.floats(0, 1e5).map(lambda t: t + 0.0), min_size=2, max_size=8, unique=True).map(sorted)
+
+
+@st.composite
+def clips(draw: st.DrawFn) -> list[tuple[tuple[Span, ...], str | None]]:
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        times = draw(st.one_of(st.just([]), TIMES))
+        spans = tuple(
+            Span(draw(LABELS), a, b) for a, b in zip(times[::2], times[1::2], strict=len(times) % 2 == 0) if a < b
+        )
+        found.append((spans, draw(st.sampled_from([None, "train", "test"]))))
+    return found
+
+
+@given(clips())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_round_trip(folder: Path, rows: list[tuple[tuple[Span, ...], str | None]]) -> None:
+    names = ("a.mp4", "sub dir/c,1.mp4", "b.mp4")
+    written = [Clip(name, folder / name, *row) for name, row in zip(names, rows, strict=False)]
+    write_table(folder / "written.csv", written)
+    assert read_table(folder / "written.csv") == written
+
+
+def test_written_elsewhere_the_paths_follow(folder: Path) -> None:
+    (folder / "other").mkdir()
+    write_table(folder / "other" / "t.csv", [Clip("a.mp4", folder / "a.mp4", (Span("dog", 0, 1),), None)])
+    (clip,) = read_table(folder / "other" / "t.csv")
+    assert clip.id == "../a.mp4" and clip.path.samefile(folder / "a.mp4")
+    assert "split" not in (folder / "other" / "t.csv").read_text()
+
+
+def plain_labels(spans: list[Span], classes: list[str], num_segments: int, seconds: float) -> list[int]:
+    """A segment carries a label if the event covers at least half of it; the earlier of two that do."""
+    labels = []
+    for t in range(num_segments):
+        label = len(classes)
+        for span in sorted(spans, key=lambda span: span.start):
+            covered = min(span.end, (t + 1) * seconds) - max(span.start, t * seconds)
+            if covered >= seconds / 2 - 1e-6:
+                label = classes.index(span.label)
+                break
+        labels.append(label)
+    return labels
+
+
+@given(
+    st.lists(st.integers(0, 120), max_size=10, unique=True).map(sorted),
+    st.integers(1, 14),
+    st.sampled_from([0.5, 1.0, 2.0, 0.96]),
+)
+def test_segment_labels(tenths: list[int], num_segments: int, seconds: float) -> None:
+    classes = ["a", "b", "c"]
+    spans = [
+        Span(classes[k % 3], start / 10, end / 10)
+        for k, (start, end) in enumerate(zip(tenths[::2], tenths[1::2], strict=False))
+    ]
+    labels = segment_labels(spans, classes, num_segments, seconds)
+    assert labels.dtype == np.int64 and labels.shape == (num_segments,)
+    assert labels.tolist() == plain_labels(spans, classes, num_segments, seconds)
+
+
+def test_half_a_segment_is_enough() -> None:
+    spans = [Span("a", 0.5, 1.5), Span("b", 1.5, 2.0), Span("a", 2.51, 3.49)]
+    assert segment_labels(spans, ("a", "b"), 5, 1.0).tolist() == [0, 0, 2, 2, 2]
+    assert segment_labels([], (), 3, 1.0).tolist() == [0, 0, 0]
+
+
+def test_window_class() -> None:
+    assert window_class(np.array([3, 1, 1, 0, 3]), 3) == 1
+    assert window_class(np.array([2, 0, 2, 0, 3]), 3) == 2  # as many: the one seen first
+    assert window_class(np.array([3, 3]), 3) == 3
