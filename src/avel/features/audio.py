@@ -114,7 +114,14 @@ class ClassicalAudio:
             raise AvelError(f"classical audio features of version {version}", "version 1", "use the avel that wrote it")
         self.options: dict[str, Any] = {"version": version}
         self.dim = 4 * self.num_bands + self.modulation_groups * (len(self.modulation_edges) - 1) + 3
-        self.tag = make_tag(self.name, kind=self.kind, framing="time", resampler="swresample", options=self.options)
+        self.tag = make_tag(
+            self.name,
+            kind=self.kind,
+            framing="time",
+            resampler="swresample",
+            options=self.options,
+            scale=dict(self.scale),
+        )
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """(T, samples) float32 at `sample_rate`, full scale 1 -> (T, Da) float32."""
