@@ -23,7 +23,8 @@ import avel.features.extract as extract_module
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
-from avel.features.extract import _SoundSegments, estimate_seconds, extract, extract_clip, read_source
+from avel.features.clip import BATCH_SEGMENTS, SoundSegments
+from avel.features.extract import estimate_seconds, extract, extract_clip, read_source
 
 Clips = Callable[[Path, int], Path]
 
@@ -80,7 +81,7 @@ def test_number_of_segments(tmp_path: Path, video_seconds: float, audio_seconds:
 def test_sound_is_cut_at_its_seconds(lengths: list[int], segment_seconds: float) -> None:
     total = sum(lengths)
     wave = np.arange(1, total + 1, dtype=np.float32)
-    segments = _SoundSegments(FirstAndLast(), segment_seconds)
+    segments = SoundSegments(FirstAndLast(), segment_seconds)
     start = 0
     for length in lengths:
         segments._add(wave[start : start + length])
@@ -98,12 +99,12 @@ def test_real_features(tiny_video: Path, visual: VisualExtractor, audio: AudioEx
     seen: list[tuple[str, int, int]] = []
     features = extract_clip(tiny_video, visual, audio, progress=lambda *now: seen.append(now))
     assert features.visual.shape == (3, *visual.grid, visual.dim) and features.audio.shape == (3, audio.dim)
-    assert seen == [("decode", 1, 3), ("decode", 2, 3)] or seen[-1] == ("decode", 3, 3)
+    assert [now[:2] for now in seen][:2] == [("decode", 1), ("decode", 2)] and {now[2] for now in seen} == {3}
     with pytest.raises(AvelError, match="segments of 0 s"):
         extract_clip(tiny_video, visual, audio, segment_seconds=0)
 
 
-def test_a_long_video_takes_no_more_memory(tmp_path: Path, visual: VisualExtractor, audio: AudioExtractor) -> None:
+def test_a_long_video_takes_no_more_memory(tmp_path: Path) -> None:
     held: list[int] = []
 
     class Counting(GreyMeans):
@@ -112,7 +113,7 @@ def test_a_long_video_takes_no_more_memory(tmp_path: Path, visual: VisualExtract
             return super().__call__(frames)
 
     extract_clip(write_video(tmp_path / "a.mp4", seconds=20), Counting(), FirstAndLast())
-    assert max(held) <= 16 * extract_module.BATCH_SEGMENTS and sum(held) >= 20 * 16
+    assert max(held) <= 16 * BATCH_SEGMENTS and sum(held) >= 20 * 16
 
 
 def test_build_and_describe() -> None:
@@ -319,7 +320,7 @@ def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
 START = """
 import os, signal, sys
 from pathlib import Path
-import avel.data.store as store, avel.features.extract as extract, avel.files as files
+import avel.data.store as store, avel.features.clip as clip, avel.features.extract as extract
 store.SHARD_BYTES = 1
 table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 """
@@ -339,7 +340,7 @@ def killing(function, half=False):
         return function(*arguments, **options)
     return called
 if place == "decode":
-    extract.Scaler.__call__ = killing(extract.Scaler.__call__)
+    clip.Scaler.__call__ = killing(clip.Scaler.__call__)
 elif place == "write":
     Path.write_bytes = killing(Path.write_bytes, half=True)
 elif place == "rename":

@@ -22,38 +22,22 @@ from pathlib import Path
 from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
-import av
 import numpy as np
 
 from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe
+from avel.features.clip import ClipFeatures, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
-from avel.features.video import FrameChooser, Scaler, SoundTrack, open_media, probe, segment_times
+from avel.features.video import probe
 from avel.files import write_file
 from avel.types import Progress
 
+__all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip", "read_source"]
+
 FRAMING = "time"
-BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """The features of one clip.
-
-    Attributes:
-        visual: (T, H, W, Dv) float16.
-        audio: (T, Da) float32.
-        duration: seconds for which there is both picture and sound.
-        bad_packets: packets and pictures that could not be decoded.
-    """
-
-    visual: np.ndarray
-    audio: np.ndarray
-    duration: float
-    bad_packets: int
 
 
 @dataclass(frozen=True)
@@ -71,60 +55,6 @@ class ExtractReport:
     skipped: int
     failed: list[dict[str, str]]
     store: Path
-
-
-def extract_clip(
-    path: str | Path,
-    visual: VisualExtractor,
-    audio: AudioExtractor,
-    *,
-    segment_seconds: float = 1.0,
-    threads: int = 0,
-    progress: Progress | None = None,
-) -> ClipFeatures:
-    """Decode a video once, and compute the features of its segments as they come.
-
-    There are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the ends of picture and
-    sound. Segment t shows the frames nearest before ``(t + i / frames_per_segment) * segment_seconds``.
-
-    Args:
-        path: of the video.
-        visual: what makes the (T, H, W, Dv) features.
-        audio: what makes the (T, Da) features.
-        segment_seconds: length of a segment, seconds.
-        threads: that decode; 0 leaves the choice to the decoder.
-        progress: called as ``progress("decode", seconds done, seconds in all)``.
-
-    Raises:
-        AvelError: the file cannot be used; see `avel.features.video.probe` and `Media.decode`.
-    """
-    if not 0.05 <= segment_seconds <= 60:
-        raise AvelError(f"segments of {segment_seconds} s", "0.05 to 60 seconds", "choose another segment length")
-    pictures = _PictureSegments(visual, segment_seconds)
-    sounds = _SoundSegments(audio, segment_seconds)
-    with open_media(path, threads=threads) as media:
-        whole = max(1, round(media.info.duration))
-        shown = 0
-        for moment, frame in media.decode():
-            if isinstance(frame, av.VideoFrame):
-                pictures.push(moment, frame)
-            else:
-                sounds.push(moment, frame)
-            if progress and int(moment) > shown:
-                shown = int(moment)
-                progress("decode", min(shown, whole), whole)
-        duration = min(media.video_end, media.audio_end)
-        num_segments = max(1, round(duration / segment_seconds))
-        features = ClipFeatures(
-            pictures.finish(num_segments).astype(np.float16),
-            sounds.finish(num_segments).astype(np.float32),
-            duration,
-            media.bad_packets,
-        )
-    for name, values in (("visual", features.visual), ("audio", features.audio)):
-        if not np.isfinite(values).all():
-            raise AvelError(f"{path}: its {name} features are not finite", "numbers", "leave this file out")
-    return features
 
 
 def extract(
@@ -481,86 +411,3 @@ def _write_failures(path: Path, failed: Sequence[Mapping[str, str]]) -> None:
         write_file(path, "".join(json.dumps(failure) + "\n" for failure in failed))
     else:
         path.unlink(missing_ok=True)
-
-
-class _PictureSegments:
-    """Collects the frames of segments, a few segments at a time, and keeps their features."""
-
-    def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
-        self._extractor = extractor
-        self._scaler = Scaler(extractor.frame_size, extractor.frame_size)
-        self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
-        self._last: av.VideoFrame | None = None
-        self._waiting: list[np.ndarray] = []
-        self._features: list[np.ndarray] = []
-        self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
-
-    def push(self, time: float, frame: av.VideoFrame) -> None:
-        """Tell of the next frame."""
-        self._show(self._chooser.push(time))
-        self._last = frame
-
-    def finish(self, num_segments: int) -> np.ndarray:
-        """(T, H, W, Dv); the last frame is shown to the end."""
-        wanted = num_segments * self._extractor.frames_per_segment
-        have = sum(map(len, self._features)) * self._extractor.frames_per_segment + len(self._waiting)
-        self._show(max(0, wanted - have))
-        del self._waiting[
-            len(self._waiting) // self._extractor.frames_per_segment * self._extractor.frames_per_segment :
-        ]
-        self._extract()
-        return np.concatenate(self._features)[:num_segments]
-
-    def _show(self, count: int) -> None:
-        if not count or self._last is None:
-            return
-        picture = self._scaler(self._last)
-        for _ in range(count):
-            self._waiting.append(picture)
-            if len(self._waiting) == self._batch:
-                self._extract()
-
-    def _extract(self) -> None:
-        if self._waiting:
-            self._features.append(self._extractor(np.stack(self._waiting)))
-            self._waiting.clear()
-
-
-class _SoundSegments:
-    """Cuts the sound into segments, and keeps their features."""
-
-    def __init__(self, extractor: AudioExtractor, segment_seconds: float) -> None:
-        self._extractor = extractor
-        self._track = SoundTrack(extractor.sample_rate)
-        self._length = segment_seconds * extractor.sample_rate  # in samples, perhaps a fraction
-        self._waiting = np.zeros(0, dtype=np.float32)
-        self._first = 0  # index of the first waiting sample
-        self._features: list[np.ndarray] = []
-        self._done = 0
-
-    def push(self, time: float, frame: av.AudioFrame) -> None:
-        """Tell of the next frame."""
-        self._add(self._track.push(time, frame))
-
-    def finish(self, num_segments: int) -> np.ndarray:
-        """(T, Da); silence follows the last sample."""
-        self._add(self._track.finish())
-        missing = round(num_segments * self._length) + 1 - self._first - len(self._waiting)
-        self._add(np.zeros(max(0, missing), dtype=np.float32))
-        if self._done < num_segments:
-            self._extract(num_segments - self._done)
-        return np.concatenate(self._features)[:num_segments]
-
-    def _add(self, samples: np.ndarray) -> None:
-        self._waiting = np.concatenate([self._waiting, samples])
-        while self._first + len(self._waiting) > round((self._done + BATCH_SEGMENTS) * self._length):
-            self._extract(BATCH_SEGMENTS)
-
-    def _extract(self, count: int) -> None:
-        starts = [round((self._done + index) * self._length) - self._first for index in range(count)]
-        samples = round(self._length)
-        self._features.append(self._extractor(np.stack([self._waiting[s : s + samples] for s in starts])))
-        self._done += count
-        used = round(self._done * self._length) - self._first
-        self._waiting = self._waiting[used:]
-        self._first += used
