@@ -11,7 +11,7 @@ import pytest
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
 from avel.features.extract import extract_clip
-from avel.features.visual import ClassicalVisual, _cells, _histograms, _neighbours
+from avel.features.visual import ClassicalVisual, _cells, _histograms
 
 SIZE = 112
 
@@ -123,13 +123,6 @@ def test_blinking(hertz: int) -> None:
     light = 128 + 60 * np.cos(2 * np.pi * hertz * np.arange(16) / 16)
     frames = np.repeat(light, SIZE * SIZE * 3).reshape(16, SIZE, SIZE, 3).astype(np.uint8)
     assert (groups(frames)["brightness spectrum"].argmax(-1) == hertz - 1).all()
-
-
-def test_neighbours() -> None:
-    values = np.arange(12.0).reshape(1, 3, 4, 1)
-    right, left, below, above = (found[0, ..., 0] for found in _neighbours(values))
-    assert right[1].tolist() == [5, 6, 7, 0] and left[1].tolist() == [0, 4, 5, 6]
-    assert below[:, 1].tolist() == [5, 9, 0] and above[:, 1].tolist() == [0, 1, 5]
 
 
 def test_shape_and_independence_of_segments(visual: VisualExtractor) -> None:

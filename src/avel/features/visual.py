@@ -25,7 +25,6 @@ class ClassicalVisual:
       motion (one Lucas-Kanade solution a cell).
 
     Each group is shifted and scaled by constants, so that it is roughly of mean 0 and variance 1 on everyday clips.
-    Things are larger than a cell, so each cell also carries the shapes and moving hues of the four cells beside it.
 
     Args:
         version: of the recipe and its constants; there is one.
@@ -42,8 +41,6 @@ class ClassicalVisual:
 
     orientations = 8
     hues = 8
-    #: groups of which a cell also carries its neighbours' values: to the right, left, below, above; 0 outside the frame
-    seen_beside = ("shape", "moving shape", "moving hue")
     #: (mean, spread) of each group of values on rendered clips
     scale = MappingProxyType(
         {
@@ -85,9 +82,9 @@ class ClassicalVisual:
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """(T * 16, 112, 112, 3) uint8 RGB -> (T, 7, 7, Dv) float32."""
         groups = self.groups(frames)
-        scaled = {name: (groups[name] - mean) / spread for name, (mean, spread) in self.scale.items()}
-        beside = [values for name in self.seen_beside for values in _neighbours(scaled[name])]
-        return np.concatenate([*scaled.values(), *beside], axis=-1, dtype=np.float32)
+        return np.concatenate(
+            [(groups[name] - mean) / spread for name, (mean, spread) in self.scale.items()], axis=-1, dtype=np.float32
+        )
 
     def groups(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """The values before scaling, by group, each (T, 7, 7, some)."""
@@ -203,9 +200,3 @@ def _cells(values: np.ndarray, number: int = 7) -> np.ndarray:
     rows = values.reshape(*rest, number, height // number, width).sum(-2)  # whole rows first: much the faster way
     sums = rows.reshape(*rest, number, number, width // number).sum(-1)
     return sums * np.float32(number * number / (height * width))
-
-
-def _neighbours(values: np.ndarray) -> list[np.ndarray]:
-    """(T, H, W, some) of the cells to the right, left, below and above; 0 where there is none."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return [padded[:, 1:-1, 2:], padded[:, 1:-1, :-2], padded[:, 2:, 1:-1], padded[:, :-2, 1:-1]]
