@@ -50,7 +50,15 @@ def main() -> None:
             )
         console().print(result.table())
         rows = {row.name.split(" (")[0]: [row.segment_accuracy, row.event_f1] for row in result.rows}
-        worlds.append({"seed": seed, "rows": rows, "long_f1": result.long_f1, "seconds": result.seconds})
+        worlds.append(
+            {
+                "seed": seed,
+                "rows": rows,
+                "long_f1": result.long_f1,
+                "threshold": result.threshold,
+                "seconds": result.seconds,
+            }
+        )
 
     summary = {}
     for name in worlds[0]["rows"]:

@@ -38,7 +38,7 @@ WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
 
 
 def demo(arguments: Namespace) -> int:
-    from avel.demo import demo
+    from avel.demo import MIN_SECONDS, demo
 
     with bars() as progress:
         result = demo(
@@ -52,7 +52,8 @@ def demo(arguments: Namespace) -> int:
         )
     console().print(result.table())
     console().print(f"Look at it: {result.page}", soft_wrap=True)
-    console().print(f"Your own video: avel localize VIDEO --model {result.model} --html", soft_wrap=True)
+    options = f"--threshold {result.threshold:g} --min-seconds {MIN_SECONDS:g} --html"
+    console().print(f"Your own video: avel localize VIDEO --model {result.model} {options}", soft_wrap=True)
     return OK
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from avel.checkpoint import load
+from avel.checkpoint import LoadedModel, load
 from avel.config import TrainConfig
 from avel.data.rendered import render
 from avel.data.store import Store, open_store
 from avel.data.table import Clip, read_table
-from avel.evaluation import IOU, evaluate
+from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
 from avel.files import write_file
 from avel.localization import localize
@@ -37,6 +37,7 @@ NETWORKS: dict[str, Literal["both", "audio", "visual"]] = {
     "CCLN, visual only": "visual",
 }
 WIDTH = 128  # D: half the model's default, enough for ten classes and twice as fast
+MIN_SECONDS = 2.0  # no event of the rendered world is shorter
 TITLE = "Rendered clips, held out: scenes, instances and voices never seen in training"
 
 
@@ -62,6 +63,7 @@ class DemoResult:
     Attributes:
         rows: the table.
         long_f1: event F1 at IoU 0.5 over the long videos; None where none was made.
+        threshold: score below which events are dropped, chosen on validation.
         seconds: wall seconds of each stage; of a resumed demo, of what was left to do.
         page: the page to open.
         model: run folder of CCLN.
@@ -69,6 +71,7 @@ class DemoResult:
 
     rows: list[Row]
     long_f1: float | None
+    threshold: float
     seconds: dict[str, float]
     page: Path
     model: Path
@@ -121,7 +124,13 @@ def demo(
     for name, streams in NETWORKS.items():
         run = out / "runs" / name.lower().replace(", ", "-").replace(" ", "-")
         config = TrainConfig(
-            store=out / "store", out=run, epochs=epochs, seed=seed, streams=streams, options={"width": WIDTH}
+            store=out / "store",
+            out=run,
+            epochs=epochs,
+            batch_size=16,
+            seed=seed,
+            streams=streams,
+            options={"width": WIDTH},
         )
         train(config, progress=_named(progress, f"train {name}"))
         scores = evaluate(run, "test", progress=_named(progress, f"test {name}"))
@@ -133,23 +142,29 @@ def demo(
     clock("rivals")
 
     model = load(runs["CCLN"])
-    found = EventCounts(0, 0, 0)
-    if long_videos:
-        for clip in read_table(out / "world" / "long.csv"):
-            timeline = _localized(clip, model, out / "long", progress)
-            found += event_counts(clip.spans, timeline.events, IOU)
-    chosen = first_of_each_class(store, 4)
+    threshold = choose_threshold(predict(model, store, store.split("val")), store, min_seconds=MIN_SECONDS)
     by_id = {clip.id: clip for clip in read_table(table)}
-    shown = []
-    for index in chosen:
-        clip = by_id[store.clips[index].id]
-        shown.append(
-            (_localized(clip, model, out / "clips", progress), clip.path, out / "clips" / f"{clip.path.stem}.png")
-        )
+    held_out = [by_id[store.clips[index].id] for index in first_of_each_class(store, 4)]
+    long = read_table(out / "world" / "long.csv") if long_videos else []
+    found, shown = EventCounts(), []
+    for done, clip in enumerate([*long, *held_out]):
+        if progress:
+            progress("localize", done, len(long) + len(held_out))
+        folder = out / ("long" if done < len(long) else "clips")
+        timeline = localize(clip.path, model, threshold=threshold, min_seconds=MIN_SECONDS)
+        timeline = replace(timeline, truth=clip.spans)
+        files = present(timeline, clip.path, folder, clip.path.stem, html=True)
+        if done < len(long):
+            found += event_counts(clip.spans, timeline.events, IOU)
+        else:
+            shown.append((timeline, clip.path, next(file for file in files if file.suffix == ".png")))
+    if progress:
+        progress("localize", len(long) + len(held_out), len(long) + len(held_out))
     clock("localize")
 
     class_bars(recalls, (*store.classes, BACKGROUND), out / "classes.png")
-    result = DemoResult(rows, event_f1(found) if long_videos else None, seconds, out / "index.html", runs["CCLN"])
+    long_f1 = event_f1(found) if long_videos else None
+    result = DemoResult(rows, long_f1, threshold, seconds, out / "index.html", runs["CCLN"])
     plots = runs["CCLN"] / "plots"
     demo_page(
         result.page,
@@ -167,9 +182,8 @@ def demo(
             "clips": f"{len(store.clips)} of 10 s: "
             + ", ".join(f"{len(store.split(s))} {s}" for s in ("train", "val", "test")),
             "seed": str(seed),
-            "long videos": "none"
-            if result.long_f1 is None
-            else f"{long_videos}, event F1 {result.long_f1:.3f} at IoU {IOU}",
+            "long videos": f"{long_videos}" + (f", event F1 {long_f1:.3f} at IoU {IOU}" if long_f1 is not None else ""),
+            "events": f"at least {MIN_SECONDS:g} s, mean probability at least {threshold:g} (chosen on validation)",
         },
     )
     content: dict[str, Any] = asdict(result) | {"page": str(result.page), "model": str(result.model)}
@@ -192,7 +206,7 @@ def rivals(store: Store) -> list[Row]:
     }
     rows = []
     for name, labels in answers.items():
-        counts, first = EventCounts(0, 0, 0), 0
+        counts, first = EventCounts(), 0
         for index in clips:
             clip = store.clips[index]
             spans = labels_to_spans(labels[first : first + clip.segments], store.classes, store.segment_seconds)
@@ -210,12 +224,6 @@ def first_of_each_class(store: Store, number: int) -> list[int]:
         if spans:
             chosen.setdefault(spans[0].label, index)
     return list(chosen.values())[:number]
-
-
-def _localized(clip: Clip, model: Any, out: Path, progress: Progress | None) -> Timeline:
-    timeline = replace(localize(clip.path, model), truth=clip.spans)
-    present(timeline, clip.path, out, clip.path.stem, html=True)
-    return timeline
 
 
 def _named(progress: Progress | None, stage: str) -> Progress | None:

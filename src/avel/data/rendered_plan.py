@@ -26,12 +26,13 @@ VOICES = {"train": 24, "val": 6, "test": 10, "long": 6}
 EVENT_SECONDS = (2, 10)
 EVENT_FREE = 0.10  # share of clips that are background from end to end
 TWO_EVENTS = 0.25  # share of clips whose event is cut in two by background
+CUT = 0.35  # share of clips that are cut once to another place with other things, as long videos are
 KIND_WEIGHTS = {"sound_only": 0.30, "sight_only": 0.24, "wrong_sound": 0.36, "neither": 0.10}
 OWN_CLASS = 0.5  # a background second shows (or else sounds) the class of the shot's event, not the stranger's
-RUN_SECONDS = (1, 3)  # how long one kind of background lasts
+RUN_SECONDS = (2, 5)  # how long one kind of background lasts
 SILENT_MOVES = 0.7  # a thing that is not heard moves all the same
 BYSTANDER = 0.08  # a second, silent thing is in view throughout
-SIZES = (0.48, 0.64)  # height of a thing, in heights of the frame
+SIZES = (0.56, 0.76)  # height of a thing, in heights of the frame
 CLUTTER = (0, 2)  # moving shapes of no class
 SHAKE = 0.2  # share of shots from a shaking camera
 GRAIN = (0.0, 4.0)  # deviation of the picture's noise, grey levels
@@ -95,7 +96,7 @@ class ClipPlan:
         seed: of the world; with ``number`` it fixes every random choice in the file.
         number: of the clip.
         frame_rate: frames per second.
-        shots: in order; a clip has one, a long video several.
+        shots: in order; a clip has one or two, a long video several.
     """
 
     video: str
@@ -143,9 +144,11 @@ def plan_world(seed: int = 0, clips: int = 400, long_videos: int = 10, seconds: 
     plans = []
     for number, pool in enumerate(rng.permutation(np.array(pools, dtype="U5"))):
         own = generator(seed, 1, number)
-        shot = _plan_shot(own, str(pool), next(classes[pool]), seconds)
+        cut = int(own.integers(3, seconds - 2)) if seconds >= 6 and own.random() < CUT else seconds
+        lengths = [length for length in (cut, seconds - cut) if length]
+        shots = tuple(_plan_shot(own, str(pool), next(classes[pool]), length) for length in lengths)
         plans.append(
-            ClipPlan(f"videos/clip_{number:04d}.mp4", str(pool), seed, number, int(own.choice(FRAME_RATES)), (shot,))
+            ClipPlan(f"videos/clip_{number:04d}.mp4", str(pool), seed, number, int(own.choice(FRAME_RATES)), shots)
         )
     for number in range(long_videos):
         own = generator(seed, 2, number)
@@ -188,7 +191,7 @@ def _plan_shot(rng: Rng, pool: str, label: str, seconds: int) -> Shot:
 def _event_stretches(rng: Rng, seconds: int) -> list[tuple[int, int]]:
     """(start, length) of the one or two events of a shot, at least a second of background between two."""
     shortest, longest = EVENT_SECONDS
-    total = int(rng.integers(shortest, min(longest, seconds) + 1))
+    total = int(rng.integers(shortest, min(longest, seconds) + 1, size=2).min())  # short ones more often
     if rng.random() < TWO_EVENTS and 2 * shortest <= total < seconds:
         first, gap = int(rng.integers(shortest, total - shortest + 1)), int(rng.integers(1, seconds - total + 1))
         start = int(rng.integers(0, seconds - total - gap + 1))
@@ -243,7 +246,7 @@ def _shares(clips: int) -> tuple[int, int, int]:
 def knobs() -> dict[str, Any]:
     """Every knob by name, for world.json."""
     names = (
-        "WIDTH HEIGHT FRAME_RATES SPLIT_SHARES INSTANCES PLACES VOICES EVENT_SECONDS EVENT_FREE TWO_EVENTS "
+        "WIDTH HEIGHT FRAME_RATES SPLIT_SHARES INSTANCES PLACES VOICES EVENT_SECONDS EVENT_FREE TWO_EVENTS CUT "
         "KIND_WEIGHTS OWN_CLASS RUN_SECONDS SILENT_MOVES BYSTANDER SIZES CLUTTER SHAKE GRAIN LIGHT NOISE_DB "
         "LEVEL_DB VOICED VOICE_DB LONG_SECONDS SHOT_SECONDS PERIODS"
     )

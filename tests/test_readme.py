@@ -1,0 +1,63 @@
+"""What the README says can be done, can be; its numbers are those under results/."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avel import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """(page, command) of every `avel ...` and `make ...` line in the shell blocks of the pages."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            lines = [line.split("  #")[0].strip() for line in block.splitlines()]
+            found += [(page.name, line) for line in lines if line]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), shell_lines())
+def test_every_command_is_one_that_exists(page: str, line: str) -> None:
+    program, *words = line.split()
+    if program == "avel":
+        words = [cli._underscored(word) for word in words]
+        parser = cli._parser(prog="avel")
+        cli._add_verbs(parser, cli.VERBS, words)
+        config = ROOT / "configs"
+        parser.parse_args([word.replace("configs/", f"{config}/") for word in words])
+    elif program == "make":
+        result = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    elif program == "python":
+        assert (ROOT / words[0]).is_file()
+    else:
+        assert line in ("source .venv/bin/activate",), f"{page} shows an unknown command: {line}"
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from readme import BLOCK, filled
+
+    text = (ROOT / "README.md").read_text()
+    assert BLOCK.search(text)
+    assert filled(text) == text, "run: python benchmarks/readme.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            file, _, anchor = target.partition("#")
+            target_page = (page.parent / file).resolve() if file else page
+            assert target_page.exists(), f"{page.name} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target_page.read_text(), re.MULTILINE)
+                slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert anchor in slugs, f"{page.name} links to {target}, {target_page.name} has {slugs}"
