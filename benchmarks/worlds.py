@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--long-videos", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=32)
     parser.add_argument("--out", type=Path, required=True, help="folder for the worlds")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "worlds.json")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ import pytest
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
 from avel.features.extract import extract_clip
-from avel.features.visual import ClassicalVisual, _cells, _histograms
+from avel.features.visual import ClassicalVisual, _cells, _histograms, _surroundings
 
 SIZE = 112
 
@@ -152,3 +152,12 @@ def test_tag_and_version(visual: VisualExtractor) -> None:
     assert ClassicalVisual().options == {"version": 1}
     with pytest.raises(AvelError, match="version 2"):
         ClassicalVisual(version=2)
+
+
+def test_surroundings_are_the_mean_of_the_cells_around() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32)
+    found = _surroundings(values)
+    for row in range(4):
+        for column in range(5):
+            around = values[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+            assert np.allclose(found[:, row, column], around.mean((1, 2)), atol=1e-6)

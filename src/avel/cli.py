@@ -192,7 +192,7 @@ def _demo_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="Folder for everything the demo makes.")
     parser.add_argument("--clips", type=int, default=400, help="Clips to render.")
     parser.add_argument("--long_videos", type=int, default=2, help="Videos of 47 to 180 s to render and localize.")
-    parser.add_argument("--epochs", type=int, default=40, help="Training epochs of each network.")
+    parser.add_argument("--epochs", type=int, default=32, help="Training epochs of each network.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the world and of the training.")
     _workers_option(parser)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from avel.checkpoint import LoadedModel, load
+from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.rendered import render
 from avel.data.store import Store, open_store
-from avel.data.table import Clip, read_table
+from avel.data.table import read_table
 from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
 from avel.files import write_file
@@ -24,7 +24,7 @@ from avel.plots import class_bars
 from avel.present import present
 from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
-from avel.types import BACKGROUND, Progress, Timeline
+from avel.types import BACKGROUND, Progress
 from avel.web import demo_page
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def demo(
     *,
     clips: int = 400,
     long_videos: int = 2,
-    epochs: int = 40,
+    epochs: int = 32,
     seed: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,

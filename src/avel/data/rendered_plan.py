@@ -29,10 +29,10 @@ TWO_EVENTS = 0.25  # share of clips whose event is cut in two by background
 CUT = 0.35  # share of clips that are cut once to another place with other things, as long videos are
 KIND_WEIGHTS = {"sound_only": 0.30, "sight_only": 0.24, "wrong_sound": 0.36, "neither": 0.10}
 OWN_CLASS = 0.5  # a background second shows (or else sounds) the class of the shot's event, not the stranger's
-RUN_SECONDS = (2, 5)  # how long one kind of background lasts
+RUN_SECONDS = (1, 3)  # how long one kind of background lasts
 SILENT_MOVES = 0.7  # a thing that is not heard moves all the same
 BYSTANDER = 0.08  # a second, silent thing is in view throughout
-SIZES = (0.56, 0.76)  # height of a thing, in heights of the frame
+SIZES = (0.54, 0.74)  # height of a thing, in heights of the frame
 CLUTTER = (0, 2)  # moving shapes of no class
 SHAKE = 0.2  # share of shots from a shaking camera
 GRAIN = (0.0, 4.0)  # deviation of the picture's noise, grey levels
@@ -152,14 +152,15 @@ def plan_world(seed: int = 0, clips: int = 400, long_videos: int = 10, seconds: 
         )
     for number in range(long_videos):
         own = generator(seed, 2, number)
-        left, shots = int(own.integers(LONG_SECONDS[0], LONG_SECONDS[1] + 1)), []
+        left = int(own.integers(LONG_SECONDS[0], LONG_SECONDS[1] + 1))
+        long_shots: list[Shot] = []
         while left:
             length = int(own.integers(SHOT_SECONDS[0], SHOT_SECONDS[1] + 1))
             length = left if left - length < SHOT_SECONDS[0] else length
-            shots.append(_plan_shot(own, "long", next(classes["long"]), length))
+            long_shots.append(_plan_shot(own, "long", next(classes["long"]), length))
             left -= length
         rate = int(own.choice(FRAME_RATES))
-        plans.append(ClipPlan(f"long/long_{number:02d}.mp4", "long", seed, clips + number, rate, tuple(shots)))
+        plans.append(ClipPlan(f"long/long_{number:02d}.mp4", "long", seed, clips + number, rate, tuple(long_shots)))
     return plans
 
 
@@ -191,7 +192,7 @@ def _plan_shot(rng: Rng, pool: str, label: str, seconds: int) -> Shot:
 def _event_stretches(rng: Rng, seconds: int) -> list[tuple[int, int]]:
     """(start, length) of the one or two events of a shot, at least a second of background between two."""
     shortest, longest = EVENT_SECONDS
-    total = int(rng.integers(shortest, min(longest, seconds) + 1, size=2).min())  # short ones more often
+    total = int(rng.integers(shortest, min(longest, seconds) + 1))
     if rng.random() < TWO_EVENTS and 2 * shortest <= total < seconds:
         first, gap = int(rng.integers(shortest, total - shortest + 1)), int(rng.integers(1, seconds - total + 1))
         start = int(rng.integers(0, seconds - total - gap + 1))
@@ -233,9 +234,17 @@ def pool_generator(seed: int, name: str, purpose: int = 0) -> Rng:
 
 
 def _deal(rng: Rng, cards: Sequence[str]) -> Iterator[str]:
-    """The classes in an order newly shuffled for each round: every class equally often."""
+    """The classes in an order newly shuffled for each round: every class equally often, none twice running.
+
+    Twice running, two events of 10 s could meet at a cut and be one that is longer than an event may be.
+    """
+    last = None
     while True:
-        yield from (str(card) for card in rng.permutation(cards))
+        deck = [str(card) for card in rng.permutation(cards)]
+        if deck[0] == last:
+            deck.append(deck.pop(0))
+        yield from deck
+        last = deck[-1]
 
 
 def _shares(clips: int) -> tuple[int, int, int]:

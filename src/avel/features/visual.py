@@ -25,6 +25,8 @@ class ClassicalVisual:
       motion (one Lucas-Kanade solution a cell).
 
     Each group is shifted and scaled by constants, so that it is roughly of mean 0 and variance 1 on everyday clips.
+    Things are larger than a cell: each cell carries its own values and then their mean over the 3x3 cells around it,
+    as the cells of a convolutional network see far beyond their borders.
 
     Args:
         version: of the recipe and its constants; there is one.
@@ -75,6 +77,7 @@ class ClassicalVisual:
             resize="swscale-bilinear",
             options=self.options,
             scale=dict(self.scale),
+            surroundings="mean of 3x3",
         )
         size = self.frame_size
         self.dim = self(np.zeros((self.frames_per_segment, size, size, 3), dtype=np.uint8)).shape[-1]
@@ -82,9 +85,10 @@ class ClassicalVisual:
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """(T * 16, 112, 112, 3) uint8 RGB -> (T, 7, 7, Dv) float32."""
         groups = self.groups(frames)
-        return np.concatenate(
+        own = np.concatenate(
             [(groups[name] - mean) / spread for name, (mean, spread) in self.scale.items()], axis=-1, dtype=np.float32
         )
+        return np.concatenate([own, _surroundings(own)], axis=-1)
 
     def groups(self, frames: np.ndarray) -> dict[str, np.ndarray]:
         """The values before scaling, by group, each (T, 7, 7, some)."""
@@ -200,3 +204,17 @@ def _cells(values: np.ndarray, number: int = 7) -> np.ndarray:
     rows = values.reshape(*rest, number, height // number, width).sum(-2)  # whole rows first: much the faster way
     sums = rows.reshape(*rest, number, number, width // number).sum(-1)
     return sums * np.float32(number * number / (height * width))
+
+
+def _surroundings(values: np.ndarray) -> np.ndarray:
+    """Mean over the 3x3 cells around each cell, fewer at the border: (T, H, W, some) -> the same shape."""
+    _, height, width, _ = values.shape
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    inside = np.pad(np.ones((1, height, width, 1), dtype=values.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    sums, counts = np.zeros_like(values), np.zeros_like(inside[:, 1:-1, 1:-1])
+    for row in range(3):
+        for column in range(3):
+            sums += padded[:, row : row + height, column : column + width]
+            counts += inside[:, row : row + height, column : column + width]
+    mean: np.ndarray = sums / counts
+    return mean
