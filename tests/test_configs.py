@@ -38,7 +38,7 @@ def test_it_trains(file: Path, tmp_path: Path) -> None:
 def test_the_demo_trains_what_its_config_says() -> None:
     settings = yaml.safe_load((CONFIGS[0].parent / "rendered_full_ccln.yaml").read_text())
     assert settings.pop("options") == {"width": WIDTH}
-    assert settings.pop("batch_size") == 16
+    assert (settings.pop("batch_size"), settings.pop("feature_noise")) == (16, 0.5)
     assert settings.pop("epochs") == inspect.signature(demo).parameters["epochs"].default
     defaults = TrainConfig(Path("store"), Path("out"))
     assert {key: getattr(defaults, key) for key in settings} == settings

@@ -138,3 +138,34 @@ def test_features_of_another_extractor_than_the_model_s_are_refused(
     assert "classical-ffffffffffff" in capsys.readouterr().err
     assert cli.main(["evaluate", str(run)]) == 2
     assert "classical-ffffffffffff" in capsys.readouterr().err
+
+
+def test_extract_reports_a_broken_clip_and_the_rest_go_on(
+    small: tuple[Path, DemoResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = next((small[0] / "world" / "videos").glob("*.mp4"))
+    shutil.copy(good, tmp_path / "good.mp4")
+    (tmp_path / "broken.mp4").write_bytes(good.read_bytes()[:5000])
+    table = tmp_path / "clips.csv"
+    table.write_text("video,start,end,label\ngood.mp4,1,3,bell\nbroken.mp4,0,2,dog\n")
+    assert cli.main(["extract", str(table), "--out", str(tmp_path / "store")]) == 1
+    said = capsys.readouterr()
+    assert "1 clips extracted" in said.out and "failed: broken.mp4" in said.err
+    (failure,) = (json.loads(line) for line in (tmp_path / "store" / "failures.jsonl").read_text().splitlines())
+    assert failure["id"] == "broken.mp4" and failure["cause"]
+    table.write_text("video,start,end,label\nbroken.mp4,0,2,dog\n")
+    assert cli.main(["extract", str(table), "--out", str(tmp_path / "none")]) == 2
+
+
+def test_train_evaluate_and_spread_from_the_command_line(
+    small: tuple[Path, DemoResult], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs"
+    words = ["--store", str(small[0] / "store"), "--out", str(run), "--epochs", "1", "--options.width", "16"]
+    assert cli.main(["train", *words, "--options.heads", "2", "--seeds", "0", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 0: val accuracy" in said and "+-" in said and f"avel evaluate {run}" in said
+    assert cli.main(["evaluate", str(run), "--split", "val"]) == 0
+    said = capsys.readouterr().out
+    assert "segment accuracy" in said and "+-" in said and "floor, all background" in said
+    assert (run / "seed-1" / "evaluation_val.json").is_file()

@@ -20,6 +20,7 @@ from synthetic import CLASSES, write_store
 from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.loader import Windows
+from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.training import forward, train, train_seeds
 
@@ -117,6 +118,23 @@ def test_a_single_stream_never_sees_the_other(streams: str, tmp_path: Path) -> N
         other = replace(batch, audio=torch.randn(4, 6, 5))
     with torch.no_grad():
         assert torch.equal(forward(model.network, batch, streams).logits, forward(model.network, other, streams).logits)
+
+
+def test_noise_on_the_features_changes_training_only_and_resumes_exactly(unkilled: Path, tmp_path: Path) -> None:
+    noisy = config(unkilled, out=tmp_path / "run", feature_noise=0.5)
+    train(replace(noisy, epochs=2))
+    train(noisy)
+    train(replace(noisy, out=tmp_path / "again"))
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "again")
+    assert outcome(tmp_path / "run") != outcome(unkilled / "run")
+    store = open_store(unkilled / "store")
+    windows = Windows(store, store.split("val"), 6)
+    model = load(tmp_path / "run")
+    with torch.no_grad():
+        labels = torch.cat([forward(model.network, batch, "both").labels() for batch in windows.batches(4)])
+        truth = torch.cat([batch.target.labels for batch in windows.batches(4)])
+    described = json.loads((tmp_path / "run" / "best.json").read_text())["accuracy"]
+    assert (labels == truth).float().mean().item() == pytest.approx(described)
 
 
 def test_several_seeds_get_a_folder_each(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ class TrainConfig:
     """Windows in a batch."""
     learning_rate: float = 1e-3
     """Adam's learning rate."""
+    feature_noise: float = 0.0
+    """Deviation of Gaussian noise added to the features in training only, against overfitting small data sets."""
     seed: int = 0
     """Seed of the weights, the dropout and the order of the windows."""
     streams: Literal["both", "audio", "visual"] = "both"

@@ -128,6 +128,7 @@ def demo(
             out=run,
             epochs=epochs,
             batch_size=16,
+            feature_noise=0.5,
             seed=seed,
             streams=streams,
             options={"width": WIDTH},

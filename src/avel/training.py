@@ -145,6 +145,10 @@ def fit_epoch(
     correct = segments = 0
     for batch in windows.batches(config.batch_size, shuffle_seed=(config.seed, epoch)):
         batch = batch.to(fabric.device)
+        if config.feature_noise:
+            audio = batch.audio + config.feature_noise * torch.randn_like(batch.audio)
+            visual = batch.visual.float() + config.feature_noise * torch.randn(batch.visual.shape, device=fabric.device)
+            batch = replace(batch, audio=audio, visual=visual)
         output = forward(model, batch, config.streams)
         terms = model.loss(output.parts, batch.target)
         optimizer.zero_grad(set_to_none=True)
