@@ -120,7 +120,7 @@ def test_a_real_clip_from_the_wild(
     clip = real_data / "media" / "BjCEufrlXm4.mp4"
     assert localize(clip, "--model", small[1].model, "--out", tmp_path, "--html") == 0
     assert Timeline.from_json(tmp_path / "BjCEufrlXm4.json").probabilities.shape == (10, 11)
-    assert "knows 10 classes: bell" in capsys.readouterr().out
+    assert "knows 10 classes: " in capsys.readouterr().out
     assert (tmp_path / "BjCEufrlXm4.html").is_file() and (tmp_path / "BjCEufrlXm4.png").is_file()
 
 
