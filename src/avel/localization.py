@@ -185,8 +185,8 @@ def localize_features(
                 torch.stack([heard[start : start + length] for start in batch]).to(device),
                 torch.stack([seen[start : start + length] for start in batch]).to(device),
             )
-            spoken = output.probabilities().double().cpu().numpy()  # (windows, length, C+1)
-            looked = None if output.attention is None else output.attention.double().cpu().numpy()
+            spoken = output.probabilities().cpu().numpy().astype(np.float64)  # (windows, length, C+1)
+            looked = None if output.attention is None else output.attention.cpu().numpy().astype(np.float64)
         if attention is None and looked is not None:
             attention = np.zeros((num_segments, *looked.shape[2:]))
         for number, start in enumerate(batch):
