@@ -46,6 +46,6 @@ def write_store(
         part = write_part(file, settings, visual.astype(np.float16), audio, **facts)
         spans = (Span(CLASSES[label], float(start), float(end)),)
         split = ("train", "val", "train", "test")[(index // len(CLASSES)) % 4]
-        members.append(Packed(f"clip-{index}", spans if labelled else None, split, part))
+        members.append(Packed(f"clip-{index}", spans if labelled else None, (split,), part))
     pack(path, settings, CLASSES, members)
     return open_store(path)

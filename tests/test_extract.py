@@ -280,7 +280,7 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
     ):
         clips, labelled = read_source(source)
         assert [clip.id for clip in clips] == ids and not labelled
-        assert all(clip.path.is_file() and clip.spans == () and clip.split is None for clip in clips)
+        assert all(clip.path.is_file() and clip.spans == () and clip.splits == () for clip in clips)
     extract(tmp_path / "list.txt", tmp_path / "store", workers=1)
     assert [clip.spans for clip in open_store(tmp_path / "store").clips] == [None, None]
 

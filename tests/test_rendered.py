@@ -294,7 +294,7 @@ def test_sound_and_picture_stay_in_their_second(tmp_path, monkeypatch):
 def test_tables_say_what_was_planned(small, tmp_path):
     out, plans = small
     clips = read_table(out / "clips.csv")
-    assert [(clip.id, clip.spans, clip.split) for clip in clips] == [(p.video, p.spans, p.split) for p in plans]
+    assert [(clip.id, clip.spans, clip.splits) for clip in clips] == [(p.video, p.spans, (p.split,)) for p in plans]
     facts = json.loads((out / "world.json").read_text())
     assert facts["settings"]["seed"] == 0 and tuple(facts["classes"]) == CLASSES
     assert [clip["kind"] for clip in facts["clips"]] == [[second.kind for second in plan.seconds] for plan in plans]

@@ -49,7 +49,7 @@ def make_part(out: Path, index: int, segments: int = 0) -> Part:
 
 def packed(index: int, part: Part) -> Packed:
     spans = (Span("bell" if index % 2 else "dog", 0.0, 1.0),) if index else ()
-    return Packed(f"c{index}", spans, "train" if index < 3 else "test", part)
+    return Packed(f"c{index}", spans, ("train",) if index < 3 else ("test",), part)
 
 
 def make_store(out: Path, number: int = 5) -> Path:
@@ -94,7 +94,7 @@ def test_unknown_split_and_missing_labels(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match=r"no clips of split 'val'\n.*train, test"):
         store.split("val")
     part = make_part(tmp_path / "b", 1)
-    pack(tmp_path / "b", SETTINGS, (), [Packed("c1", None, None, part)])
+    pack(tmp_path / "b", SETTINGS, (), [Packed("c1", None, (), part)])
     store = open_store(tmp_path / "b")
     with pytest.raises(AvelError, match="has no labels"):
         store.labels(0)
@@ -124,7 +124,7 @@ def private_kilobytes() -> int:
 
 def test_a_large_shard_costs_no_memory(tmp_path: Path) -> None:
     part = make_part(tmp_path, 1, segments=1_000_000)  # 76 MB
-    pack(tmp_path, SETTINGS, (), [Packed("c1", None, None, part)])
+    pack(tmp_path, SETTINGS, (), [Packed("c1", None, (), part)])
     open_store(make_store(tmp_path / "small")).visual(0)  # what the first use of the library costs
     before = private_kilobytes()
     store = open_store(tmp_path)
@@ -144,7 +144,8 @@ def test_new_labels_rewrite_the_index_alone(tmp_path: Path) -> None:
     store = open_store(make_store(tmp_path))
     shards = {file: file.stat().st_ino for file in tmp_path.glob("shard-*")}
     clips = [
-        Packed(clip.id, (Span("cat", 0, 1),), "val", stored_part(store, clip)) for index, clip in enumerate(store.clips)
+        Packed(clip.id, (Span("cat", 0, 1),), ("val",), stored_part(store, clip))
+        for index, clip in enumerate(store.clips)
     ]
     pack(tmp_path, SETTINGS, ("cat",), clips)
     assert open_store(tmp_path).labels(4).tolist() == [0, 1, 1, 1, 1]
@@ -220,7 +221,7 @@ def test_no_store(tmp_path: Path) -> None:
         lambda text: text[: len(text) // 2],
         lambda text: "",
         lambda text: "[]",
-        lambda text: '{"schema": 1}',
+        lambda text: '{"schema": 2}',
         lambda text: text.replace('"row"', '"raw"', 1),
         lambda text: text.replace('"grid": [', '"grid": [7,', 1),
         lambda text: text.replace('"spans": []', '"spans": [1]', 1),

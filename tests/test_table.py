@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avel.data.table import Clip, classes_of, read_table, segment_labels, window_class, write_table
+from avel.data.table import Clip, classes_of, read_table, write_table
 from avel.errors import AvelError
 from avel.types import Span
 
@@ -48,9 +47,9 @@ def test_read(folder: Path) -> None:
         )
     )
     assert clips == [
-        Clip("b.mp4", folder / "b.mp4", (Span("bell", 0, 1.25), Span("dog", 4.5, 6)), "train"),
-        Clip("sub dir/c,1.mp4", folder / "sub dir/c,1.mp4", (), "test"),
-        Clip("a.mp4", folder / "a.mp4", (Span("dog", 0.5, 2),), None),
+        Clip("b.mp4", folder / "b.mp4", (Span("bell", 0, 1.25), Span("dog", 4.5, 6)), ("train",)),
+        Clip("sub dir/c,1.mp4", folder / "sub dir/c,1.mp4", (), ("test",)),
+        Clip("a.mp4", folder / "a.mp4", (Span("dog", 0.5, 2),)),
     ]
     assert classes_of(clips) == ("bell", "dog")  # in order of time within the first clip
 
@@ -116,20 +115,20 @@ TIMES = st.lists(st.floats(0, 1e5).map(lambda t: t + 0.0), min_size=2, max_size=
 
 
 @st.composite
-def clips(draw: st.DrawFn) -> list[tuple[tuple[Span, ...], str | None]]:
+def clips(draw: st.DrawFn) -> list[tuple[tuple[Span, ...], tuple[str, ...]]]:
     found = []
     for _ in range(draw(st.integers(1, 3))):
         times = draw(st.one_of(st.just([]), TIMES))
         spans = tuple(
             Span(draw(LABELS), a, b) for a, b in zip(times[::2], times[1::2], strict=len(times) % 2 == 0) if a < b
         )
-        found.append((spans, draw(st.sampled_from([None, "train", "test"]))))
+        found.append((spans, draw(st.sampled_from([(), ("train",), ("test",)]))))
     return found
 
 
 @given(clips())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_round_trip(folder: Path, rows: list[tuple[tuple[Span, ...], str | None]]) -> None:
+def test_round_trip(folder: Path, rows: list[tuple[tuple[Span, ...], tuple[str, ...]]]) -> None:
     names = ("a.mp4", "sub dir/c,1.mp4", "b.mp4")
     written = [Clip(name, folder / name, *row) for name, row in zip(names, rows, strict=False)]
     write_table(folder / "written.csv", written)
@@ -138,49 +137,7 @@ def test_round_trip(folder: Path, rows: list[tuple[tuple[Span, ...], str | None]
 
 def test_written_elsewhere_the_paths_follow(folder: Path) -> None:
     (folder / "other").mkdir()
-    write_table(folder / "other" / "t.csv", [Clip("a.mp4", folder / "a.mp4", (Span("dog", 0, 1),), None)])
+    write_table(folder / "other" / "t.csv", [Clip("a.mp4", folder / "a.mp4", (Span("dog", 0, 1),))])
     (clip,) = read_table(folder / "other" / "t.csv")
     assert clip.id == "../a.mp4" and clip.path.samefile(folder / "a.mp4")
     assert "split" not in (folder / "other" / "t.csv").read_text()
-
-
-def plain_labels(spans: list[Span], classes: list[str], num_segments: int, seconds: float) -> list[int]:
-    """A segment carries a label if the event covers at least half of it; the earlier of two that do."""
-    labels = []
-    for t in range(num_segments):
-        label = len(classes)
-        for span in sorted(spans, key=lambda span: span.start):
-            covered = min(span.end, (t + 1) * seconds) - max(span.start, t * seconds)
-            if covered >= seconds / 2 - 1e-6:
-                label = classes.index(span.label)
-                break
-        labels.append(label)
-    return labels
-
-
-@given(
-    st.lists(st.integers(0, 120), max_size=10, unique=True).map(sorted),
-    st.integers(1, 14),
-    st.sampled_from([0.5, 1.0, 2.0, 0.96]),
-)
-def test_segment_labels(tenths: list[int], num_segments: int, seconds: float) -> None:
-    classes = ["a", "b", "c"]
-    spans = [
-        Span(classes[k % 3], start / 10, end / 10)
-        for k, (start, end) in enumerate(zip(tenths[::2], tenths[1::2], strict=False))
-    ]
-    labels = segment_labels(spans, classes, num_segments, seconds)
-    assert labels.dtype == np.int64 and labels.shape == (num_segments,)
-    assert labels.tolist() == plain_labels(spans, classes, num_segments, seconds)
-
-
-def test_half_a_segment_is_enough() -> None:
-    spans = [Span("a", 0.5, 1.5), Span("b", 1.5, 2.0), Span("a", 2.51, 3.49)]
-    assert segment_labels(spans, ("a", "b"), 5, 1.0).tolist() == [0, 0, 2, 2, 2]
-    assert segment_labels([], (), 3, 1.0).tolist() == [0, 0, 0]
-
-
-def test_window_class() -> None:
-    assert window_class(np.array([3, 1, 1, 0, 3]), 3) == 1
-    assert window_class(np.array([2, 0, 2, 0, 3]), 3) == 2  # as many: the one seen first
-    assert window_class(np.array([3, 3]), 3) == 3

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avel.data.table import read_table, segment_labels
+from avel.data.labels import segment_labels
+from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.localization import find_events
 from avel.types import Event, Span, Timeline
@@ -173,7 +174,7 @@ def test_csv_is_a_training_csv(tmp_path, labels):
     found.to_csv(tmp_path / "out" / "t.csv")
     (clip,) = read_table(tmp_path / "out" / "t.csv")
     assert clip.path.resolve() == video.resolve()
-    assert clip.split is None
+    assert clip.splits == ()
     assert [(s.label, s.start, s.end) for s in clip.spans] == [(e.label, e.start, e.end) for e in found.events]
     assert segment_labels(clip.spans, CLASSES, len(labels), 1.0).tolist() == list(labels)
 

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from avel.errors import AvelError
 from avel.files import write_file
@@ -51,6 +51,24 @@ class Event(Span):
     """A predicted stretch; ``score`` is the mean probability of its label over its segments."""
 
     score: float = 1.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth knowing about data.
+
+    Attributes:
+        level: ``ok`` for what was checked and is right, ``note``, or ``error`` where the data must not be used so.
+        place: the file, the key in it, or the store.
+        text: what was found.
+    """
+
+    level: Literal["ok", "note", "error"]
+    place: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<5} {self.place}: {self.text}"
 
 
 @dataclass(frozen=True)

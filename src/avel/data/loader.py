@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from avel.data.labels import window_class
 from avel.data.store import Store
-from avel.data.table import window_class
 from avel.errors import AvelError
 from avel.types import Target
 

@@ -106,7 +106,7 @@ def render(
             progress("render", done, len(plans))
     for name, chosen in (("clips.csv", plans[:clips]), ("long.csv", plans[clips:])):
         if chosen:
-            write_table(out / name, [Clip(plan.video, out / plan.video, plan.spans, plan.split) for plan in chosen])
+            write_table(out / name, [Clip(plan.video, out / plan.video, plan.spans, (plan.split,)) for plan in chosen])
     return out / "clips.csv"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from avel.data.table import segment_labels
+from avel.data.labels import segment_labels
 from avel.errors import AvelError
 from avel.files import write_file
 from avel.types import Progress, Span
@@ -27,8 +27,8 @@ from avel.types import Progress, Span
 if TYPE_CHECKING:  # the workers that only decode must not pay for torch
     import torch
 
-SCHEMA = 1
-SHARD_BYTES = 128 * 2**20  # a shard is put together in memory before it is written
+SCHEMA = 2
+SHARD_BYTES = 64 * 2**20  # a shard is put together in memory before it is written, and once more as bytes
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,24 @@ class StoredClip:
 
     Attributes:
         id: the path that the table gave.
+        video: what the clip was cut from: its id, or what several clips of one video share.
         duration: seconds for which there is both picture and sound.
         spans: its events; None where the store was made without labels.
-        split: the name of its split, or None.
+        splits: the names of the splits it is in.
         shard: file name of its shard.
         row: its first segment's row in the shard.
         segments: T.
         checksum: sha256 of its visual and then its audio features as stored.
         audio_valid: False where the audio features stand for no sound that was decoded.
-        source: sha256 of the media file.
+        source: sha256 of the media file; "" where the features were imported and no media were there.
         bad_packets: packets and frames of the media file that could not be decoded.
     """
 
     id: str
+    video: str
     duration: float
     spans: tuple[Span, ...] | None
-    split: str | None
+    splits: tuple[str, ...]
     shard: str
     row: int
     segments: int
@@ -68,11 +70,12 @@ class Settings:
 
     Attributes:
         segment_seconds: length of a segment, seconds.
-        framing: how segments fall on a clip: ``time``.
+        framing: how segments fall on a clip: ``time``, or ``ave`` (tenths of the frames).
         extractors: ``{"visual" | "audio": {"name", "tag", "options"}}``.
         grid: (H, W).
         visual_dim: Dv.
         audio_dim: Da.
+        origin: what the features are, where tables must say it: "simulated, not AVE ..."; "" for one's own clips.
     """
 
     segment_seconds: float
@@ -81,6 +84,7 @@ class Settings:
     grid: tuple[int, int]
     visual_dim: int
     audio_dim: int
+    origin: str = ""
 
     @property
     def segment_bytes(self) -> int:
@@ -114,8 +118,13 @@ class Store:
 
     @property
     def framing(self) -> str:
-        """How segments fall on a clip: ``time``."""
+        """How segments fall on a clip: ``time`` or ``ave``."""
         return self.settings.framing
+
+    @property
+    def origin(self) -> str:
+        """What the features are, where tables must say it; "" for one's own clips."""
+        return self.settings.origin
 
     @property
     def extractors(self) -> Mapping[str, Mapping[str, Any]]:
@@ -168,15 +177,19 @@ class Store:
         Raises:
             AvelError: the store has no such split; the message names those it has.
         """
-        indices = [index for index, clip in enumerate(self.clips) if clip.split == name]
+        indices = [index for index, clip in enumerate(self.clips) if name in clip.splits]
         if not indices:
-            there = list(dict.fromkeys(clip.split for clip in self.clips if clip.split))
+            there = self.splits()
             raise AvelError(
                 f"{self.path} has no clips of split {name!r}",
                 f"one of its splits: {', '.join(there)}" if there else "a store with splits; this one has none",
                 "name another split" if there else "add a column `split` to the CSV and run `avel extract` again",
             )
         return indices
+
+    def splits(self) -> list[str]:
+        """The names of the splits, in order of first appearance."""
+        return list(dict.fromkeys(name for clip in self.clips for name in clip.splits))
 
     def verify(self, progress: Progress | None = None) -> None:
         """Read every feature and compare it with its checksum.
@@ -345,8 +358,9 @@ class Packed:
 
     id: str
     spans: tuple[Span, ...] | None
-    split: str | None
+    splits: tuple[str, ...]
     part: Part
+    video: str | None = None
 
 
 def pack(
@@ -363,9 +377,8 @@ def pack(
     Raises:
         AvelError: no room on the disk.
     """
-    shards: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    done = 0
+    shards: list[str] = []
+    stored: list[StoredClip] = []
     for members in _fill(clips, settings.segment_bytes):
         content = hashlib.sha256(_canonical([asdict(settings), [clip.part.checksum for clip in members]]).encode())
         shard = out / f"shard-{content.hexdigest()[:16]}.safetensors"
@@ -374,32 +387,45 @@ def pack(
         row = 0
         for clip in members:
             part = clip.part
-            facts = {
-                "id": clip.id,
-                "duration": part.duration,
-                "spans": None if clip.spans is None else [[span.label, span.start, span.end] for span in clip.spans],
-                "split": clip.split,
-                "shard": shard.name,
-                "row": row,
-                "segments": part.segments,
-                "checksum": part.checksum,
-                "audio_valid": part.audio_valid,
-                "source": part.source,
-                "bad_packets": part.bad_packets,
-            }
-            rows.append(facts)
+            stored.append(
+                StoredClip(
+                    id=clip.id,
+                    video=clip.video or clip.id,
+                    duration=part.duration,
+                    spans=clip.spans,
+                    splits=clip.splits,
+                    shard=shard.name,
+                    row=row,
+                    segments=part.segments,
+                    checksum=part.checksum,
+                    audio_valid=part.audio_valid,
+                    source=part.source,
+                    bad_packets=part.bad_packets,
+                )
+            )
             row += part.segments
-        shards.append({"name": shard.name, "bytes": shard.stat().st_size})
-        done += len(members)
+        shards.append(shard.name)
         if progress:
-            progress("pack", done, len(clips))
-    head = {"schema": SCHEMA, **asdict(settings), "classes": list(classes), "shards": shards}
-    lines = ",\n".join("  " + json.dumps(row) for row in rows)  # a line per clip, so that a diff can be read
+            progress("pack", len(stored), len(clips))
+    write_index(out, settings, classes, shards, stored)
+
+
+def write_index(
+    out: Path, settings: Settings, classes: Sequence[str], shards: Sequence[str], clips: Iterable[StoredClip]
+) -> None:
+    """Write ``store.json`` over finished shards, the last step of making a store; then remove what is of no more use.
+
+    Raises:
+        AvelError: no room on the disk.
+    """
+    sizes = [{"name": name, "bytes": (out / name).stat().st_size} for name in shards]
+    head = {"schema": SCHEMA, **asdict(settings), "classes": list(classes), "shards": sizes}
+    lines = ",\n".join("  " + json.dumps(_clip_json(clip)) for clip in clips)  # a line per clip: a diff can be read
     text = f'{json.dumps(head, indent=1)[:-2]},\n "clips": [\n{lines}\n ]\n}}\n'
     index = out / "store.json"
     if not index.is_file() or index.read_bytes() != text.encode():
         write_file(index, text)
-    _remove_leftovers(out, {shard["name"] for shard in shards})
+    _remove_leftovers(out, set(shards))
 
 
 def _fill(clips: Sequence[Packed], segment_bytes: int) -> Iterable[list[Packed]]:
@@ -444,6 +470,7 @@ def _settings_from(content: Mapping[str, Any]) -> Settings:
         grid=(int(height), int(width)),
         visual_dim=int(content["visual_dim"]),
         audio_dim=int(content["audio_dim"]),
+        origin=str(content["origin"]),
     )
 
 
@@ -451,7 +478,13 @@ def _clip_from(content: Mapping[str, Any]) -> StoredClip:
     spans = content["spans"]
     if spans is not None:
         spans = tuple(Span(str(label), float(start), float(end)) for label, start, end in spans)
-    return StoredClip(**{**content, "spans": spans})
+    return StoredClip(**{**content, "spans": spans, "splits": tuple(content["splits"])})
+
+
+def _clip_json(clip: StoredClip) -> dict[str, Any]:
+    """The fields of a clip as JSON values; not asdict, which copies deeply and takes ten times as long."""
+    spans = None if clip.spans is None else [[span.label, span.start, span.end] for span in clip.spans]
+    return {**vars(clip), "spans": spans}
 
 
 def _canonical(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A CSV of your own clips, and what its times mean for segments and windows.
+"""A CSV of your own clips.
 
 Header ``video,start,end,label[,split]``; one row per event; times in decimal seconds; paths relative to the CSV. A
 video without any event is one row whose start, end and label are empty. Further columns are ignored.
@@ -11,13 +11,11 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-
-import numpy as np
 
 from avel.errors import AvelError
 from avel.files import write_file
@@ -36,13 +34,15 @@ class Clip:
         id: its path as the table writes it.
         path: where the file is.
         spans: its events in order of time; they never overlap. Empty where it shows background alone.
-        split: the name of its split, or None.
+        splits: the names of the splits it is in: one at most in a CSV, one of each family in AVE.
+        video: what it was cut from, where several clips may share one; None where the clip is the video.
     """
 
     id: str
     path: Path
     spans: tuple[Span, ...]
-    split: str | None
+    splits: tuple[str, ...] = ()
+    video: str | None = None
 
 
 @dataclass
@@ -110,7 +110,7 @@ def read_table(csv_path: str | Path) -> list[Clip]:
     if not videos:
         raise AvelError(f"{path} has no rows", "at least one video", "add a line per event under the header")
     return [
-        Clip(video, path.parent / video, _in_order(path, video, known.events), known.split or None)
+        Clip(video, path.parent / video, _in_order(path, video, known.events), (known.split,) if known.split else ())
         for video, known in videos.items()
     ]
 
@@ -119,7 +119,7 @@ def write_table(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write clips as a CSV that `read_table` reads back equal; paths are made relative to the CSV."""
     path = Path(path)
     clips = list(clips)
-    columns = [*_COLUMNS, "split"] if any(clip.split for clip in clips) else list(_COLUMNS)
+    columns = [*_COLUMNS, "split"] if any(clip.splits for clip in clips) else list(_COLUMNS)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -127,38 +127,13 @@ def write_table(path: str | Path, clips: Iterable[Clip]) -> None:
         same_place = os.path.abspath(path.parent / clip.id) == os.path.abspath(clip.path)
         video = clip.id if same_place else Path(os.path.relpath(clip.path, path.parent)).as_posix()
         for row in [(_decimal(s.start), _decimal(s.end), s.label) for s in clip.spans] or [("", "", "")]:
-            writer.writerow([video, *row, clip.split or ""][: len(columns)])
+            writer.writerow([video, *row, "".join(clip.splits)][: len(columns)])
     write_file(path, text.getvalue())
 
 
 def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
     """The labels in order of first appearance: the index of a label here is its class id."""
     return tuple(dict.fromkeys(span.label for clip in clips for span in clip.spans))
-
-
-def segment_labels(
-    spans: Sequence[Span], classes: Sequence[str], num_segments: int, segment_seconds: float
-) -> np.ndarray:
-    """Class ids per segment, (T,) int64; background is ``len(classes)``.
-
-    A segment carries a label if the event covers at least half of it; of two events that cover one half each, it
-    carries the earlier.
-    """
-    starts = np.arange(num_segments) * segment_seconds
-    labels = np.full(num_segments, len(classes), dtype=np.int64)
-    for span in sorted(spans, key=lambda span: span.start, reverse=True):
-        covered = np.minimum(starts + segment_seconds, span.end) - np.maximum(starts, span.start)
-        labels[covered >= segment_seconds / 2 - 1e-6] = classes.index(span.label)  # 1e-6: 0.1 + 0.2 is not 0.3
-    return labels
-
-
-def window_class(labels: np.ndarray, num_classes: int) -> int:
-    """The class with most segments among ``labels`` (T,); of equals the one seen first; ``num_classes`` if none."""
-    events = labels[labels < num_classes]
-    if not len(events):
-        return num_classes
-    counts = np.bincount(events, minlength=num_classes)
-    return int(events[counts[events].argmax()])
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:

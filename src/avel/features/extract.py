@@ -125,7 +125,7 @@ def extract(
             f"see {out / 'failures.jsonl'}",
         )
     packed = [
-        Packed(clip.id, clip.spans if labelled else None, clip.split, finished[clip.id])
+        Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
         for clip in clips
         if clip.id not in failures
     ]
@@ -186,7 +186,7 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
                 f"files that end in {', '.join(sorted(MEDIA_SUFFIXES))}",
                 "give another folder, or a .txt list of the files",
             )
-        return [Clip(file.relative_to(source).as_posix(), file, (), None) for file in files], False
+        return [Clip(file.relative_to(source).as_posix(), file, ()) for file in files], False
     if not source.is_file():
         raise AvelError(
             f"no such file or folder: {source}",
@@ -194,7 +194,7 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
             "check the path",
         )
     if source.suffix.lower() != ".txt":
-        return [Clip(source.name, source, (), None)], False
+        return [Clip(source.name, source, ())], False
     try:
         lines = source.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -209,7 +209,7 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
                     "paths relative to the list's own folder (or absolute)",
                     "correct the path or delete the line",
                 )
-            clips[line.strip()] = Clip(line.strip(), path, (), None)
+            clips[line.strip()] = Clip(line.strip(), path, ())
     if not clips:
         raise AvelError(f"{source} is empty", "a path of a video on each line", "write them there")
     return list(clips.values()), False

@@ -1,0 +1,308 @@
+"""What a folder of AVE's files holds, and which of AVE's three tasks it can serve; no feature is read for that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avel.data.ave import (
+    CLASSES,
+    FAMILIES,
+    FEATURES,
+    NAMES,
+    OFFICIAL,
+    SEGMENTS,
+    SIMULATED_MARK,
+    Annotation,
+    damaged,
+    full_labels,
+    open_dataset,
+    read_annotations,
+    read_order,
+    read_rows,
+    weak_labels,
+)
+from avel.errors import AvelError
+from avel.types import Finding
+
+FEATURE_FILES = ("visual", "audio", "pooled visual", "background visual", "background audio")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder of AVE's files holds.
+
+    Attributes:
+        folder: the folder.
+        files: what is there: a key of `avel.data.ave.NAMES` -> path.
+        annotations: the rows; how much of everything else there must be follows from them.
+        splits: name -> rows, of the families of splits that are whole.
+        shapes: key -> shape of the feature files that are there.
+        findings: what to know.
+        simulated: what ``simulated.json`` says, None for AVE itself.
+    """
+
+    folder: Path
+    files: dict[str, Path]
+    annotations: list[Annotation]
+    splits: dict[str, np.ndarray]
+    shapes: dict[str, tuple[int, ...]]
+    findings: list[Finding]
+    simulated: dict[str, Any] | None
+
+    @property
+    def origin(self) -> str:
+        """What the data are, for the title of every table made from them."""
+        if self.simulated:
+            return f"simulated, not AVE (version {self.simulated['version']}, seed {self.simulated['seed']})"
+        official = file_sha256(self.files["annotations"]) == OFFICIAL["Annotations.txt"]
+        return "AVE" if official else "in AVE's layout, other annotations"
+
+    def lacking(self) -> dict[str, list[str]]:
+        """For every task the files that it lacks; an empty list where it can be trained and tested."""
+        standard, match = (
+            [NAMES[split][0] for split in splits if split not in self.splits] for splits in FAMILIES.values()
+        )
+
+        def absent(*keys: str) -> list[str]:
+            return [NAMES[key][0] for key in keys if key not in self.shapes]
+
+        seen = absent("visual") if "pooled visual" not in self.shapes else []
+        return {
+            "full": absent("visual", "audio") + standard,
+            "weak": absent("visual", "audio") + standard,
+            "weak, with background-only videos": absent("visual", "audio", "background visual", "background audio")
+            + standard,
+            "cml": seen + absent("audio") + match,
+        }
+
+
+def survey(folder: str | Path) -> Survey:
+    """Look at a folder of AVE's files: all of the small ones, the shapes of the large ones.
+
+    Raises:
+        AvelError: no such folder, no Annotations.txt, or a file in it that is damaged or does not fit the others; what
+            is merely missing is no error.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise AvelError(f"no such folder: {folder}", "a folder with AVE's files", "see docs/ave.md for the files")
+    files, findings = _find(folder)
+    if "annotations" not in files:
+        raise AvelError(
+            f"no Annotations.txt in {folder}", "AVE's annotations beside its features", "see docs/ave.md for the files"
+        )
+    annotations = read_annotations(files["annotations"])
+    mark = folder / SIMULATED_MARK
+    simulated = _read_mark(mark) if mark.is_file() else None
+    if simulated is None:
+        findings += _against_official(files)
+    splits, of_splits = _read_splits(files, len(annotations))
+    shapes = _shapes(files, len(annotations))
+    findings += of_splits + _of_videos(annotations, splits) + _of_labels(files, annotations, shapes)
+    return Survey(folder, files, annotations, splits, shapes, findings, simulated)
+
+
+def repeated_videos(annotations: Sequence[Annotation]) -> dict[str, list[int]]:
+    """Video id -> its rows, of the videos that are annotated more than once, in order of first appearance."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for each in annotations:
+        rows[each.video].append(each.row)
+    return {video: places for video, places in rows.items() if len(places) > 1}
+
+
+def shared_videos(annotations: Sequence[Annotation], one: np.ndarray, other: np.ndarray) -> list[str]:
+    """The ids of the videos that have a row in both of two splits, sorted."""
+    ids = [{annotations[row].video for row in rows.tolist()} for rows in (one, other)]
+    return sorted(ids[0] & ids[1])
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _find(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
+    files, findings = {}, []
+    for key, names in NAMES.items():
+        there = [name for name in names if (folder / name).is_file()]
+        if there:
+            files[key] = folder / there[0]
+        findings += [Finding("note", name, f"passed over: {there[0]} is there, too") for name in there[1:]]
+    return files, findings
+
+
+def _read_mark(path: Path) -> dict[str, Any]:
+    try:
+        mark = json.loads(path.read_bytes())
+        return {**mark, "version": int(mark["version"]), "seed": int(mark["seed"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AvelError(
+            f"{path} is damaged ({type(error).__name__}: {error})",
+            "the JSON that `avel data simulate` writes beside simulated data",
+            "simulate again in another folder; without the mark nobody could tell the data from AVE",
+        ) from error
+
+
+def _against_official(files: dict[str, Path]) -> list[Finding]:
+    findings = []
+    for path in files.values():
+        if path.name in OFFICIAL:
+            same = file_sha256(path) == OFFICIAL[path.name]
+            text = "is the public file (sha256)" if same else "differs from the public file (sha256)"
+            findings.append(Finding("ok" if same else "note", path.name, text))
+    return findings
+
+
+def _read_splits(files: dict[str, Path], num_rows: int) -> tuple[dict[str, np.ndarray], list[Finding]]:
+    """The families of splits that are whole; they must be disjoint and leave no row out."""
+    splits: dict[str, np.ndarray] = {}
+    findings = []
+    for family, names in FAMILIES.items():
+        orders = {name: read_order(files[name], num_rows) for name in names if name in files}
+        for one, other in combinations(orders, 2):
+            both = np.intersect1d(orders[one], orders[other])
+            if len(both):
+                raise damaged(
+                    files[other],
+                    "order",
+                    f"row {both[0]} of Annotations.txt is in {files[one].name}, too ({len(both)} such rows)",
+                    "splits that share no row",
+                )
+        if len(orders) < len(names):
+            lacking = ", ".join(NAMES[name][0] for name in names if name not in orders)
+            if orders:
+                findings.append(Finding("note", f"{family} splits", f"not used: {lacking} missing"))
+            continue
+        left_out = np.setdiff1d(np.arange(num_rows), np.concatenate(list(orders.values())))
+        if len(left_out):
+            raise damaged(
+                files[names[0]],
+                "order",
+                f"row {left_out[0]} of Annotations.txt is in none of {', '.join(files[n].name for n in names)} "
+                f"({len(left_out)} such rows)",
+                f"{num_rows} rows shared out among them, as Annotations.txt has lines",
+            )
+        sizes = " + ".join(str(len(order)) for order in orders.values())
+        findings.append(Finding("ok", f"{family} splits", f"disjoint and complete: {sizes} = {num_rows} rows"))
+        splits |= orders
+    return splits, findings
+
+
+def _shapes(files: dict[str, Path], num_rows: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the feature files, which must fit the annotations and one another."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key in FEATURE_FILES:
+        if key not in files:
+            continue
+        path = files[key]
+        visual = key in ("visual", "background visual")
+        rows: int | str = num_rows if "background" not in key else "rows"
+        form = f"floats of shape ({rows}, {SEGMENTS}, {'H, W, Dv' if visual else 'width'})"
+        with open_dataset(path, FEATURES) as dataset:
+            shape, dtype = dataset.shape, dataset.dtype
+        fits = shape is not None and len(shape) == (5 if visual else 3) and shape[1] == SEGMENTS and min(shape) > 0
+        if not fits or dtype.kind != "f" or rows not in ("rows", shape[0]):
+            raise damaged(path, FEATURES, f"{dtype} of shape {shape}", form)
+        shapes[key] = shape
+    for one, other, first in (
+        ("visual", "background visual", 2),
+        ("audio", "background audio", 2),
+        ("background visual", "background audio", 0),
+    ):
+        if one in shapes and other in shapes:
+            last = 1 if first == 0 else None
+            if shapes[one][first:last] != shapes[other][first:last]:
+                raise damaged(
+                    files[other],
+                    FEATURES,
+                    f"shape {shapes[other]}",
+                    f"a shape that fits {files[one].name}, which has {shapes[one]}",
+                )
+    if "visual" in shapes and "pooled visual" in shapes and shapes["visual"][-1] != shapes["pooled visual"][-1]:
+        raise damaged(
+            files["pooled visual"],
+            FEATURES,
+            f"shape {shapes['pooled visual']}",
+            f"a last axis of {shapes['visual'][-1]}, as in {files['visual'].name}",
+        )
+    return shapes
+
+
+def _of_videos(annotations: list[Annotation], splits: dict[str, np.ndarray]) -> list[Finding]:
+    """What the annotations have that surprises."""
+    place = "Annotations.txt"
+    findings = []
+    first = list(dict.fromkeys(each.span.label for each in annotations))
+    if tuple(first) != CLASSES:
+        text = "do not first appear in AVE's order; class ids follow AVE's order all the same"
+        findings.append(Finding("note", place, f"its {len(first)} classes {text}"))
+    findings += [
+        Finding(
+            "note",
+            f"{place} row {each.row}",
+            f"{each.span.label}, {each.video}: an event of no length ({each.span.start:g} to {each.span.end:g} s), so "
+            "all of it is background",
+        )
+        for each in annotations
+        if each.span.start == each.span.end
+    ]
+    repeated = repeated_videos(annotations)
+    if repeated:
+        findings.append(
+            Finding("note", place, f"{len(repeated)} videos have two rows or more: {', '.join(sorted(repeated))}")
+        )
+    for family in FAMILIES.values():
+        for one, other in combinations(family, 2):
+            if one in splits and other in splits:
+                shared = shared_videos(annotations, splits[one], splits[other])
+                if shared:
+                    text = f"{len(shared)} videos are in both: {', '.join(shared)}"
+                    findings.append(Finding("note", f"{one} and {other}", text))
+    return findings
+
+
+def _of_labels(
+    files: dict[str, Path], annotations: list[Annotation], shapes: dict[str, tuple[int, ...]]
+) -> list[Finding]:
+    """The label files, cell by cell, against the labels that Annotations.txt gives."""
+    full = full_labels(annotations)
+    one_hot = np.eye(len(CLASSES) + 1, dtype=np.float32)
+    wanted: dict[str, np.ndarray] = {
+        "labels": one_hot[full],
+        "video labels": weak_labels(annotations),
+        "proportions": weak_labels(annotations, "proportion"),
+        "event mask": (full < len(CLASSES)).astype(np.float32),
+    }
+    if "background labels" in files:
+        count = shapes.get("background audio", shapes.get("background visual", (None,)))[0]
+        with open_dataset(files["background labels"], FEATURES) as dataset:
+            count = count or (dataset.shape[0] if dataset.ndim else 0)
+        wanted["background labels"] = np.tile(one_hot[-1], (count, 1))
+    findings = []
+    for key, labels in wanted.items():
+        if key not in files:
+            continue
+        path = files[key]
+        with open_dataset(path, FEATURES) as dataset:
+            if dataset.shape != labels.shape or dataset.dtype.kind not in "fiub":
+                form = f"numbers of shape {labels.shape}"
+                raise damaged(path, FEATURES, f"{dataset.dtype} of shape {dataset.shape}", form)
+            given = read_rows(dataset, path)
+        different = ~np.isclose(given.astype(np.float64), labels, rtol=0, atol=1e-6)
+        rows = np.flatnonzero(different.reshape(len(labels), -1).any(1)).tolist()
+        if rows:
+            some = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
+            text = f"{len(rows)} of {len(labels)} rows differ from Annotations.txt, which counts: rows {some}"
+            findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
+        else:
+            findings.append(Finding("ok", path.name, f"equals Annotations.txt on all {labels.size} cells"))
+    return findings
