@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BASE,
     "losses": BASE,
     "metrics": BASE,
+    "floors": BASE | {"metrics"},
     "plots": BASE,
     "models.layers": BASE | {"losses"},
     "models": BASE | {"losses", "models.layers"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.config", "avel.cli"]
+LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.floors", "avel.config", "avel.cli"]
 LIGHT += ["avel.data.table", "avel.data.store", "avel.data.rendered", "avel.features", "avel.features.extract"]
 
 

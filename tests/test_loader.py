@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic import write_store
 
-from avel.data.loader import Windows
+from avel.data.loader import Batch, Residence, Windows, residence
 from avel.errors import AvelError
 
 
@@ -26,7 +26,7 @@ def test_shapes_dtypes_and_the_class_of_a_window(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     batch = Windows(store, store.split("train"), 6).batch([0, 1])
     assert batch.audio.shape == (2, 6, 5) and batch.audio.dtype == torch.float32
-    assert batch.visual.shape == (2, 6, 2, 2, 6) and batch.visual.dtype == torch.float16
+    assert batch.visual.shape == (2, 6, 2, 2, 6) and batch.visual.dtype == torch.float32
     assert batch.target.labels.shape == (2, 6) and batch.target.video.tolist() == [0, 1]
 
 
@@ -60,3 +60,76 @@ def test_a_short_clip_is_refused_naming_the_window_that_would_fit(tmp_path: Path
         Windows(store, range(4), 6)
     assert "--window 4" in str(error.value)
     assert len(Windows(store, range(4), 4)) == 2 * 2 + 2
+
+
+def features(batch: Batch) -> tuple[list[float], list[float], list[int]]:
+    return (
+        batch.audio.flatten().tolist(),
+        batch.visual.float().flatten().tolist(),
+        batch.target.labels.flatten().tolist(),
+    )
+
+
+def test_a_batch_written_over_the_one_before_holds_the_same(tmp_path: Path) -> None:
+    windows = Windows(write_store(tmp_path, segments=(6, 7, 12)), range(24), 6)
+    fresh = [features(batch) for batch in windows.batches(5, shuffle_seed=(0, 1))]
+    places = []
+    for batch, expected in zip(windows.batches(5, shuffle_seed=(0, 1), reuse=True), fresh, strict=True):
+        assert features(batch) == expected
+        places.append(batch.visual.data_ptr())
+    assert len(set(places)) == 1 and len(places) > 2
+
+
+def test_a_smaller_batch_before_is_not_written_over(tmp_path: Path) -> None:
+    windows = Windows(write_store(tmp_path), range(8), 6)
+    small = windows.batch([0])
+    kept = features(small)
+    large = windows.batch([1, 2], small)
+    assert features(small) == kept and features(large) == features(windows.batch([1, 2]))
+
+
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_another_device_is_fed_by_a_thread_one_batch_ahead(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write_store(tmp_path)
+    plain = list(Windows(store, range(24), 6).batches(size, shuffle_seed=(3, 1)))
+    monkeypatch.setattr(Batch, "to", lambda self, device: self)
+    windows = Windows(store, range(24), 6)
+    windows.serve(torch.device("meta"), resident=False)  # any device but the CPU
+    fed = list(windows.batches(size, shuffle_seed=(3, 1)))
+    assert [features(batch) for batch in fed] == [features(batch) for batch in plain]
+    assert {batch.visual.dtype for batch in fed} == {torch.float16}
+
+
+def test_no_windows_give_no_batches(tmp_path: Path) -> None:
+    windows = Windows(write_store(tmp_path), [], 6)
+    assert list(windows.batches(4)) == []
+    windows.serve(torch.device("meta"), resident=False)
+    assert list(windows.batches(4)) == []
+
+
+def test_resident_features_give_the_same_batches(tmp_path: Path) -> None:
+    store = write_store(tmp_path, segments=(6, 7, 12))
+    clips = [5, 1, 2, 7]  # neither all nor in order
+    plain, resident, elsewhere = (Windows(store, clips, 6) for _ in range(3))
+    resident._copy_to(torch.device("cpu"))  # `serve` leaves it out on a CPU, which has the memory map
+    for one, other in zip(resident.batches(3, shuffle_seed=(0, 1)), plain.batches(3, shuffle_seed=(0, 1)), strict=True):
+        assert features(one) == features(other)
+        assert one.visual.dtype == torch.float16
+    elsewhere.serve(torch.device("meta"), resident=True)
+    assert [tuple(b.visual.shape) for b in elsewhere.batches(3)] == [tuple(b.visual.shape) for b in plain.batches(3)]
+    assert next(elsewhere.batches(3)).visual.device.type == "meta"
+
+
+def test_residence_says_what_fits_and_what_it_costs(tmp_path: Path) -> None:
+    store = write_store(tmp_path)
+    windows = [Windows(store, store.split(split), 6) for split in ("train", "val")]
+    needed = (12 + 6) * 6 * (2 * 2 * 6 * 2 + 5 * 4)
+    fits = residence(windows, torch.device("cpu"))
+    assert fits.needed == needed and fits.fits and fits.seconds == 0 and "page cache" in str(fits)
+    tight = residence(windows, torch.device("cpu"), free=needed)
+    assert not tight.fits and tight.seconds > 0 and "read from the disk" in str(tight)
+    assert not Residence(91, 100, "cuda:0", 2.0).fits and Residence(90, 100, "cuda:0", 0.0).fits
+    assert "batch by batch, about 2 s" in str(Residence(91, 100, "cuda:0", 2.0))
+    assert "resident on cuda:0" in str(Residence(90, 100, "cuda:0", 0.0))

@@ -1,6 +1,7 @@
 """Metrics against oracles in plain Python and against cases done by hand."""
 
 import math
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -10,12 +11,20 @@ from hypothesis import strategies as st
 
 from avel.errors import AvelError
 from avel.metrics import (
+    CmlCounts,
     EventCounts,
+    Interval,
+    bootstrap_interval,
     class_recall,
+    cml_counts,
     confusion,
     event_counts,
+    event_curve,
     event_f1,
     labels_to_spans,
+    locate,
+    paired_interval,
+    partial_event,
     segment_accuracy,
 )
 from avel.types import Event, Span
@@ -139,10 +148,36 @@ def test_touching_and_empty_spans_do_not_match() -> None:
     assert event_counts([Span("a", 0, 2), Span("a", 3, 3)], [Span("a", 2, 3), Span("a", 3, 3)], 1e-9).matched == 0
 
 
+def test_an_event_without_length_is_none() -> None:
+    truth, found = [Span("bell", 0, 0), Span("dog", 1, 4)], [Span("dog", 1, 4)]
+    assert event_counts(truth, found, 0.5) == EventCounts(1, 1, 1)
+    assert event_counts([*truth, Span("dog", 2, 2)], found, 0.5) == EventCounts(1, 1, 1)
+    assert event_counts(truth[:1], [], 0.5) == EventCounts()
+    assert event_counts([], truth[:1], 0.5) == EventCounts(0, 1, 0)  # but predicting one is a mistake
+
+
 @pytest.mark.parametrize("iou", [0, -0.1, 1.1, math.nan])
 def test_iou_threshold_out_of_range(iou: float) -> None:
     with pytest.raises(AvelError, match="IoU threshold"):
         event_counts([], [], iou)
+    with pytest.raises(AvelError, match="IoU threshold"):
+        event_curve([], [], [0.5, iou])
+
+
+@given(spans, spans)
+def test_event_curve_is_the_counts_at_each_threshold(truth: list, predicted: list) -> None:
+    ious = [0.25, 0.75, 0.5]
+    curve = event_curve(truth, predicted, ious)
+    assert curve == [event_counts(truth, predicted, iou) for iou in ious]
+    assert event_curve(truth, predicted, []) == []
+
+
+def test_event_curve_by_hand() -> None:
+    truth, found = [Span("dog", 0, 4), Span("bell", 4, 8)], [Span("dog", 0, 2), Span("bell", 4, 7)]
+    curve = event_curve(truth, found, [0.5, 0.6, 0.75, 0.8])
+    assert [point.matched for point in curve] == [2, 1, 1, 0]
+    other = event_curve(truth, [], [0.5, 0.6, 0.75, 0.8])
+    assert [sum(points, EventCounts()) for points in zip(curve, other, strict=True)][1] == EventCounts(1, 2, 4)
 
 
 def test_counts_add_and_give_f1() -> None:
@@ -173,3 +208,298 @@ def test_labels_to_spans_by_hand() -> None:
         Span("bell", 3.0, 4.0),
         Span("bell", 5.0, 6.0),
     ]
+
+
+def locate_oracle(distance: list[list[int]]) -> int:
+    """The first start with the smallest sum along the diagonal."""
+    length = len(distance[0])
+    sums = [sum(distance[n + i][i] for i in range(length)) for n in range(len(distance) - length + 1)]
+    return sums.index(min(sums))
+
+
+def event_oracle(mask: list[bool]) -> tuple[int, int] | None:
+    """Try every start and length."""
+    total = len(mask)
+    for start in range(total):
+        for length in range(1, total):
+            if mask == [start <= t < start + length for t in range(total)]:
+                return start, length
+    return None
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> list[list[int]]:
+    """Distances (Ts, l) of few values, so that ties are many."""
+    length = draw(st.integers(1, 5))
+    rows = st.lists(st.integers(0, 2), min_size=length, max_size=length)
+    return draw(st.lists(rows, min_size=length, max_size=7))
+
+
+@given(searches())
+def test_locate(distance: list[list[int]]) -> None:
+    assert locate(np.array(distance)) == locate_oracle(distance)
+    assert locate(np.array(distance, dtype=np.float16)) == locate_oracle(distance)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3, 1e-30, 1e30])
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_constant_distance_finds_the_first_start(constant: float, kind: type) -> None:
+    with np.errstate(over="ignore"):
+        distance = np.full((64, 64), constant).astype(kind)
+    assert all(locate(distance[:, :length]) == 0 for length in range(1, 65))
+
+
+def test_locate_by_hand() -> None:
+    """Four segments searched with a query of two: sums 1 + 9, 2 + 0, 2 + 0."""
+    assert locate(np.array([[1.0, 0.0], [2.0, 9.0], [2.0, 0.0], [9.0, 0.0]])) == 1
+    assert locate(np.array([[5.0, 5.0], [5.0, 5.0]])) == 0  # as long as the stream
+
+
+def test_a_small_difference_beside_a_large_distance_is_seen() -> None:
+    """Sums 2**24 + 1, which float32 does not have, and 2**24."""
+    assert locate(np.array([[2**24, 9], [2**24, 1], [9, 0]], dtype=np.float32)) == 1
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 0), (2, 3), (0, 0), (1, 4, 2)])
+def test_locate_refuses_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(AvelError, match="distances of shape"):
+        locate(np.zeros(shape))
+
+
+def test_locate_refuses_what_is_not_a_number() -> None:
+    with pytest.raises(AvelError, match="not a number"):
+        locate(np.array([[1.0], [math.nan], [0.0]]))
+
+
+@given(st.lists(st.booleans(), max_size=8))
+def test_partial_event(mask: list[bool]) -> None:
+    assert partial_event(np.array(mask, dtype=bool)) == event_oracle(mask)
+
+
+def test_partial_event_by_hand() -> None:
+    assert partial_event(np.array([False, True, True])) == (1, 2)
+    for nothing in ([False, False], [True, True], [True, False, True], []):
+        assert partial_event(np.array(nothing, dtype=bool)) is None
+
+
+@pytest.mark.parametrize("mask", [[0, 1, 28], [0.0, 1.0]])
+def test_class_ids_are_no_event_mask(mask: list[float]) -> None:
+    with pytest.raises(AvelError, match="event mask"):  # 28 is background, and yet true
+        partial_event(np.array(mask))
+    with pytest.raises(AvelError, match="event mask"):
+        cml_counts(np.zeros((1, len(mask), len(mask))), np.array([mask]))
+
+
+@st.composite
+def matches(draw: st.DrawFn) -> tuple[list, list]:
+    """Distances (B, T, T) of few values and event masks (B, T)."""
+    total, videos = draw(st.integers(1, 5)), draw(st.integers(0, 4))
+    matrix = st.lists(st.lists(st.integers(0, 2), min_size=total, max_size=total), min_size=total, max_size=total)
+    mask = st.lists(st.booleans(), min_size=total, max_size=total)
+    return [draw(matrix) for _ in range(videos)], [draw(mask) for _ in range(videos)]
+
+
+@given(matches())
+def test_cml_counts(drawn: tuple[list, list]) -> None:
+    distance, masks = drawn
+    a2v = v2a = counted = 0
+    for matrix, mask in zip(distance, masks, strict=True):
+        event = event_oracle(mask)
+        if event is not None:
+            start, length = event
+            counted += 1
+            a2v += locate_oracle([[row[start + i] for i in range(length)] for row in matrix]) == start
+            v2a += locate_oracle([[matrix[start + i][n] for i in range(length)] for n in range(len(mask))]) == start
+    total = len(masks[0]) if masks else 3
+    counts = cml_counts(
+        np.array(distance, dtype=float).reshape(-1, total, total), np.array(masks, dtype=bool).reshape(-1, total)
+    )
+    assert counts == CmlCounts(a2v, v2a, counted)
+
+
+def test_cml_counts_by_hand() -> None:
+    """Vision in rows, sound in columns. The event is segment 1 of three."""
+    near_in_vision = [[9, 5, 9], [3, 4, 9], [9, 5, 9]]  # column 1 is least at row 1; row 1 is least at column 0
+    near_in_sound = np.transpose(near_in_vision)
+    mask = np.array([False, True, False])
+    assert cml_counts(np.array([near_in_vision]), mask[None]) == CmlCounts(a2v=1, v2a=0, counted=1)
+    assert cml_counts(near_in_sound[None], mask[None]) == CmlCounts(a2v=0, v2a=1, counted=1)
+    both = cml_counts(np.stack([near_in_vision, near_in_sound]), np.stack([mask, mask]))
+    assert both == sum([CmlCounts(1, 0, 1), CmlCounts(0, 1, 1)], CmlCounts()) == CmlCounts(1, 1, 2)
+
+
+def test_cml_counts_leave_out_what_cannot_be_found() -> None:
+    masks = np.array([[True] * 3, [False] * 3, [True, False, True], [True, True, False]])
+    constant = np.full((4, 3, 3), 0.1)
+    constant[:3] = math.nan  # nor is their distance looked at
+    assert cml_counts(constant, masks) == CmlCounts(1, 1, 1)
+
+
+@pytest.mark.parametrize(("distance", "mask"), [((2, 3, 3), (1, 3)), ((1, 3, 2), (1, 3)), ((3, 3), (3,))])
+def test_cml_counts_refuse(distance: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    with pytest.raises(AvelError, match="event masks of shape"):
+        cml_counts(np.zeros(distance), np.zeros(mask, dtype=bool))
+
+
+def draws_oracle(generator: np.random.Generator, rows: int, size: int) -> list[list[int]]:
+    """What each of the rows drew, thing by thing."""
+    return generator.integers(size, size=(rows, size)).tolist()
+
+
+def bootstrap_oracle(runs: list[tuple[list, list]], level: float, samples: int, seed: int) -> Interval:
+    """Gather what was drawn, one resample after the other; (S, N) lists."""
+
+    def share(pairs: list[tuple[int, int]]) -> float:
+        return sum(right for right, _ in pairs) / total if (total := sum(asked for _, asked in pairs)) else math.nan
+
+    def difference(shares: list[float]) -> float:
+        return shares[0] - (shares[1] if len(shares) == 2 else 0)
+
+    videos, generator, values = len(runs[0][0][0]), np.random.default_rng(seed), []
+    for first in range(0, samples, 100):
+        rows = min(100, samples - first)
+        drawn_videos = draws_oracle(generator, rows, videos)
+        drawn_seeds = [draws_oracle(generator, rows, len(correct)) for correct, _ in runs]
+        for row in range(rows):
+            shares = []
+            for (correct, counted), seeds in zip(runs, drawn_seeds, strict=True):
+                shares.append(share([(correct[s][n], counted[s][n]) for s in seeds[row] for n in drawn_videos[row]]))
+            values.append(difference(shares))
+    everything = range(videos)
+    value = difference([share([(c[s][n], k[s][n]) for s in range(len(c)) for n in everything]) for c, k in runs])
+    ordered = sorted(v for v in values if not math.isnan(v))
+    if not ordered:
+        return Interval(value, math.nan, math.nan)
+
+    def percentile(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        below = math.floor(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    return Interval(value, percentile((1 - level) / 2), percentile((1 + level) / 2))
+
+
+def assert_close(found: Interval, expected: Interval) -> None:
+    pair = [(getattr(found, name), getattr(expected, name)) for name in ("value", "low", "high")]
+    assert all(a == pytest.approx(b, abs=1e-12, nan_ok=True) for a, b in pair), (found, expected)
+
+
+@st.composite
+def runs(draw: st.DrawFn, videos: int) -> tuple[list, list]:
+    """What one run of S seeds got right of what it was asked, each (S, N)."""
+    seeds = draw(st.integers(1, 3))
+    asked = [[draw(st.integers(0, 3)) for _ in range(videos)] for _ in range(seeds)]
+    return [[draw(st.integers(0, most)) for most in row] for row in asked], asked
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.integers(1, 5), st.sampled_from([0.5, 0.9]), st.sampled_from([1, 99, 101, 230]))
+def test_bootstrap(data: st.DataObject, videos: int, level: float, samples: int) -> None:
+    one, other = data.draw(runs(videos)), data.draw(runs(videos))
+    options = {"level": level, "samples": samples, "seed": data.draw(st.integers(0, 9))}
+    assert_close(bootstrap_interval(*one, **options), bootstrap_oracle([one], **options))
+    assert_close(paired_interval(*one, *other, **options), bootstrap_oracle([one, other], **options))
+
+
+def test_bootstrap_has_the_width_that_theory_gives() -> None:
+    """400 videos, one answer each, half of them right: the standard error is 0.025."""
+    correct = np.arange(400) % 2
+    interval = bootstrap_interval(correct, np.ones(400))
+    assert interval.value == 0.5
+    assert interval.low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
+    assert interval.high == pytest.approx(0.5 + 1.96 * 0.025, abs=0.006)
+    narrow = bootstrap_interval(correct, np.ones(400), level=0.5)
+    assert narrow.high - narrow.low == pytest.approx(2 * 0.6745 * 0.025, abs=0.006)
+
+
+def test_bootstrap_is_repeatable() -> None:
+    correct, asked = np.arange(400), np.full(400, 399)
+    assert bootstrap_interval(correct, asked) == bootstrap_interval(correct, asked)
+    assert bootstrap_interval(correct, asked) != bootstrap_interval(correct, asked, seed=1)
+
+
+def test_seeds_are_drawn_too() -> None:
+    """All videos alike, two seeds at 0.2 and 0.8: only the draw of seeds moves the accuracy."""
+    correct = np.array([[2] * 30, [8] * 30])
+    interval = bootstrap_interval(correct, np.full((2, 30), 10))
+    assert (interval.value, interval.low, interval.high) == (0.5, 0.2, 0.8)
+    assert bootstrap_interval(correct[0], np.full(30, 10)) == Interval(0.2, 0.2, 0.2)
+
+
+def test_seeds_share_the_drawn_videos() -> None:
+    """A video is hard for all seeds: five equal seeds are as uncertain as one, not less by the root of five."""
+    one = np.arange(100) % 2
+    single, five = (bootstrap_interval(row, np.ones_like(row)) for row in (one, np.tile(one, (5, 1))))
+    assert five.high - five.low == pytest.approx(single.high - single.low, rel=0.1)
+
+
+def test_longer_videos_weigh_more() -> None:
+    assert bootstrap_interval([1, 0], [1, 9]).value == 0.1
+
+
+def test_pairing_takes_the_videos_difficulty_away() -> None:
+    hard = np.arange(200) % 2 * 8  # either nothing or eight of ten are right, and a always has one more
+    asked = np.full(200, 10)
+    interval = paired_interval(hard + 1, asked, hard, asked)
+    assert interval.value == pytest.approx(0.1)
+    assert interval.low == pytest.approx(0.1) and interval.high == pytest.approx(0.1)
+    assert paired_interval(hard, asked, hard + 1, asked).value == pytest.approx(-0.1)
+    assert paired_interval(hard, asked, hard, asked) == Interval(0, 0, 0)
+
+
+def test_paired_runs_draw_their_seeds_apart() -> None:
+    correct, asked = np.array([[2] * 30, [8] * 30]), np.full((2, 30), 10)
+    interval = paired_interval(correct, asked, correct, asked)
+    assert interval.value == 0 and interval.low == pytest.approx(-0.6) and interval.high == pytest.approx(0.6)
+    fixed = paired_interval(correct, asked, correct[0], asked[0])  # three seeds beside one are no mistake
+    assert fixed.value == pytest.approx(0.3) and fixed.low == 0 and fixed.high == pytest.approx(0.6)
+
+
+def test_nothing_counted_is_nan() -> None:
+    for number in vars(bootstrap_interval([0, 0], [0, 0])).values():
+        assert math.isnan(number)
+    rare = bootstrap_interval([1, 0, 0, 0], [1, 0, 0, 0])  # most resamples here hold the video, the others say nothing
+    assert rare == Interval(1, 1, 1)
+
+
+def test_bootstrap_of_all_of_ave_is_small() -> None:
+    correct = np.random.default_rng(0).integers(0, 11, (3, 4143))
+    tracemalloc.start()
+    bootstrap_interval(correct, np.full_like(correct, 10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6  # bytes; all resamples at once would take 66 MB
+
+
+@pytest.mark.parametrize(
+    ("correct", "counted", "options", "words"),
+    [
+        ([], [], {}, r"shape \(0,\)"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), {}, r"shape \(0, 3\)"),
+        ([1, 1], [1], {}, r"correct of shape \(2,\) and counted of shape \(1,\)"),
+        ([[1, 1]], [1, 1], {}, r"counted of shape \(2,\)"),
+        (np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), {}, "shape"),
+        (1, 1, {}, "shape"),
+        ([2], [1], {}, "2.0 where 1.0"),
+        ([-1], [1], {}, "from -1.0"),
+        ([math.nan], [1], {}, "nan"),
+        ([1], [math.inf], {}, "inf"),
+        ([1], [1], {"samples": 0}, "0 samples"),
+        ([1], [1], {"level": 0}, "level 0"),
+        ([1], [1], {"level": 95}, "level 95"),
+        ([1], [1], {"level": math.nan}, "level nan"),
+    ],
+)
+def test_bootstrap_refuses(correct: list, counted: list, options: dict, words: str) -> None:
+    with pytest.raises(AvelError, match=words):
+        bootstrap_interval(correct, counted, **options)
+    with pytest.raises(AvelError, match=words):
+        paired_interval([1], [1], correct, counted, **options)
+
+
+def test_paired_runs_need_the_same_videos() -> None:
+    with pytest.raises(AvelError, match="runs over 2 and 1 videos"):
+        paired_interval([1, 1], [1, 1], [1], [1])
+    with pytest.raises(AvelError, match="runs over 2 and 1 videos"):
+        paired_interval([1, 1], [1, 1], [[1], [1]], [[1], [1]])

@@ -101,7 +101,7 @@ def train(arguments: Namespace) -> int:
     config = TrainConfig(**settings)
     seeds = arguments.seeds or [config.seed]
     with bars() as progress:
-        runs = train_seeds(config, seeds, progress=progress)
+        runs = train_seeds(config, seeds, progress=progress, notice=complain)
     for run, seed in zip(runs, seeds, strict=True):
         line = (
             f"seed {seed}: {config.select_on} accuracy {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"

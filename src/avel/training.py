@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import nn
 import avel
 from avel import checkpoint
 from avel.config import TrainConfig
-from avel.data.loader import Batch, Windows
+from avel.data.loader import Batch, Windows, residence
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import write_file
@@ -47,12 +47,13 @@ class Run:
     metrics: list[dict[str, Any]]
 
 
-def train(config: TrainConfig, *, progress: Progress | None = None) -> Run:
+def train(config: TrainConfig, *, progress: Progress | None = None, notice: Callable[[str], None] | None = None) -> Run:
     """Train one model with one seed, or resume the run that was stopped in ``config.out``.
 
     Args:
         config: what to train on what; ``config.out`` becomes the run folder.
         progress: called as ``progress("train", epochs done, epochs)``.
+        notice: called with a line on where the features lie and what reading them costs.
 
     Raises:
         AvelError: the store cannot serve this training, the folder holds another run, or the disk is full.
@@ -63,6 +64,11 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> Run:
     started = _start_or_resume(config, store, len(train_windows), len(choose_windows))
     torch.set_num_threads(started["threads"])
     fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
+    place = residence([train_windows, choose_windows], fabric.device)
+    if notice:
+        notice(str(place))
+    for windows in (train_windows, choose_windows):
+        windows.serve(fabric.device, resident=place.fits)
 
     torch.manual_seed(config.seed)
     network = build_model(
@@ -112,11 +118,19 @@ def train(config: TrainConfig, *, progress: Progress | None = None) -> Run:
     return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics)
 
 
-def train_seeds(config: TrainConfig, seeds: Sequence[int], *, progress: Progress | None = None) -> list[Run]:
+def train_seeds(
+    config: TrainConfig,
+    seeds: Sequence[int],
+    *,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> list[Run]:
     """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several."""
-    if len(seeds) == 1:
-        return [train(replace(config, seed=seeds[0]), progress=progress)]
-    return [train(replace(config, seed=seed, out=config.out / f"seed-{seed}"), progress=progress) for seed in seeds]
+    runs: list[Run] = []
+    for seed in seeds:
+        out = config.out if len(seeds) == 1 else config.out / f"seed-{seed}"
+        runs.append(train(replace(config, seed=seed, out=out), progress=progress, notice=None if runs else notice))
+    return runs
 
 
 def fit_epoch(
@@ -143,8 +157,7 @@ def fit_epoch(
     model.train()
     sums: dict[str, float] = {}
     correct = segments = 0
-    for batch in windows.batches(config.batch_size, shuffle_seed=(config.seed, epoch)):
-        batch = batch.to(fabric.device)
+    for batch in windows.batches(config.batch_size, shuffle_seed=(config.seed, epoch), reuse=True):
         if config.feature_noise:
             audio = batch.audio + config.feature_noise * torch.randn_like(batch.audio)
             visual = batch.visual.float() + config.feature_noise * torch.randn(batch.visual.shape, device=fabric.device)
@@ -174,11 +187,10 @@ def accuracy_on(fabric: Fabric, model: nn.Module, windows: Windows, config: Trai
     """Segment accuracy over the windows, every segment counted once."""
     model.eval()
     counts = np.zeros((windows.num_classes + 1, windows.num_classes + 1), dtype=np.int64)
-    for batch in windows.batches(config.batch_size):
-        labels = forward(model, batch.to(fabric.device), config.streams).labels().cpu()
-        counts += confusion(
-            batch.target.labels[batch.counted].numpy(), labels[batch.counted].numpy(), windows.num_classes
-        )
+    for batch in windows.batches(config.batch_size, reuse=True):
+        labels = forward(model, batch, config.streams).labels().cpu()
+        truth = batch.target.labels.cpu()
+        counts += confusion(truth[batch.counted].numpy(), labels[batch.counted].numpy(), windows.num_classes)
     return segment_accuracy(counts)
 
 

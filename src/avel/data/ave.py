@@ -128,8 +128,8 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise AvelError(f"{path} line {line}: not UTF-8 text", form, "copy the file again") from error
+        broken = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise AvelError(f"{path} line {broken}: not UTF-8 text", form, "copy the file again") from error
     except OSError as error:
         raise AvelError(f"cannot read {path}: {error.strerror}", form, "see docs/ave.md for the files") from error
     annotations: list[Annotation] = []

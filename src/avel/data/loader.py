@@ -1,9 +1,16 @@
-"""Batches of windows, cut from a feature store."""
+"""Batches of windows, cut from a feature store.
+
+The features of a batch are read from the memory map straight into the batch, and converted on the way: no copy is made
+beyond it. What decides the speed of shuffled reading is then the memory, so no worker processes are used.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,7 +27,7 @@ class Batch:
 
     Attributes:
         audio: (B, T, Da) float32.
-        visual: (B, T, H, W, Dv) float16 as stored; models cast it.
+        visual: (B, T, H, W, Dv), float32 on a CPU, float16 as stored elsewhere: half the bytes to move. Models cast it.
         target: labels (B, T) and video classes (B,).
         counted: (B, T) bool, False on segments that an earlier window of the same clip has shown already.
     """
@@ -32,14 +39,61 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        target = Target(self.target.labels.to(device), self.target.video.to(device))
-        return Batch(self.audio.to(device), self.visual.to(device), target, self.counted.to(device))
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        target = Target(moved(self.target.labels), moved(self.target.video))
+        return Batch(moved(self.audio), moved(self.visual), target, self.counted)
+
+
+@dataclass(frozen=True)
+class Residence:
+    """Where the features of a training lie, and what reading them costs.
+
+    Attributes:
+        needed: bytes of all the windows' clips, as stored.
+        free: bytes free on the device; on a CPU, memory that the page cache may take.
+        device: the device's name.
+        seconds: reading them once, estimated; 0 where they lie on the device.
+    """
+
+    needed: int
+    free: int
+    device: str
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for them, a tenth of it left for everything else."""
+        return self.needed <= 0.9 * self.free
+
+    def __str__(self) -> str:
+        size = f"features: {self.needed / 1e9:.2f} GB"
+        if self.device == "cpu":
+            if self.fits:
+                return f"{size}, kept in memory by the page cache"
+            return (
+                f"{size}, more than the {self.free / 1e9:.2f} GB of memory that are free: read from the disk in every "
+                f"epoch, about {self.seconds:.0f} s of reading each"
+            )
+        if self.fits:
+            return f"{size}, resident on {self.device}"
+        return (
+            f"{size}, more than the {self.free / 1e9:.2f} GB free on {self.device}: copied there batch by batch, "
+            f"about {self.seconds:.0f} s of reading an epoch"
+        )
 
 
 class Windows:
     """The windows of T segments that some clips of a store fall into.
 
     A longer clip is cut into consecutive windows, the last one shifted back to end with the clip.
+
+    Args:
+        store: where the features are.
+        clips: indices into it.
+        window: T.
 
     Raises:
         AvelError: a clip is shorter than the window, has no labels, or lacks valid audio.
@@ -48,8 +102,10 @@ class Windows:
     def __init__(self, store: Store, clips: Sequence[int], window: int) -> None:
         self.store = store
         self.window = window
+        self.device = torch.device("cpu")
         self.num_classes = len(store.classes)
         self.items: list[tuple[int, int, int]] = []  # clip, first segment, segments already shown
+        self.clips = list(clips)
         shortest = min((store.clips[index] for index in clips), key=lambda clip: clip.segments, default=None)
         if shortest is not None and shortest.segments < window:
             raise AvelError(
@@ -57,6 +113,7 @@ class Windows:
                 f"at least {window}, the window, in every clip that is trained on",
                 f"train with --window {shortest.segments}, or leave the short clips out of the CSV",
             )
+        labels = []
         for index in clips:
             clip = store.clips[index]
             if clip.spans is None:
@@ -71,38 +128,147 @@ class Windows:
                     "audio in every clip that is trained on",
                     "take the clip out of the CSV and extract again",
                 )
+            whole = store.labels(index)
             for end in range(window, clip.segments + window, window):
                 first = min(end, clip.segments) - window
                 self.items.append((index, first, end - window - first))
+                labels.append(whole[first : first + window])
+        self._labels = torch.stack(labels) if labels else torch.zeros((0, window), dtype=torch.int64)
+        self._video = torch.tensor([window_class(row.numpy(), self.num_classes) for row in self._labels])
+        shown = torch.tensor([shown for _, _, shown in self.items])
+        self._counted = torch.arange(window) >= shown[:, None] if self.items else self._labels.bool()
+        self._resident: tuple[Tensor, Tensor, Tensor] | None = None  # audio, visual, first row of each window
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The windows at ``indices``, in that order."""
-        audio, visual, labels, counted = [], [], [], []
-        for index in indices:
-            clip, first, shown = self.items[index]
-            segments = slice(first, first + self.window)
-            audio.append(self.store.audio(clip)[segments])
-            visual.append(self.store.visual(clip)[segments])
-            labels.append(self.store.labels(clip)[segments])
-            counted.append(torch.arange(self.window) >= shown)
-        stacked = torch.stack(labels)
-        video = torch.tensor([window_class(row.numpy(), self.num_classes) for row in stacked])
-        return Batch(torch.stack(audio), torch.stack(visual), Target(stacked, video), torch.stack(counted))
+    @property
+    def needed_bytes(self) -> int:
+        """Bytes of the clips' features, as stored."""
+        return sum(self.store.clips[index].segments for index in self.clips) * self.store.settings.segment_bytes
 
-    def batches(self, size: int, *, shuffle_seed: tuple[int, int] | None = None) -> Iterator[Batch]:
+    def serve(self, device: torch.device, *, resident: bool) -> None:
+        """Give every later batch on ``device``.
+
+        Args:
+            device: where the computation is.
+            resident: copy the features of all clips there first, as stored, and gather the batches from them. A CPU has
+                them in its memory by the memory map already.
+
+        Raises:
+            torch.OutOfMemoryError: the device has less room than `residence` found.
+        """
+        self.device = device
+        if resident and device.type != "cpu":
+            self._copy_to(device)
+
+    def _copy_to(self, device: torch.device) -> None:
+        lengths = [self.store.clips[index].segments for index in self.clips]
+        firsts = dict(zip(self.clips, accumulate(lengths, initial=0), strict=False))
+        audio = torch.empty((sum(lengths), self.store.audio_dim), device=device)
+        shape = (sum(lengths), *self.store.grid, self.store.visual_dim)
+        visual = torch.empty(shape, dtype=torch.float16, device=device)
+        for (index, first), length in zip(firsts.items(), lengths, strict=True):
+            audio[first : first + length] = self.store.audio(index)
+            visual[first : first + length] = self.store.visual(index)
+        rows = torch.tensor([firsts[index] + first for index, first, _ in self.items], device=device)
+        self._resident = audio, visual, rows
+
+    def batch(self, indices: Sequence[int], out: Batch | None = None) -> Batch:
+        """The windows at ``indices``, in that order.
+
+        Args:
+            indices: B of them.
+            out: an earlier batch of at least B windows, on a CPU, whose features are written over: memory that was used
+                before costs no page faults.
+        """
+        chosen = torch.as_tensor(indices)
+        target = Target(self._labels[chosen], self._video[chosen])
+        if self._resident is not None:
+            audio, visual, firsts = self._resident
+            rows = firsts[chosen.to(self.device), None] + torch.arange(self.window, device=self.device)
+            return Batch(audio[rows], visual[rows], target, self._counted[chosen]).to(self.device)
+        on_cpu = self.device.type == "cpu"
+        if out is not None and len(out.audio) >= len(indices):
+            audio, visual = out.audio[: len(indices)], out.visual[: len(indices)]
+        else:
+            size = (len(indices), self.window)
+            audio = torch.empty((*size, self.store.audio_dim))
+            visual_type = torch.float32 if on_cpu else torch.float16
+            visual = torch.empty((*size, *self.store.grid, self.store.visual_dim), dtype=visual_type)
+        for place, index in enumerate(indices):
+            clip, first, _ = self.items[index]
+            segments = slice(first, first + self.window)
+            audio[place].copy_(self.store.audio(clip)[segments])
+            visual[place].copy_(self.store.visual(clip)[segments])
+        ready = Batch(audio, visual, target, self._counted[chosen])
+        return ready if on_cpu else ready.to(self.device)
+
+    def batches(
+        self, size: int, *, shuffle_seed: tuple[int, int] | None = None, reuse: bool = False
+    ) -> Iterator[Batch]:
         """All windows once, in batches of ``size`` (the last may be smaller).
 
         Args:
             size: windows in a batch.
             shuffle_seed: run seed and epoch, which fix the order; None keeps the order of the store.
+            reuse: on a CPU, write each batch over the one before it, which is then no longer valid.
         """
         order = list(range(len(self)))
         if shuffle_seed is not None:
             seed, epoch = shuffle_seed
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(self), generator=generator).tolist()
-        for start in range(0, len(order), size):
-            yield self.batch(order[start : start + size])
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        if self.device.type == "cpu" or self._resident is not None:
+            last: Batch | None = None
+            for part in parts:
+                last = self.batch(part, last if reuse and self.device.type == "cpu" else None)
+                yield last
+            return
+        # A device computes while a thread here reads the next batch; on a CPU that would only take the processors from
+        # the computation.
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(self.batch, parts[0]) if parts else None
+            for following in range(1, len(parts) + 1):
+                assert coming is not None
+                ready = coming.result()
+                coming = reader.submit(self.batch, parts[following]) if following < len(parts) else None
+                yield ready
+
+
+def residence(windows: Sequence[Windows], device: torch.device, *, free: int | None = None) -> Residence:
+    """Whether the features fit on the device and, where they do not, how long reading them takes.
+
+    Args:
+        windows: all that a training goes through in an epoch.
+        device: where it computes.
+        free: bytes free there; None asks the device.
+    """
+    needed = sum(each.needed_bytes for each in windows)
+    if free is None:
+        free = _free_bytes(device)
+    place = Residence(needed, free, str(device), 0.0)
+    if place.fits:
+        return place
+    return Residence(needed, free, str(device), sum(_seconds_to_read(each) for each in windows))
+
+
+def _seconds_to_read(windows: Windows, sample: int = 64) -> float:
+    """Reading all windows once, from the time that some of them, spread over the store, take."""
+    chosen = list(range(0, len(windows), max(1, len(windows) // sample)))
+    began = time.perf_counter()
+    windows.batch(chosen)
+    return (time.perf_counter() - began) / len(chosen) * len(windows)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: the page cache is taken to suffice
+        return 2**63

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from avel.data.labels import segment_labels
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import replacing, write_file
 from avel.types import Progress, Span
 
 if TYPE_CHECKING:  # the workers that only decode must not pay for torch
@@ -315,7 +315,7 @@ def write_part(
         "source": source,
         "bad_packets": bad_packets,
     }
-    metadata = {"settings": _canonical(asdict(settings)), "facts": json.dumps(facts)}
+    metadata = {"settings": canonical(asdict(settings)), "facts": json.dumps(facts)}
     # save_file would hide a full disk in an error of its own
     write_file(path, save({"visual": visual, "audio": audio}, metadata))
     return Part(file=path, row=0, **facts)
@@ -326,7 +326,7 @@ def read_part(path: Path, settings: Settings, source: str) -> Part | None:
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            if metadata.get("settings") != _canonical(asdict(settings)):
+            if metadata.get("settings") != canonical(asdict(settings)):
                 return None
             facts = json.loads(metadata["facts"])
             if facts["source"] != source:
@@ -380,7 +380,7 @@ def pack(
     shards: list[str] = []
     stored: list[StoredClip] = []
     for members in _fill(clips, settings.segment_bytes):
-        content = hashlib.sha256(_canonical([asdict(settings), [clip.part.checksum for clip in members]]).encode())
+        content = hashlib.sha256(canonical([asdict(settings), [clip.part.checksum for clip in members]]).encode())
         shard = out / f"shard-{content.hexdigest()[:16]}.safetensors"
         if not shard.is_file():
             _write_shard(shard, [clip.part for clip in members])
@@ -443,13 +443,36 @@ def _fill(clips: Sequence[Packed], segment_bytes: int) -> Iterable[list[Packed]]
         yield members
 
 
+def write_shard(path: Path, visual: np.ndarray, audio: np.ndarray, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the features of consecutive clips, visual (sum of T, H, W, Dv) float16 and audio (sum of T, Da) float32.
+
+    Raises:
+        AvelError: no room on the disk.
+    """
+    # By hand, as the format is a header and the arrays: the library would copy them first, and hide a full disk in an
+    # error of its own.
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    arrays = {"audio": np.ascontiguousarray(audio, "<f4"), "visual": np.ascontiguousarray(visual, "<f2")}
+    offset = 0
+    for name, array in arrays.items():
+        kind = {4: "F32", 2: "F16"}[array.itemsize]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    text = canonical(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(array.data)
+
+
 def _write_shard(path: Path, parts: Sequence[Part]) -> None:
     arrays: dict[str, list[np.ndarray]] = {"visual": [], "audio": []}
     for part in parts:
         with safe_open(part.file, "np") as file:
             for name, rows in arrays.items():
                 rows.append(file.get_slice(name)[part.row : part.row + part.segments])
-    write_file(path, save({name: np.concatenate(rows) for name, rows in arrays.items()}))
+    write_shard(path, np.concatenate(arrays["visual"]), np.concatenate(arrays["audio"]))
 
 
 def _remove_leftovers(out: Path, shards: set[str]) -> None:
@@ -487,7 +510,8 @@ def _clip_json(clip: StoredClip) -> dict[str, Any]:
     return {**vars(clip), "spans": spans}
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """JSON of one spelling only, for hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 

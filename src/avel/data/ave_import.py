@@ -1,0 +1,394 @@
+"""AVE's h5 files -> a feature store, in one pass: 8.3 GB of float64 become 2.1 GB of float16 and float32.
+
+A shard of the store is the unit of finished work. Its name follows from the input files and the rows it holds, so a
+run that was killed finds its finished shards by name and reads no feature of them again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from avel.data import store as feature_store
+from avel.data.ave import CLASSES, FAMILIES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
+from avel.data.ave_survey import Survey, file_sha256, survey
+from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
+from avel.errors import AvelError
+from avel.files import write_file
+from avel.types import Finding, Progress
+
+BACKGROUND_SPLIT = "background"  # the clips without any event that join the weak task's training
+CHUNK_BYTES = 8 * 2**20  # of features read at once
+LARGEST_HALF, LARGEST_HALF_BITS = 65504.0, 0x7BFF
+SMALL_FILE = 2**24  # bytes; a larger file is told apart by its size and time, not by its hash
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        store: the folder.
+        clips: clips in the store.
+        done: of these, clips whose features were read in this run.
+        findings: what to know of the files.
+    """
+
+    store: Path
+    clips: int
+    done: int
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A pair of feature files and the clips in their rows."""
+
+    visual: Path
+    audio: Path
+    pooled: Path | None
+    clips: Sequence[StoredClip]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """Consecutive rows of a source, and what was seen while they were read."""
+
+    path: Path
+    source: _Source
+    rows: range
+
+
+def import_ave(
+    folder: str | Path, out: str | Path, *, workers: int | None = None, progress: Progress | None = None
+) -> ImportReport:
+    """Make a feature store of AVE's files, clips in the order of Annotations.txt.
+
+    A clip is in a split of each family that is there, such as ``train`` and ``val_match``; the background-only clips
+    follow at the end, in the split ``background``. Without ``visual_feature.h5`` the pooled features of
+    ``visual_feature_vec.h5`` are taken, a grid of one cell, which serves cross-modality localization alone.
+
+    Args:
+        folder: AVE's files, see `avel.data.ave.NAMES`.
+        out: folder of the store; an import that was stopped there is resumed.
+        workers: threads; None for one per processor.
+        progress: called as ``progress("import", clips done, clips in all)``.
+
+    Returns:
+        What was done and found; ``out/import.json`` keeps it, with the sizes and hashes of the files.
+
+    Raises:
+        AvelError: a file is missing, damaged or does not fit the others, a feature is not finite or too large for
+            float16, the folder holds another store, or the disk is full. Damaged input leaves nothing behind.
+    """
+    folder, out = Path(folder), Path(out)
+    found = survey(folder)
+    sources = _sources(found)
+    settings = _settings(found)
+    identity = {key: _identity(found.files[key]) for key in sorted(found.shapes)}
+    _refuse_other(out, settings)
+    shards = _cut(out, sources, settings, identity)
+    there = {shard.path for shard in shards if shard.path.is_file()}
+    existed = out.is_dir()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AvelError(
+            f"cannot make the folder {out}: {error.strerror}", "a folder", "choose another --out"
+        ) from error
+    total = sum(len(shard.rows) for shard in shards)
+    facts: dict[Path, dict[str, Any]] = {}
+    done = 0
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        futures = {pool.submit(_make_shard, shard, settings): shard for shard in shards}
+        try:
+            for future in as_completed(futures):
+                facts[futures[future].path] = future.result()
+                done += len(futures[future].rows)
+                if progress:
+                    progress("import", done, total)
+        except _BadInputError as error:
+            pool.shutdown(cancel_futures=True)
+            _undo(out, [shard.path for shard in shards if shard.path not in there], existed)
+            raise AvelError(error.found, error.expected, error.do) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    clips: list[StoredClip] = []
+    for shard in shards:
+        for place, row in enumerate(shard.rows):
+            known = facts[shard.path]["checksums"][place]
+            clips.append(_with(shard.source.clips[row], shard.path.name, place * SEGMENTS, known))
+    findings = found.findings + _seen(shards, facts)
+    write_index(out, settings, CLASSES, [shard.path.name for shard in shards], clips)
+    content = {
+        "folder": str(folder.resolve()),
+        "origin": found.origin,
+        "files": {path.name: _described(path) for path in found.files.values()},
+        "findings": [asdict(finding) for finding in findings],
+    }
+    write_file(out / "import.json", json.dumps(content, indent=1))
+    new = sum(len(shard.rows) for shard in shards if shard.path not in there)
+    return ImportReport(out, len(clips), new, findings)
+
+
+class _BadInputError(AvelError):
+    """A feature file holds what cannot be imported: unlike a full disk, no reason to keep what was done."""
+
+
+def _sources(found: Survey) -> list[_Source]:
+    """What is to be read, or AvelError where it does not make a store."""
+    for key in ("audio", "visual"):
+        if key not in found.shapes and not (key == "visual" and "pooled visual" in found.shapes):
+            raise AvelError(
+                f"no {NAMES[key][0]} in {found.folder}",
+                f"{NAMES[key][0]}, {'(4143, 10, 7, 7, 512)' if key == 'visual' else '(4143, 10, 128)'} in AVE",
+                "see docs/ave.md for where it is public; `avel data import-ave --dry-run` says what is there",
+            )
+    if not found.splits:
+        names = " or ".join(", ".join(NAMES[name][0] for name in family) for family in FAMILIES.values())
+        raise AvelError(f"no whole family of splits in {found.folder}", names, "copy the missing files there")
+    splits: dict[int, list[str]] = {each.row: [] for each in found.annotations}
+    for name, order in found.splits.items():
+        for row in order.tolist():
+            splits[row].append(name)
+    clips = [_clip(each.clip_id, each.video, (each.span,), splits[each.row]) for each in found.annotations]
+    pooled = found.files.get("pooled visual") if "pooled visual" in found.shapes else None
+    if "visual" in found.shapes:
+        sources = [_Source(found.files["visual"], found.files["audio"], pooled, clips)]
+    else:
+        sources = [_Source(found.files["pooled visual"], found.files["audio"], None, clips)]
+    if {"visual", "background visual", "background audio"} <= set(found.shapes):
+        count = found.shapes["background visual"][0]
+        ids = [f"background-{row:03d}" for row in range(count)]
+        quiet = [_clip(name, name, (), [BACKGROUND_SPLIT]) for name in ids]
+        sources.append(_Source(found.files["background visual"], found.files["background audio"], None, quiet))
+    return sources
+
+
+def _clip(name: str, video: str, spans: tuple[Any, ...], splits: list[str]) -> StoredClip:
+    """A clip of which only the features are still to come."""
+    return StoredClip(
+        id=name,
+        video=video,
+        duration=float(SEGMENTS),
+        spans=spans,
+        splits=tuple(splits),
+        shard="",
+        row=0,
+        segments=SEGMENTS,
+        checksum="",
+        audio_valid=True,
+        source="",
+        bad_packets=0,
+    )
+
+
+def _with(clip: StoredClip, shard: str, row: int, features: str) -> StoredClip:
+    return StoredClip(**{**vars(clip), "shard": shard, "row": row, "checksum": features})
+
+
+def _settings(found: Survey) -> Settings:
+    shape = found.shapes.get("visual") or found.shapes["pooled visual"]
+    grid = (shape[2], shape[3]) if len(shape) == 5 else (1, 1)
+    if found.simulated:
+        maker = f"simulated-v{found.simulated['version']}-seed{found.simulated['seed']}"
+    else:
+        maker = "ave-released" if found.origin == "AVE" else "ave-layout"
+    tags = {
+        "visual": f"{maker}-visual-{grid[0]}x{grid[1]}x{shape[-1]}",
+        "audio": f"{maker}-audio-{found.shapes['audio'][-1]}",
+    }
+    return Settings(
+        segment_seconds=1.0,
+        framing="ave",
+        extractors={kind: {"name": maker, "tag": tag, "options": {}} for kind, tag in tags.items()},
+        grid=grid,
+        visual_dim=shape[-1],
+        audio_dim=found.shapes["audio"][-1],
+        origin=found.origin,
+    )
+
+
+def _identity(path: Path) -> list[Any]:
+    """What tells a large file from a changed one without reading it."""
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def _described(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"bytes": size, **({"sha256": file_sha256(path)} if size <= SMALL_FILE else {})}
+
+
+def _refuse_other(out: Path, settings: Settings) -> None:
+    if out.exists() and not out.is_dir():
+        raise AvelError(f"{out} is a file", "a folder for the store", "choose another --out")
+    if (out / "store.json").exists():
+        there = open_store(out).settings
+        if there != settings:
+            one, other = (
+                ", ".join(str(kind["tag"]) for kind in each.extractors.values()) for each in (there, settings)
+            )
+            raise AvelError(
+                f"{out} holds another store, of {one}", f"a new folder, or the store of {other}", "choose another --out"
+            )
+    elif (out / "parts").is_dir():
+        raise AvelError(f"{out} holds an unfinished extraction", "a new or empty folder", "choose another --out")
+
+
+def _refuse_small_disk(out: Path, clips: int, settings: Settings) -> None:
+    needed, free = clips * SEGMENTS * settings.segment_bytes, shutil.disk_usage(out).free
+    if needed > free:
+        raise AvelError(
+            f"{free / 1e9:.1f} GB are free on the disk of {out}",
+            f"{needed / 1e9:.1f} GB, what the store will take",
+            "free some space, or choose another --out",
+        )
+
+
+def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[str, Any]) -> list[_Shard]:
+    rows_each = max(1, feature_store.SHARD_BYTES // (SEGMENTS * settings.segment_bytes))
+    shards = []
+    for source in sources:
+        for first in range(0, len(source.clips), rows_each):
+            rows = range(first, min(first + rows_each, len(source.clips)))
+            facts = [asdict(settings), identity, source.visual.name, rows.start, rows.stop]
+            name = hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
+            shards.append(_Shard(out / f"shard-{name}.safetensors", source, rows))
+    return shards
+
+
+def _make_shard(shard: _Shard, settings: Settings) -> dict[str, Any]:
+    """Read, check, convert and write the rows of a shard; returns what its metadata keeps, as it does if it is there.
+
+    Raises:
+        _BadInputError: a feature file cannot be read or holds what must not be stored.
+        AvelError: the disk is full.
+    """
+    if shard.path.is_file():
+        try:
+            with safe_open(shard.path, "np") as file:
+                facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+                return facts
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            shard.path.unlink()  # damaged since; made again
+    count = len(shard.rows)
+    visual = np.empty((count, SEGMENTS, *settings.grid, settings.visual_dim), np.float16)
+    audio = np.empty((count, SEGMENTS, settings.audio_dim), np.float32)
+    try:
+        seen = {"visual": _convert(shard.source.visual, shard.rows, visual)}
+        seen["audio"] = _convert(shard.source.audio, shard.rows, audio)
+        pooled = shard.source.pooled
+        differs = _pooled_difference(pooled, shard.rows, visual) if pooled else 0.0
+    except _BadInputError:
+        raise
+    except AvelError as error:
+        raise _BadInputError(error.found, error.expected, error.do) from error
+    facts = {
+        "checksums": [checksum(visual[row], audio[row]) for row in range(count)],
+        "negative": {kind: rows["negative"] for kind, rows in seen.items()},
+        "silent": seen["audio"]["zero"],
+        "pooled_difference": differs,
+    }
+    metadata = {"facts": json.dumps(facts)}
+    write_shard(shard.path, visual.reshape(-1, *visual.shape[2:]), audio.reshape(-1, audio.shape[2]), metadata)
+    return facts
+
+
+def _convert(path: Path, rows: range, out: np.ndarray) -> dict[str, list[int]]:
+    """Read rows of a feature file into ``out`` (rows, T, ...), rounding to its type; returns the rows to report.
+
+    By PyTorch, which has the processor's own instructions for it: NumPy rounds to float16 in software, six times slower.
+    """
+    import torch
+
+    seen: dict[str, list[int]] = {"negative": [], "zero": []}
+    half = out.dtype == np.float16
+    limit = LARGEST_HALF if half else float(np.finfo(np.float32).max)
+    with open_dataset(path, FEATURES) as dataset:
+        row_bytes = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))
+        at_once = max(1, min(len(rows), CHUNK_BYTES // row_bytes))
+        given = np.empty((at_once, *dataset.shape[1:]), dataset.dtype.newbyteorder("="))
+        for first in range(0, len(rows), at_once):
+            count = min(at_once, len(rows) - first)
+            chunk, target = given[:count], out[first : first + count].reshape(count, *given.shape[1:])
+            read_rows(dataset, path, slice(rows[first], rows[first] + count), chunk)
+            torch.from_numpy(target).copy_(torch.from_numpy(chunk))
+            # One look at the bits: above those of the largest half are infinity, NaN and whatever has a minus sign.
+            if half and target.view(np.uint16).max() <= LARGEST_HALF_BITS:
+                continue
+            if not (np.abs(chunk).max() <= limit):
+                raise _unfit(path, chunk, rows[first], limit)
+            seen["negative"] += [rows[first + place] for place, row in enumerate(chunk) if row.min() < 0]
+            if not half:  # audio, which is small
+                seen["zero"] += [rows[first + place] for place, row in enumerate(chunk) if not row.any(-1).all()]
+    return seen
+
+
+def _unfit(path: Path, chunk: np.ndarray, first: int, limit: float) -> _BadInputError:
+    """The error for the first feature that is not finite or too large."""
+    row, segment, *rest = (int(place) for place in np.argwhere(~(np.abs(chunk) <= limit))[0])
+    value = chunk[(row, segment, *rest)]
+    return _BadInputError(
+        f"{path}, key {FEATURES}, row {first + row}, segment {segment}: a value of {value:g}",
+        f"finite numbers up to {limit:g}",
+        "copy the file again (docs/ave.md); nothing was imported",
+    )
+
+
+def _pooled_difference(path: Path, rows: range, visual: np.ndarray) -> float:
+    """Largest difference between the pooled file and the mean over the cells, relative to the largest value."""
+    import torch
+
+    pooled = np.empty((len(rows), SEGMENTS, visual.shape[-1]), np.float32)
+    _convert(path, rows, pooled)
+    difference = 0.0
+    for cells, given in zip(torch.from_numpy(visual), torch.from_numpy(pooled), strict=True):
+        difference = max(difference, float((cells.float().mean((1, 2)) - given).abs().max()))
+    return difference / max(float(np.abs(pooled).max()), 1e-30)
+
+
+def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Finding]:
+    """What was found while the features were read."""
+    findings = []
+    for source in dict.fromkeys(shard.source.visual for shard in shards):
+        own = [shard for shard in shards if shard.source.visual == source]
+        first = own[0].source
+        for kind, path in (("visual", first.visual), ("audio", first.audio)):
+            rows = [row for shard in own for row in facts[shard.path]["negative"][kind]]
+            if rows:
+                text = f"{len(rows)} rows hold negative values, which AVE's never do: {_some(rows)}"
+                findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
+        silent = [row for shard in own for row in facts[shard.path]["silent"]]
+        if silent:
+            text = f"{len(silent)} rows have a second of zeros, no sound that VGGish knows: {_some(silent)}"
+            findings.append(Finding("note", f"{first.audio.name}, key {FEATURES}", text))
+        if first.pooled:
+            differs = max(facts[shard.path]["pooled_difference"] for shard in own)
+            same = differs <= 1e-3  # float16 keeps eleven bits
+            text = f"{'is' if same else 'is not'} the mean over the cells of {first.visual.name} (to {differs:.1e})"
+            findings.append(Finding("ok" if same else "note", first.pooled.name, text))
+    return findings
+
+
+def _some(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+
+
+def _undo(out: Path, shards: list[Path], existed: bool) -> None:
+    """Take back what a run wrote before it met damaged input."""
+    for shard in shards:
+        shard.unlink(missing_ok=True)
+    if not existed:
+        out.rmdir()
