@@ -13,7 +13,7 @@ import avel
 PACKAGE = Path(avel.__file__).parent
 
 BASE = {"errors", "files", "types"}
-USE = {"losses", "metrics", "models", "data", "features", "checkpoint", "localization", "plots", "config"} | BASE
+USE = {"losses", "metrics", "models", "data", "features", "checkpoint", "localization", "plots", "config", "floors"} | BASE
 
 #: What each room may import, besides itself and ``avel`` for its version.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
 
     from rich.console import Console
 
-    from avel.types import Progress, Span
+    from avel.data.ave_survey import Survey
+    from avel.types import Finding, Progress, Span
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
@@ -73,16 +74,68 @@ def data_render(arguments: Namespace) -> int:
     return OK
 
 
+def data_import_ave(arguments: Namespace) -> int:
+    from avel.data.ave_import import import_ave
+    from avel.data.ave_survey import survey
+
+    if arguments.dry_run:
+        found = survey(arguments.folder)
+        _print_files(found)
+        _print_findings(found.findings)
+        _print_tasks(found)
+        return OK
+    if arguments.out is None:
+        raise AvelError("no --out", "a folder for the store", "add --out STORE, or --dry-run to see what is there")
+    with bars() as progress:
+        report = import_ave(arguments.folder, arguments.out, workers=arguments.workers, progress=progress)
+    _print_findings(report.findings)
+    kept = f", {report.clips - report.done} of them from an earlier run" if report.done < report.clips else ""
+    console().print(f"{report.clips} clips in {report.store}{kept}; {report.survey.origin}", soft_wrap=True)
+    _print_tasks(report.survey)
+    return OK
+
+
+def _print_files(found: Survey) -> None:
+    """AVE's files, there or missing."""
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from avel.data.ave import NAMES
+
+    table = Table("file", "", "what", "size", title=f"{found.folder}: {found.origin}")
+    for key, names in NAMES.items():
+        path = found.files.get(key)
+        what = f"{key} {found.shapes[key]}" if key in found.shapes else key
+        size = decimal(path.stat().st_size) if path else ""
+        table.add_row(path.name if path else " or ".join(names), "there" if path else "missing", what, size)
+    console().print(table)
+
+
+def _print_findings(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        console().print(str(finding), soft_wrap=True)
+
+
+def _print_tasks(found: Survey) -> None:
+    """What AVE's files serve, and what is missing for the rest."""
+    for task, lacking in found.lacking().items():
+        console().print(f"task {task}: {'not without ' + ', '.join(lacking) if lacking else 'ready'}", soft_wrap=True)
+
+
 def extract(arguments: Namespace) -> int:
-    from avel.features.extract import estimate_seconds, extract, read_source
+    from avel.features.extract import estimate_seconds, extract, read_ave, read_source
 
     recipe = {
         "visual": arguments.visual,
         "audio": arguments.audio,
         "segment_seconds": arguments.segment_seconds,
+        "videos": arguments.videos,
         "workers": arguments.workers,
     }
-    number = len(read_source(arguments.source)[0])
+    if arguments.videos:
+        number = len(read_ave(arguments.source, arguments.videos))
+    else:
+        number = len(read_source(arguments.source)[0])
     if number > WORTH_AN_ESTIMATE and not arguments.out.exists():
         seconds = estimate_seconds(arguments.source, **recipe)
         console().print(f"{number} clips, about {clock(seconds)} on this machine")
@@ -116,17 +169,26 @@ def train(arguments: Namespace) -> int:
 def evaluate(arguments: Namespace) -> int:
     from rich.table import Table
 
-    from avel.evaluation import evaluate
+    from avel.evaluation import compare_runs, evaluate
 
-    folders = sorted(arguments.run.glob("seed-*")) or [arguments.run]
+    if arguments.floors:
+        return _floors(arguments)
+    folders = _seeds_of(arguments.run)
     with bars() as progress:
         scores = [evaluate(folder, arguments.split, progress=progress) for folder in folders]
-    measures = {
-        "segment accuracy": [score["segment_accuracy"] for score in scores],
-        "event F1 at IoU 0.5": [score["event_f1"] for score in scores],
-    }
     first = scores[0]
-    print_spread(measures, f"{first['model']}, split {arguments.split}, chosen on {first['selected_on']}")
+    measures = {"segment accuracy": [score["segment_accuracy"] for score in scores]}
+    shared = first["without_shared_videos"]
+    if shared:
+        without = [score["without_shared_videos"]["segment_accuracy"] for score in scores]
+        measures[f"without {first['clips'] - shared['clips']} clips of training videos"] = without
+    measures["event F1 at IoU 0.5"] = [score["event_f1"] for score in scores]
+    title = f"{first['model']}, split {arguments.split}, chosen on {first['selected_on']}"
+    print_spread(measures, f"{title}; {first['data']}" if first["data"] else title)
+    for score, folder in zip(scores, folders, strict=True):
+        low, high = score["interval_95"]
+        line = f"{folder}: segment accuracy {score['segment_accuracy']:.4f}, 95% of resampled videos in"
+        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
     table = Table("class", "recall", title="Recall over the seconds with that label")
     for name in first["class_recall"]:
         values = [score["class_recall"][name] for score in scores if score["class_recall"][name] is not None]
@@ -134,8 +196,38 @@ def evaluate(arguments: Namespace) -> int:
     console().print(table)
     for name, value in first["floors"].items():
         console().print(f"floor, {name}: {value:.4f}")
+    if arguments.against:
+        interval, videos = compare_runs(folders, _seeds_of(arguments.against), arguments.split)
+        verdict = "no difference seen" if interval.low <= 0 <= interval.high else "a difference"
+        console().print(
+            f"{arguments.run} - {arguments.against}: {interval.value:+.4f}, 95% of resampled videos and seeds in "
+            f"[{interval.low:+.4f}, {interval.high:+.4f}] over {videos} clips: {verdict}",
+            soft_wrap=True,
+        )
     for folder in folders:
         console().print(f"Written: {folder}/evaluation_{arguments.split}.json, predictions, plots/", soft_wrap=True)
+    return OK
+
+
+def _seeds_of(run: Path) -> list[Path]:
+    """The run folders of a training of several seeds, or the one folder itself."""
+    return sorted(run.glob("seed-*")) or [run]
+
+
+def _floors(arguments: Namespace) -> int:
+    from rich.table import Table
+
+    from avel.evaluation import floors
+
+    found = floors(_seeds_of(arguments.run)[0], arguments.split)
+    title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
+    table = Table("task", "split", "floor", "%", title=title)
+    for name, value in found.segment.items():
+        table.add_row("segments", f"{found.split}, {found.clips} clips", name, f"{100 * value:.2f}")
+    for name, value in found.windows.items():
+        where = f"{found.windows_split}, {found.windows_counted} clips"
+        table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
+    console().print(table)
     return OK
 
 
@@ -205,12 +297,24 @@ def _render_options(parser: ArgumentParser) -> None:
     _workers_option(parser)
 
 
+def _import_ave_options(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="Folder with AVE's h5 files and Annotations.txt (docs/ave.md).")
+    parser.add_argument("--out", type=Path, help="Feature store to write; a stopped one is resumed.")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Write nothing: say what is there, what is missing, and what that rules out.",
+    )
+    _workers_option(parser)
+
+
 def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="A CSV (video,start,end,label[,split]), a folder, a media file, or a .txt list of files.",
+        help="A CSV (video,start,end,label[,split]), a folder, a media file, a .txt list, or AVE's Annotations.txt.",
     )
+    parser.add_argument("--videos", type=Path, help="Folder of AVE's mp4 files, where SOURCE is its Annotations.txt.")
     parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
     parser.add_argument("--visual", default="classical", help="Visual extractor: classical.")
     parser.add_argument("--audio", default="classical", help="Audio extractor: classical.")
@@ -232,6 +336,12 @@ def _train_options(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="Run folder of `avel train`, of one seed or of several.")
     parser.add_argument("--split", default="test", help="Split to score: train, val or test.")
+    parser.add_argument("--against", type=Path, help="Another evaluated run: print the difference and its interval.")
+    parser.add_argument(
+        "--floors",
+        action="store_true",
+        help="Score no run, but what needs no looking or listening; RUN may be a store or a folder of AVE's files.",
+    )
 
 
 def _localize_options(parser: ArgumentParser) -> None:
@@ -262,7 +372,14 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
             "Render real mp4 clips of audio-visual events, with the field's hard cases.",
             _render_options,
             "  avel data render --out world --clips 40\n\nprints: 40 clips, labels in world/clips.csv",
-        )
+        ),
+        "import-ave": Verb(
+            data_import_ave,
+            "Make a feature store of AVE's h5 files, as they were released or simulated.",
+            _import_ave_options,
+            "  avel data import-ave data --out ave\n\n"
+            "prints what is odd about the files, and: 4321 clips in ave; AVE; task full: ready; ...",
+        ),
     },
     "extract": Verb(
         extract,
@@ -281,7 +398,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         evaluate,
         "Score a trained run on a split.",
         _evaluate_options,
-        "  avel evaluate runs/ccln --split test\n\nprints segment accuracy, event F1, recall per class and the floors",
+        "  avel evaluate runs/ccln --split test\n\n"
+        "prints segment accuracy with its interval, event F1, recall per class and the floors\n\n"
+        "  avel evaluate store --floors\n\nprints what all background, the right class everywhere, ... would score",
     ),
     "localize": Verb(
         localize,

@@ -14,12 +14,25 @@ from avel.checkpoint import LoadedModel, file_sha256, load
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import replacing, write_file
+from avel.floors import segment_floors, window_floors
 from avel.localization import find_events, localize_features
-from avel.metrics import EventCounts, class_recall, confusion, event_counts, event_f1, segment_accuracy
-from avel.plots import class_bars, confusion_picture, training_curves
+from avel.metrics import (
+    EventCounts,
+    Interval,
+    bootstrap_interval,
+    class_recall,
+    confusion,
+    event_counts,
+    event_curve,
+    event_f1,
+    paired_interval,
+    segment_accuracy,
+)
+from avel.plots import class_bars, confusion_picture, event_curves, training_curves
 from avel.types import BACKGROUND, Progress
 
 IOU = 0.5
+IOUS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 @dataclass(frozen=True)
@@ -72,36 +85,166 @@ def predict(
 
 
 def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
-    """The numbers of a set of predictions: segment accuracy, recall per class, confusion, event F1 at IoU 0.5.
+    """The numbers of a set of predictions: segment accuracy with its interval, recall per class, confusion, event F1.
 
-    Event F1 compares with the annotated spans in seconds, so events shorter than a segment count too.
+    Event F1 compares with the annotated spans in seconds, so events shorter than a segment count too. Where clips share
+    a video with a training clip, as eight of AVE's test clips do, the accuracy without them stands beside the other.
     """
     num_classes = len(store.classes)
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    curve = [EventCounts() for _ in IOUS]
     events = EventCounts()
+    correct, counted = per_video(predictions)
     for prediction in predictions:
         clip = store.clips[prediction.clip]
         counts += confusion(prediction.labels, prediction.probabilities.argmax(-1), num_classes)
         found = find_events(prediction.probabilities, store.classes, store.segment_seconds, clip.duration)
         events += event_counts(clip.spans or (), found, IOU)
+        curve = [a + b for a, b in zip(curve, event_curve(clip.spans or (), found, IOUS), strict=True)]
     recall = class_recall(counts)
     names = (*store.classes, BACKGROUND)
-    segments = int(counts.sum())
+    interval = bootstrap_interval(correct, counted)
     return {
         "clips": len(predictions),
-        "segments": segments,
+        "segments": int(counts.sum()),
         "segment_accuracy": segment_accuracy(counts),
+        "interval_95": [interval.low, interval.high],
+        "without_shared_videos": _without_shared(predictions, store),
         "event_f1": event_f1(events),
         "event_iou": IOU,
+        "event_f1_curve": {f"{iou:.1f}": event_f1(at) for iou, at in zip(IOUS, curve, strict=True)},
         "class_recall": {
             name: None if np.isnan(value) else float(value) for name, value in zip(names, recall, strict=True)
         },
-        "floors": {
-            "all background": float(counts[-1].sum() / segments),
-            "most frequent label": float(counts.sum(1).max() / segments),
-        },
+        "floors": segment_floors([prediction.labels for prediction in predictions], num_classes),
         "confusion": counts.tolist(),
     }
+
+
+def per_video(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) segments that were right in each clip, (N,) segments it has."""
+    right = [int((each.probabilities.argmax(-1) == each.labels).sum()) for each in predictions]
+    return np.array(right), np.array([len(each.labels) for each in predictions])
+
+
+def _without_shared(predictions: Sequence[Prediction], store: Store) -> dict[str, Any] | None:
+    """Accuracy without the clips whose video training has seen under another annotation; None where there are none."""
+    asked = {prediction.clip for prediction in predictions}
+    trained = {clip.video for index, clip in enumerate(store.clips) if "train" in clip.splits and index not in asked}
+    shared = sorted({store.clips[index].video for index in asked} & trained)
+    if not shared:
+        return None
+    kept = [each for each in predictions if store.clips[each.clip].video not in trained]
+    correct, counted = per_video(kept)
+    return {"videos": shared, "clips": len(kept), "segment_accuracy": float(correct.sum() / counted.sum())}
+
+
+@dataclass(frozen=True)
+class FloorTable:
+    """What can be scored on a split without looking or listening.
+
+    Attributes:
+        split: whose segments.
+        origin: what the data are, "" for one's own clips.
+        clips: in the split.
+        segment: name -> segment accuracy, 0 to 1.
+        windows_split: the split whose events are looked for: the ``_match`` one, where there is one.
+        windows: name -> accuracy of cross-modality localization, 0 to 1, the same in both directions.
+        windows_counted: clips that have one event of a part of their length.
+    """
+
+    split: str
+    origin: str
+    clips: int
+    segment: dict[str, float]
+    windows_split: str
+    windows: dict[str, float]
+    windows_counted: int
+
+
+def floors(path: str | Path, split: str = "test") -> FloorTable:
+    """The floors of a split, from labels alone.
+
+    Args:
+        path: a feature store, a run folder, or a folder with AVE's Annotations.txt and order files.
+        split: train, val or test; for the windows its ``_match`` counterpart where there is one.
+
+    Raises:
+        AvelError: the path is none of these, or has no such split.
+    """
+    path = Path(path)
+    if (path / "Annotations.txt").is_file() and not (path / "store.json").exists():
+        from avel.data.ave import CLASSES, full_labels
+        from avel.data.ave_survey import survey
+
+        found = survey(path)
+        every = full_labels(found.annotations)
+        labels = {name: [every[row] for row in order.tolist()] for name, order in found.splits.items()}
+        num_classes, origin = len(CLASSES), found.origin
+    else:
+        if (path / "run.json").is_file():
+            path = Path(json.loads((path / "run.json").read_text())["config"]["store"])
+        store = open_store(path)
+        labels = {name: [store.labels(index).numpy() for index in store.split(name)] for name in store.splits()}
+        num_classes, origin = len(store.classes), store.origin
+    if split not in labels:
+        there = ", ".join(labels) or "none"
+        raise AvelError(f"{path} has no split {split!r}", f"one of its splits: {there}", "name another --split")
+    match = f"{split}_match" if f"{split}_match" in labels else split
+    trained = "train_match" if match.endswith("_match") else "train"
+    masks = {name: [row < num_classes for row in labels.get(name, [])] for name in (trained, match)}
+    windows = window_floors(masks[trained], masks[match])
+    return FloorTable(
+        split=split,
+        origin=origin,
+        clips=len(labels[split]),
+        segment=segment_floors(labels[split], num_classes),
+        windows_split=match,
+        windows=windows.values,
+        windows_counted=windows.counted,
+    )
+
+
+def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: str = "test") -> tuple[Interval, int]:
+    """How much better one model is than another on the same videos, from the predictions `evaluate` saved.
+
+    Args:
+        one, other: run folders, one a seed.
+        split: that both were evaluated on.
+
+    Returns:
+        Difference of their segment accuracies, one - other, with its 95% interval over videos and seeds; the videos.
+
+    Raises:
+        AvelError: a run has no predictions for the split, or the two are of different clips.
+    """
+    tables = []
+    clips: list[str] | None = None
+    for runs in (one, other):
+        rows = []
+        for run in runs:
+            file = Path(run) / f"predictions_{split}.npz"
+            if not file.is_file():
+                raise AvelError(
+                    f"no {file.name} in {run}",
+                    "predictions of both runs on the same split",
+                    f"run `avel evaluate {run} --split {split}` first",
+                )
+            saved = np.load(file)
+            ids = saved["clip"].tolist()
+            if clips is not None and ids != clips:
+                raise AvelError(
+                    f"{file} predicts other clips than {Path(one[0]) / file.name}",
+                    "two runs on one split of one store",
+                    "compare runs that were trained and evaluated on the same store",
+                )
+            clips = ids
+            right = saved["probabilities"].argmax(1) == saved["labels"]
+            starts = np.cumsum(saved["segments"]) - saved["segments"]
+            rows.append((np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]))
+        tables.append((np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])))
+    (right_one, asked_one), (right_other, asked_other) = tables
+    return paired_interval(right_one, asked_one, right_other, asked_other), len(clips or ())
 
 
 def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_seconds: float) -> float:
@@ -159,6 +302,7 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
         "run": str(run),
         "model": model.name,
         "split": split,
+        "data": store.origin,
         "selected_on": facts["config"]["select_on"],
         "seed": facts["seed"],
         "commit": facts["commit"],
@@ -188,3 +332,4 @@ def draw(run: Path, scores: dict[str, Any], names: Sequence[str]) -> None:
     confusion_picture(np.array(scores["confusion"]), names, run / "plots" / f"confusion_{scores['split']}.png")
     recall = np.array([np.nan if value is None else value for value in scores["class_recall"].values()])
     class_bars({scores["model"]: recall}, names, run / "plots" / f"classes_{scores['split']}.png")
+    event_curves({scores["model"]: scores["event_f1_curve"]}, run / "plots" / f"events_{scores['split']}.png")

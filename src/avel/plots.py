@@ -396,6 +396,70 @@ def class_bars(recalls: Mapping[str, np.ndarray], names: Sequence[str], out: str
     _save(figure, out)
 
 
+# Data
+
+
+def comparison_picture(relative: Mapping[str, Sequence[float]], out: str | Path, *, title: str = "") -> None:
+    """Draw how far the features of each clip lie apart in two stores, the clips that differ most first.
+
+    Args:
+        relative: kind of features -> (N,) relative differences, as `avel.data.compare` gives them, in any order.
+            Infinite ones, of clips whose reference is all zeros, stand at the top edge, as triangles.
+        out: the PNG to write.
+        title: one line, such as the names of the stores.
+    """
+    figure = _figure(8.4, 4.0)
+    axes = figure.add_axes((0.095, 0.13, 0.875, 0.74))
+    known = [value for values in relative.values() for value in values if np.isfinite(value)]
+    positive = [value for value in known if value > 0]
+    logarithmic = bool(positive) and len(positive) == len(known) and max(known) > 20 * min(known)
+    top = max([*known, 1e-6]) * (1.5 if logarithmic else 1.08)
+    for number, (kind, values) in enumerate(relative.items()):
+        ordered = np.sort(np.asarray(values, dtype=float))[::-1]
+        places = (np.arange(len(ordered)) + 0.5) / len(ordered) * 100
+        finite, color = np.isfinite(ordered), class_color(number)
+        median = float(np.quantile(ordered, 0.5, method="nearest"))
+        label = f"{kind}: median {median:.3g}, largest {ordered[0]:.3g}"
+        dots: dict[str, Any] = {"marker": "o", "markersize": 4} if len(ordered) <= 40 else {}
+        axes.plot(places[finite], ordered[finite], color=color, linewidth=2.0, label=label, **dots)
+        axes.plot(places[~finite], np.full((~finite).sum(), top), "^", color=color, clip_on=False)
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.set_ylim(min(known) / 1.5, top)
+    else:
+        axes.set_ylim(0, top)
+    axes.set_xlim(0, 100)
+    _plain(axes)
+    axes.set_xlabel("% of the clips, those that differ most first", fontsize=9.5, color=_MUTED)
+    axes.set_ylabel("relative difference of a clip", fontsize=9.5, color=_MUTED)
+    axes.legend(frameon=False, fontsize=9.5, loc="upper right")
+    _text(figure, 0.25, 3.68, _shortened(title, 90) or "features of the same clips in two stores", fontsize=11)
+    _save(figure, out)
+
+
+def event_curves(curves: Mapping[str, Mapping[str, float]], out: str | Path) -> None:
+    """Draw event F1 over the IoU that a found event must reach, one line a run.
+
+    Args:
+        curves: run name -> IoU as text -> F1 in 0 to 1, NaN where there are no events.
+        out: the PNG to write.
+    """
+    figure = _figure(6.2, 3.9)
+    axes = figure.add_axes((0.1, 0.14, 0.87, 0.75))
+    for number, (run, curve) in enumerate(curves.items()):
+        places = [float(iou) for iou in curve]
+        axes.plot(places, list(curve.values()), "o-", color=class_color(number), label=run, markersize=4)
+        for place, value in zip(places, curve.values(), strict=True):
+            if len(curves) == 1 and not np.isnan(value):
+                axes.text(place, value + 0.03, f"{value:.2f}", ha="center", fontsize=8, color=_MUTED)
+    axes.set_ylim(0, 1.08)
+    axes.set_xlabel("IoU of found and true event, at least", fontsize=9.5, color=_MUTED)
+    axes.set_title("event F1", loc="left", fontsize=11)
+    _plain(axes)
+    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    _save(figure, out)
+
+
 # Paper and ink
 
 

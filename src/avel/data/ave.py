@@ -133,7 +133,7 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     except OSError as error:
         raise AvelError(f"cannot read {path}: {error.strerror}", form, "see docs/ave.md for the files") from error
     annotations: list[Annotation] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         fields = line.strip().split("&")
         if fields == [""] or (not annotations and fields[:2] == ["Category", "VideoID"]):
             continue

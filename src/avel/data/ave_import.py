@@ -41,12 +41,14 @@ class ImportReport:
         store: the folder.
         clips: clips in the store.
         done: of these, clips whose features were read in this run.
-        findings: what to know of the files.
+        survey: what was found in the folder.
+        findings: its findings, and those of the features.
     """
 
     store: Path
     clips: int
     done: int
+    survey: Survey
     findings: list[Finding]
 
 
@@ -98,7 +100,8 @@ def import_ave(
     identity = {key: _identity(found.files[key]) for key in sorted(found.shapes)}
     _refuse_other(out, settings)
     shards = _cut(out, sources, settings, identity)
-    there = {shard.path for shard in shards if shard.path.is_file()}
+    before = {shard.path for shard in shards if shard.path.is_file()}
+    _refuse_small_disk(out, sum(len(shard.rows) for shard in shards if shard.path not in before), settings)
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -108,18 +111,20 @@ def import_ave(
         ) from error
     total = sum(len(shard.rows) for shard in shards)
     facts: dict[Path, dict[str, Any]] = {}
-    done = 0
+    done = new = 0
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         futures = {pool.submit(_make_shard, shard, settings): shard for shard in shards}
         try:
             for future in as_completed(futures):
-                facts[futures[future].path] = future.result()
-                done += len(futures[future].rows)
+                shard = futures[future]
+                facts[shard.path], made = future.result()
+                done += len(shard.rows)
+                new += len(shard.rows) if made else 0
                 if progress:
                     progress("import", done, total)
         except _BadInputError as error:
             pool.shutdown(cancel_futures=True)
-            _undo(out, [shard.path for shard in shards if shard.path not in there], existed)
+            _undo(out, [shard.path for shard in shards if shard.path not in before], existed)
             raise AvelError(error.found, error.expected, error.do) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -138,8 +143,7 @@ def import_ave(
         "findings": [asdict(finding) for finding in findings],
     }
     write_file(out / "import.json", json.dumps(content, indent=1))
-    new = sum(len(shard.rows) for shard in shards if shard.path not in there)
-    return ImportReport(out, len(clips), new, findings)
+    return ImportReport(out, len(clips), new, found, findings)
 
 
 class _BadInputError(AvelError):
@@ -248,7 +252,8 @@ def _refuse_other(out: Path, settings: Settings) -> None:
 
 
 def _refuse_small_disk(out: Path, clips: int, settings: Settings) -> None:
-    needed, free = clips * SEGMENTS * settings.segment_bytes, shutil.disk_usage(out).free
+    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    needed, free = clips * SEGMENTS * settings.segment_bytes, shutil.disk_usage(there).free
     if needed > free:
         raise AvelError(
             f"{free / 1e9:.1f} GB are free on the disk of {out}",
@@ -269,8 +274,8 @@ def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[s
     return shards
 
 
-def _make_shard(shard: _Shard, settings: Settings) -> dict[str, Any]:
-    """Read, check, convert and write the rows of a shard; returns what its metadata keeps, as it does if it is there.
+def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool]:
+    """Read, check, convert and write the rows of a shard; returns what its metadata keeps, and False if it was there.
 
     Raises:
         _BadInputError: a feature file cannot be read or holds what must not be stored.
@@ -279,8 +284,7 @@ def _make_shard(shard: _Shard, settings: Settings) -> dict[str, Any]:
     if shard.path.is_file():
         try:
             with safe_open(shard.path, "np") as file:
-                facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-                return facts
+                return json.loads(file.metadata()["facts"]), False
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             shard.path.unlink()  # damaged since; made again
     count = len(shard.rows)
@@ -295,7 +299,7 @@ def _make_shard(shard: _Shard, settings: Settings) -> dict[str, Any]:
         raise
     except AvelError as error:
         raise _BadInputError(error.found, error.expected, error.do) from error
-    facts = {
+    facts: dict[str, Any] = {
         "checksums": [checksum(visual[row], audio[row]) for row in range(count)],
         "negative": {kind: rows["negative"] for kind, rows in seen.items()},
         "silent": seen["audio"]["zero"],
@@ -303,13 +307,13 @@ def _make_shard(shard: _Shard, settings: Settings) -> dict[str, Any]:
     }
     metadata = {"facts": json.dumps(facts)}
     write_shard(shard.path, visual.reshape(-1, *visual.shape[2:]), audio.reshape(-1, audio.shape[2]), metadata)
-    return facts
+    return facts, True
 
 
 def _convert(path: Path, rows: range, out: np.ndarray) -> dict[str, list[int]]:
     """Read rows of a feature file into ``out`` (rows, T, ...), rounding to its type; returns the rows to report.
 
-    By PyTorch, which has the processor's own instructions for it: NumPy rounds to float16 in software, six times slower.
+    By PyTorch, which uses the processor's own instructions for it; NumPy rounds to float16 in software.
     """
     import torch
 

@@ -111,6 +111,16 @@ def survey(folder: str | Path) -> Survey:
     return Survey(folder, files, annotations, splits, shapes, findings, simulated)
 
 
+def read_splits(folder: str | Path, num_rows: int) -> dict[str, frozenset[int]]:
+    """Split -> rows of Annotations.txt, of the families of splits that are whole in a folder.
+
+    Raises:
+        AvelError: an order file is damaged, or the splits of a family overlap or leave a row out.
+    """
+    splits, _ = _read_splits(_find(Path(folder))[0], num_rows)
+    return {name: frozenset(order.tolist()) for name, order in splits.items()}
+
+
 def repeated_videos(annotations: Sequence[Annotation]) -> dict[str, list[int]]:
     """Video id -> its rows, of the videos that are annotated more than once, in order of first appearance."""
     rows: dict[str, list[int]] = defaultdict(list)
@@ -209,9 +219,13 @@ def _shapes(files: dict[str, Path], num_rows: int) -> dict[str, tuple[int, ...]]
         rows: int | str = num_rows if "background" not in key else "rows"
         form = f"floats of shape ({rows}, {SEGMENTS}, {'H, W, Dv' if visual else 'width'})"
         with open_dataset(path, FEATURES) as dataset:
-            shape, dtype = dataset.shape, dataset.dtype
+            shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
         fits = shape is not None and len(shape) == (5 if visual else 3) and shape[1] == SEGMENTS and min(shape) > 0
-        if not fits or dtype not in (np.float16, np.float32, np.float64) or rows not in ("rows", shape[0]):
+        if (
+            not fits
+            or dtype not in (np.float16, np.float32, np.float64)
+            or rows not in ("rows", shape[0])
+        ):
             raise damaged(path, FEATURES, f"{dtype} of shape {shape}", form)
         shapes[key] = shape
     for one, other, first in (

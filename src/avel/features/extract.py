@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from avel.data.ave import CLASSES, read_annotations
+from avel.data.ave_survey import read_splits
 from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
@@ -34,7 +36,8 @@ from avel.features.video import probe
 from avel.files import write_file
 from avel.types import Progress
 
-__all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip", "read_source"]
+__all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
+__all__ += ["read_ave", "read_source"]
 
 FRAMING = "time"
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
@@ -64,6 +67,7 @@ def extract(
     visual: str = "classical",
     audio: str = "classical",
     segment_seconds: float = 1.0,
+    videos: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ExtractReport:
@@ -77,6 +81,7 @@ def extract(
         visual: name of a visual extractor.
         audio: name of an audio extractor.
         segment_seconds: length of a segment, seconds.
+        videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
         workers: processes; None for one per processor. With 1 all is done in this process.
         progress: called as ``progress("extract" or "pack", clips done, clips in all)``.
 
@@ -85,7 +90,7 @@ def extract(
             clip failed, a worker process died, or the disk is full.
     """
     out = Path(out)
-    clips, labelled = read_source(source)
+    clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
     recipe = Recipe.of(visual, audio, segment_seconds)
     finished = _finished(clips, out, recipe)
     todo = [clip for clip in clips if clip.id not in finished]
@@ -129,7 +134,7 @@ def extract(
         for clip in clips
         if clip.id not in failures
     ]
-    pack(out, recipe.settings(), classes_of(clips), packed, progress)
+    pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
     return ExtractReport(len(todo) - sum(clip.id in failures for clip in todo), skipped, failed, out)
 
 
@@ -139,6 +144,7 @@ def estimate_seconds(
     visual: str = "classical",
     audio: str = "classical",
     segment_seconds: float = 1.0,
+    videos: str | Path | None = None,
     workers: int | None = None,
 ) -> float:
     """About how long `extract` will take from nothing, in seconds: two clips are timed, twenty are looked into.
@@ -146,7 +152,7 @@ def estimate_seconds(
     Raises:
         AvelError: the source or the clips cannot be read.
     """
-    clips, _ = read_source(source)
+    clips = read_source(source)[0] if videos is None else read_ave(source, videos)
     recipe = Recipe.of(visual, audio, segment_seconds)
     spread = clips[:: max(1, len(clips) // 20)]
     durations: list[float] = []
@@ -213,6 +219,40 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
     if not clips:
         raise AvelError(f"{source} is empty", "a path of a video on each line", "write them there")
     return list(clips.values()), False
+
+
+def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
+    """The clips of AVE in the order of its Annotations.txt, in the splits of the order files beside it.
+
+    A video that is not in the folder is a clip all the same, one that fails: many of AVE's have left YouTube.
+
+    Args:
+        annotations: AVE's Annotations.txt.
+        videos: folder with a file for each video, named by its YouTube id.
+
+    Raises:
+        AvelError: the annotations or an order file are damaged, or the folder holds none of the videos.
+    """
+    annotations, videos = Path(annotations), Path(videos)
+    rows = read_annotations(annotations)
+    splits = read_splits(annotations.parent, len(rows))
+    files = {f.stem: f for f in sorted(videos.glob("*")) if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file()}
+    if not any(row.video in files for row in rows):
+        raise AvelError(
+            f"no video of {annotations} in {videos}",
+            f"files named by their YouTube ids, such as {rows[0].video}.mp4",
+            "give the folder of the archive that holds the mp4 files",
+        )
+    return [
+        Clip(
+            id=row.clip_id,
+            path=files.get(row.video, videos / f"{row.video}.mp4"),
+            spans=(row.span,),
+            splits=tuple(name for name, order in splits.items() if row.row in order),
+            video=row.video,
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
