@@ -7,24 +7,12 @@ prints a table and writes results/worlds.json. A killed run resumes where it was
 
 import argparse
 import json
-import os
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
-import torch
+from birth import ROOT, birth
 
 from avel.cli import bars, console, mean_and_spread
 from avel.demo import demo
-
-ROOT = Path(__file__).parents[1]
-
-
-def commit() -> str:
-    """The commit measured, marked where the tree differs from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
@@ -68,9 +56,7 @@ def main() -> None:
     summary["CCLN on the long videos"] = {"event_f1": mean_and_spread([world["long_f1"] for world in worlds])}
     content = {
         "title": "Rendered clips, held out: scenes, instances and voices never seen in training",
-        "command": "python " + " ".join([os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
-        "commit": commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        **birth(),
         "clips": arguments.clips,
         "long_videos": arguments.long_videos,
         "epochs": arguments.epochs,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from synthetic import CLASSES, write_store
 
+from avel import cli
 from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import evaluate, predict, score
+from avel.evaluation import IOUS, Prediction, compare_runs, evaluate, floors, per_video, predict, score
 from avel.rivals import fit_logistic, logistic_regression, nearest_class_mean
 from avel.training import train
 
@@ -103,6 +104,87 @@ def test_a_store_that_is_gone_or_changed_is_refused(folder: Path, tmp_path: Path
 def test_a_run_folder_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match="no checkpoint"):
         evaluate(tmp_path, "test")
+
+
+def test_the_interval_holds_the_accuracy_and_the_curve_falls(folder: Path) -> None:
+    scores = evaluate(folder / "run", "test")
+    low, high = scores["interval_95"]
+    assert 0 <= low <= scores["segment_accuracy"] <= high <= 1 and low < high
+    curve = list(scores["event_f1_curve"].values())
+    assert list(scores["event_f1_curve"]) == [f"{iou:.1f}" for iou in IOUS]
+    assert curve == sorted(curve, reverse=True)
+    assert scores["event_f1_curve"]["0.5"] == scores["event_f1"]
+    assert scores["without_shared_videos"] is None and scores["data"] == ""
+    assert (folder / "run" / "plots" / "events_test.png").read_bytes().startswith(b"\x89PNG")
+
+
+def made_up(clip: int, labels: list[int], answers: list[int]) -> Prediction:
+    return Prediction(clip, np.array(labels), np.eye(4, dtype=np.float32)[answers], None)
+
+
+def test_right_segments_are_counted_per_clip() -> None:
+    predictions = [made_up(0, [0, 0, 3], [0, 1, 3]), made_up(1, [2], [2])]
+    correct, counted = per_video(predictions)
+    assert correct.tolist() == [2, 1] and counted.tolist() == [3, 1]
+
+
+def saved_run(folder: Path, answers: list[list[int]], truth: list[list[int]], clips: list[str]) -> Path:
+    """The predictions that `evaluate` saves, of clips of any length."""
+    folder.mkdir()
+    np.savez(
+        folder / "predictions_test.npz",
+        clip=np.array(clips),
+        segments=np.array([len(row) for row in truth]),
+        labels=np.concatenate(truth),
+        probabilities=np.eye(4)[np.concatenate(answers)],
+    )
+    return folder
+
+
+def test_two_runs_are_compared_clip_by_clip(tmp_path: Path) -> None:
+    truth, clips = [[0, 0, 3], [1, 1], [2, 3, 3, 3]], ["a", "b", "c"]
+    wrong = [[1, 0, 3], [1, 0], [2, 3, 3, 0]]
+    right = saved_run(tmp_path / "right", truth, truth, clips)
+    others = [saved_run(tmp_path / name, wrong, truth, clips) for name in ("seed-0", "seed-1")]
+    interval, videos = compare_runs([right], others)
+    assert interval.value == pytest.approx(3 / 9) and videos == 3
+    assert interval.low == pytest.approx(1 / 4) and interval.high == pytest.approx(1 / 2)  # clip c alone, clip b alone
+    assert compare_runs(others, [right])[0].value == pytest.approx(-3 / 9)
+    other_clips = saved_run(tmp_path / "other", truth, truth, ["a", "b", "d"])
+    with pytest.raises(AvelError, match="other clips"):
+        compare_runs([right], [other_clips])
+    with pytest.raises(AvelError, match=r"no predictions_val.npz"):
+        compare_runs([right], others, "val")
+
+
+def test_the_command_line_compares_and_prints_floors(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = str(folder / "run")
+    assert cli.main(["evaluate", run, "--against", run]) == 0
+    said = capsys.readouterr().out
+    assert "+0.0000, 95% of resampled videos and seeds in [+0.0000, +0.0000] over 6 clips: no difference seen" in said
+    assert "event F1 at IoU 0.5" in said and "95% of resampled videos in [" in said
+    for path in (run, str(folder / "store")):
+        assert cli.main(["evaluate", path, "--floors"]) == 0
+        said = capsys.readouterr().out
+        expected = floors(folder / "store")
+        assert f"{100 * expected.segment['all background']:.2f}" in said and "most frequent start per length" in said
+    assert cli.main(["evaluate", str(folder / "none"), "--floors"]) == 2
+    assert cli.main(["evaluate", run, "--floors", "--split", "dev"]) == 2
+    assert "train, val, test" in capsys.readouterr().err
+
+
+def test_the_floors_of_a_store_against_a_count_by_hand(folder: Path) -> None:
+    store = open_store(folder / "store")
+    found = floors(folder / "store", "val")
+    labels = [store.labels(index).tolist() for index in store.split("val")]
+    assert found.segment["all background"] == sum(row.count(3) for row in labels) / (6 * len(labels))
+    lengths = [6 - row.count(3) for row in labels]
+    partial = [row for row, length in zip(labels, lengths, strict=True) if 0 < length < 6]
+    assert found.windows_counted == len(partial) and found.windows_split == "val"
+    assert found.windows["first window"] == pytest.approx(sum(row[0] != 3 for row in partial) / len(partial))
 
 
 # --- rivals ---------------------------------------------------------------------------------------------------------

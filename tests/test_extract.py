@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -492,3 +493,33 @@ def test_no_room_on_the_disk_is_no_failed_clip(tiny_clips: Clips, tmp_path: Path
 def test_workers_import_no_torch() -> None:
     code = "import sys, avel.features.extract; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_folder_of_aves_videos_in_the_order_of_its_annotations(tmp_path: Path, tiny_clips: Clips) -> None:
+    tiny_clips(tmp_path / "clips", 2)
+    videos = tmp_path / "AVE"
+    videos.mkdir()
+    for name, clip in {"ZZZ": "clip0", "AAA": "clip1"}.items():
+        (videos / f"{name}.mp4").write_bytes((tmp_path / "clips" / f"{clip}.mp4").read_bytes())
+    rows = ["Bark&ZZZ&good&0&1", "Cat&dead0000000&good&0&10", "Church bell&AAA&good&1&2", "Cat&ZZZ&good&1&2"]
+    (tmp_path / "Annotations.txt").write_text("\n".join(rows))
+    for name, order in {"train": [3, 1], "val": [2], "test": [0]}.items():
+        with h5py.File(tmp_path / f"{name}_order.h5", "w") as file:
+            file["order"] = np.array(order)
+    report = extract(tmp_path / "Annotations.txt", tmp_path / "store", videos=videos, workers=1)
+    assert report.done == 3 and [failure["id"] for failure in report.failed] == ["0001-dead0000000"]
+    assert "dead0000000.mp4" in report.failed[0]["cause"]
+    assert read_failures(tmp_path / "store") == report.failed
+    store = open_store(tmp_path / "store")
+    assert [clip.id for clip in store.clips] == ["0000-ZZZ", "0002-AAA", "0003-ZZZ"]
+    assert store.clips[0].video == store.clips[2].video == "ZZZ"
+    assert store.clips[0].checksum == store.clips[2].checksum != store.clips[1].checksum
+    assert len(store.classes) == 28 and store.labels(0).tolist() == [2, 28] and store.labels(2).tolist() == [28, 22]
+    assert (store.split("train"), store.split("val"), store.split("test")) == ([2], [1], [0])
+
+
+def test_a_folder_without_any_of_aves_videos_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Annotations.txt").write_text("Bark&ZZZ&good&0&1\n")
+    with pytest.raises(AvelError, match="no video of"):
+        extract(tmp_path / "Annotations.txt", tmp_path / "store", videos=tmp_path)
+    assert not (tmp_path / "store").exists()
