@@ -10,7 +10,17 @@ from avel import cli
 from avel.errors import AvelError
 
 ROOT = Path(__file__).parents[1]
-VERBS = [["demo"], ["data", "render"], ["extract"], ["train"], ["evaluate"], ["localize"]]
+VERBS = [
+    ["demo"],
+    ["data", "render"],
+    ["data", "import-ave"],
+    ["data", "check"],
+    ["data", "compare"],
+    ["extract"],
+    ["train"],
+    ["evaluate"],
+    ["localize"],
+]
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -68,9 +78,15 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["data", "import-ave", "no-such-folder", "--out", "store"], "no-such-folder"),
+        (["data", "import-ave", ".", "--dry-run"], "Annotations.txt"),
+        (["data", "check", "no-such-store"], "no-such-store"),
+        (["data", "compare", "no-such-store", "other"], "no-such-store"),
         (["extract", "no-such.csv", "--out", "store"], "no-such.csv"),
+        (["extract", "Annotations.txt", "--videos", ".", "--out", "store"], "Annotations.txt"),
         (["train", "--store", "no-such-store", "--out", "run"], "no-such-store"),
         (["evaluate", "no-such-run"], "no-such-run"),
+        (["evaluate", "no-such-run", "--floors"], "no-such-run"),
         (["localize", "clip.mp4", "--model", "no-such-run"], "no-such-run"),
     ],
 )

@@ -13,7 +13,8 @@ import avel
 PACKAGE = Path(avel.__file__).parent
 
 BASE = {"errors", "files", "types"}
-USE = {"losses", "metrics", "models", "data", "features", "checkpoint", "localization", "plots", "config", "floors"} | BASE
+USE = {"losses", "metrics", "floors", "models", "data", "features", "checkpoint", "localization", "plots"}
+USE |= BASE | {"config"}
 
 #: What each room may import, besides itself and ``avel`` for its version.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -233,6 +233,30 @@ def test_confusion_and_bars(tmp_path, count):
         assert (image[:, :3] == 255).all() and (image[-3:] == 255).all() and (image[:, -3:] == 255).all()
 
 
+@pytest.mark.parametrize("count", [1, 12, 4143])
+@pytest.mark.parametrize("case", ["spread", "equal", "zero", "infinite"])
+def test_comparison_picture(tmp_path, count, case):
+    random = np.random.default_rng(0)
+    visual = {"spread": np.exp(random.normal(-4, 1.5, count)), "equal": np.full(count, 0.2), "zero": np.zeros(count)}
+    values = {"visual": visual.get(case, np.full(count, np.inf)), "audio": random.random(count)}
+    plots.comparison_picture(values, tmp_path / "p.png", title="a $store$ " + "with a long name " * 9)
+    image = pixels(tmp_path / "p.png")
+    assert image.shape[:2] == (480, 1008)
+    border = np.concatenate([image[:6].reshape(-1, 4), image[:, :6].reshape(-1, 4), image[:, -4:].reshape(-1, 4)])
+    assert (border == 255).all()
+    shuffled = {kind: random.permutation(each) for kind, each in values.items()}
+    plots.comparison_picture(shuffled, tmp_path / "q.png", title="a $store$ " + "with a long name " * 9)
+    assert (tmp_path / "q.png").read_bytes() == (tmp_path / "p.png").read_bytes()
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_event_curves(tmp_path, runs):
+    curve = {f"0.{tenth}": 1 - tenth / 10 for tenth in range(1, 10)} | {"0.9": np.nan}
+    plots.event_curves({f"run {k}": curve for k in range(runs)}, tmp_path / "p.png")
+    image = pixels(tmp_path / "p.png")
+    assert (image[:4] == 255).all() and (image[-3:] == 255).all() and (image < 128).any()
+
+
 def test_pictures_from_many_threads(tmp_path):
     def draw(number):
         plots.class_bars({"CCLN": np.full(4, number / 10)}, ["a", "b", "c"], tmp_path / f"{number}.png")

@@ -95,6 +95,43 @@ def data_import_ave(arguments: Namespace) -> int:
     return OK
 
 
+def data_check(arguments: Namespace) -> int:
+    from avel.data.check import check, exit_code
+
+    with bars() as progress:
+        findings = check(arguments.path, window=arguments.window, progress=progress)
+    _print_findings(findings)
+    errors = sum(finding.level == "error" for finding in findings)
+    console().print(
+        f"{errors} errors in {arguments.path}" if errors else f"no errors in {arguments.path}", soft_wrap=True
+    )
+    return SOME_FAILED if exit_code(findings) else OK
+
+
+def data_compare(arguments: Namespace) -> int:
+    import json
+
+    from avel.data.compare import compare
+    from avel.files import write_file
+    from avel.plots import comparison_picture
+
+    with bars() as progress:
+        found = compare(arguments.one, arguments.other, worst=arguments.worst, progress=progress)
+    for line in found.lines():
+        console().print(line, soft_wrap=True)
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_file(arguments.out / "comparison.json", json.dumps(found.to_json(), indent=1))
+        relative = {"visual": found.visual, "audio": found.audio}
+        comparison_picture(
+            {kind: [clip.relative for clip in each.clips] for kind, each in relative.items()},
+            arguments.out / "comparison.png",
+            title=f"{found.a} against {found.b}",
+        )
+        console().print(f"Written: {arguments.out}/comparison.json, comparison.png", soft_wrap=True)
+    return OK
+
+
 def _print_files(found: Survey) -> None:
     """AVE's files, there or missing."""
     from rich.filesize import decimal
@@ -308,6 +345,18 @@ def _import_ave_options(parser: ArgumentParser) -> None:
     _workers_option(parser)
 
 
+def _check_options(parser: ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="A feature store, or a folder with AVE's files.")
+    parser.add_argument("--window", type=int, default=10, help="Segments of the windows that a model would see.")
+
+
+def _compare_options(parser: ArgumentParser) -> None:
+    parser.add_argument("one", type=Path, help="A feature store.")
+    parser.add_argument("other", type=Path, help="A store of the same clips; differences are relative to its features.")
+    parser.add_argument("--worst", type=int, default=10, help="Number of the clips that differ most to print.")
+    parser.add_argument("--out", type=Path, help="Folder to write comparison.json and comparison.png to.")
+
+
 def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
@@ -379,6 +428,19 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
             _import_ave_options,
             "  avel data import-ave data --out ave\n\n"
             "prints what is odd about the files, and: 4321 clips in ave; AVE; task full: ready; ...",
+        ),
+        "check": Verb(
+            data_check,
+            "Read a store or AVE's files once and say what is odd; exit code 1 where something is wrong.",
+            _check_options,
+            "  avel data check store\n\nprints a line per finding: ok, note or error, where, what",
+        ),
+        "compare": Verb(
+            data_compare,
+            "Compare the features of two stores of the same clips.",
+            _compare_options,
+            "  avel data compare own released --out comparison\n\n"
+            "prints relative difference and correlation per stream, and the clips that differ most",
         ),
     },
     "extract": Verb(

@@ -221,11 +221,7 @@ def _shapes(files: dict[str, Path], num_rows: int) -> dict[str, tuple[int, ...]]
         with open_dataset(path, FEATURES) as dataset:
             shape, dtype = dataset.shape, dataset.dtype.newbyteorder("=")
         fits = shape is not None and len(shape) == (5 if visual else 3) and shape[1] == SEGMENTS and min(shape) > 0
-        if (
-            not fits
-            or dtype not in (np.float16, np.float32, np.float64)
-            or rows not in ("rows", shape[0])
-        ):
+        if not fits or dtype not in (np.float16, np.float32, np.float64) or rows not in ("rows", shape[0]):
             raise damaged(path, FEATURES, f"{dtype} of shape {shape}", form)
         shapes[key] = shape
     for one, other, first in (

@@ -307,6 +307,8 @@ def write_part(
     bad_packets: int,
 ) -> Part:
     """Write one finished clip: ``visual`` (T, H, W, Dv) float16 and ``audio`` (T, Da) float32."""
+    # save() writes an array in the order its memory has, whatever the axes say
+    visual, audio = np.ascontiguousarray(visual), np.ascontiguousarray(audio)
     facts: dict[str, Any] = {
         "segments": len(visual),
         "duration": round(duration, 6),

@@ -1,0 +1,357 @@
+"""A stand-in for AVE: features made here, in AVE's own files, with AVE's counts and with structure to be found.
+
+It is not AVE: ``simulated.json`` beside the files says so, and every table made from them says so in its title.
+``simulated_plan`` decides what every row holds, ``simulated_features`` makes the numbers, this module writes the files.
+All is frozen as VERSION 1: a row's content depends on version, seed, grid, width and plan, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import avel
+from avel.data.ave import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK
+from avel.data.simulated_features import (
+    AUDIO_DIM,
+    Floats,
+    Scene,
+    World,
+    make_audio,
+    make_scene,
+    make_visual,
+    make_world,
+)
+from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
+from avel.errors import AvelError
+from avel.files import replacing, write_file
+from avel.types import Progress
+
+_SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
+
+
+@dataclass(frozen=True)
+class SimulateReport:
+    """What lies in the folder now.
+
+    Attributes:
+        folder: where.
+        rows: N, the lines of Annotations.txt.
+        videos: how many different videos they show.
+        background_videos: videos of background alone, beside the rows.
+        splits: name -> number of rows, both families.
+        background: share of the rows' segments that are background.
+        bytes: of all files but the mark.
+        made: the files that this call wrote.
+        kept: the files that an earlier call had finished.
+    """
+
+    folder: Path
+    rows: int
+    videos: int
+    background_videos: int
+    splits: dict[str, int]
+    background: float
+    bytes: int
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def simulate(
+    out: str | Path,
+    *,
+    videos: int = VIDEOS,
+    grid: tuple[int, int] = (7, 7),
+    visual_dim: int = 512,
+    train_videos: int | None = None,
+    val_videos: int | None = None,
+    test_videos: int | None = None,
+    background_videos: int = BACKGROUND_VIDEOS,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> SimulateReport:
+    """Write a simulated data set in AVE's own files: annotations, splits, labels, and the features of both streams.
+
+    Visual features are (N, 10, H, W, Dv) and, averaged over the cells, (N, 10, Dv); audio is (N, 10, 128). All are
+    float64 whose every value is exactly a float32, as AVE's are. At the default size they take 8.9 GB. A second call
+    with the same numbers keeps the files that are finished.
+
+    Args:
+        out: the folder: new, empty, or holding the same simulation.
+        videos: N, rows of Annotations.txt, at least 3. In 4143 rows 45 videos stand more than once, as in AVE.
+        grid: (H, W) cells of the visual features.
+        visual_dim: Dv.
+        train_videos: rows of the training split; None takes AVE's proportion.
+        val_videos: rows of the validation split; likewise.
+        test_videos: rows of the test split; likewise. Where all three are given, N is their sum.
+        background_videos: videos of background alone (``*_noisy.h5``); with 0 these files are left out.
+        seed: the same seed gives the same files.
+        workers: threads; None uses every core. The files do not depend on it.
+        progress: called as ``progress("simulate <file>", videos done, videos in all)``.
+
+    Raises:
+        AvelError: numbers that cannot be, too little room on the disk, or a folder that holds something else.
+    """
+    out = Path(out)
+    _check_numbers(grid, visual_dim, workers)
+    made_plan = plan(
+        videos=videos,
+        train_videos=train_videos,
+        val_videos=val_videos,
+        test_videos=test_videos,
+        background_videos=background_videos,
+        seed=seed,
+    )
+    options = {
+        "videos": len(made_plan.classes),
+        **{f"{name}_videos": len(made_plan.splits[name]) for name in SPLITS},
+        "background_videos": background_videos,
+        "grid": list(grid),
+        "visual_dim": visual_dim,
+    }
+    mark = _claim(out, {"version": VERSION, "seed": seed, "options": options})
+    world = make_world(seed, (grid[0], grid[1]), visual_dim)
+    shapes = feature_shapes(made_plan, world)
+    jobs = _jobs(out, made_plan, world, shapes, workers or os.cpu_count() or 1, progress)
+    waiting = {names: job for names, job in jobs.items() if not all(_finished(out, mark, name) for name in names)}
+    names_waiting = tuple(name for names in waiting for name in names)
+    _check_room(out, sum(8 * prod(shapes[name]) for name in names_waiting if name in shapes))
+    for names, job in waiting.items():
+        job()
+        mark["files"] |= {name: _fingerprint(out / name) for name in names}
+        _write_mark(out, mark)
+    return SimulateReport(
+        folder=out,
+        rows=len(made_plan.classes),
+        videos=len(made_plan.ids),
+        background_videos=background_videos,
+        splits={name: len(rows) for name, rows in made_plan.splits.items()},
+        background=float((made_plan.labels() == len(CLASSES)).mean()),
+        bytes=sum(file["bytes"] for file in mark["files"].values()),
+        made=names_waiting,
+        kept=tuple(name for names in jobs for name in names if names not in waiting),
+    )
+
+
+def make_scenes(made_plan: SimulatedPlan, seed: int) -> tuple[list[Scene], list[Scene]]:
+    """What happens in the video of every row, and in every video of background alone."""
+    scenes = []
+    for number, rows in enumerate(made_plan.video_rows()):
+        labels, first = made_plan.classes[rows].tolist(), rows[0]  # the rows of a video share their seconds
+        scenes.append(make_scene(seed, number, labels, int(made_plan.starts[first]), int(made_plan.ends[first])))
+    background = [make_scene(seed, number, (), 0, 0) for number in range(made_plan.background_videos)]
+    return [scenes[video] for video in made_plan.videos], background
+
+
+def feature_shapes(made_plan: SimulatedPlan, world: World) -> dict[str, tuple[int, ...]]:
+    """Shape of the array in each feature file; without videos of background alone, without their files."""
+    rows, extra, width = len(made_plan.classes), made_plan.background_videos, world.visual.loadings.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {
+        "audio_feature.h5": (rows, SEGMENTS, AUDIO_DIM),
+        "audio_feature_noisy.h5": (extra, SEGMENTS, AUDIO_DIM),
+        "visual_feature_noisy.h5": (extra, SEGMENTS, *world.grid, width),
+        "visual_feature.h5": (rows, SEGMENTS, *world.grid, width),
+        "visual_feature_vec.h5": (rows, SEGMENTS, width),
+    }
+    return {name: shape for name, shape in shapes.items() if shape[0]}
+
+
+def _jobs(
+    out: Path,
+    made_plan: SimulatedPlan,
+    world: World,
+    shapes: dict[str, tuple[int, ...]],
+    workers: int,
+    progress: Progress | None,
+) -> dict[tuple[str, ...], Callable[[], None]]:
+    """What writes which files, the quick ones first. Files of one job come from one pass."""
+    rows, background = make_scenes(made_plan, world.seed)
+
+    def features(names: tuple[str, ...], scenes: Sequence[Scene], make: Callable[[World, Scene], Floats]) -> None:
+        with ExitStack() as files:
+            write = [files.enter_context(_feature_file(out / name, shapes[name])) for name in names]
+
+            def make_row(row: int) -> None:
+                values = make(world, scenes[row])
+                write[0](row, values)
+                if len(write) == 2:
+                    write[1](row, values.mean((1, 2), dtype=np.float64).astype(np.float32))
+
+            _in_threads(make_row, len(scenes), workers, f"simulate {names[0]}", progress)
+
+    arrays = _small_arrays(made_plan)
+
+    def small() -> None:
+        write_file(out / "Annotations.txt", made_plan.annotations())
+        for name, (key, array) in arrays.items():
+            with replacing(out / name) as temporary, h5py.File(temporary, "w") as file:
+                file.create_dataset(key, data=array)
+
+    audio = ("audio_feature.h5",)
+    jobs: dict[tuple[str, ...], Callable[[], None]] = {
+        ("Annotations.txt", *arrays): small,
+        audio: lambda: features(audio, rows, make_audio),
+    }
+    if background:
+        noisy_audio, noisy_visual = ("audio_feature_noisy.h5",), ("visual_feature_noisy.h5",)
+        jobs[noisy_audio] = lambda: features(noisy_audio, background, make_audio)
+        jobs[noisy_visual] = lambda: features(noisy_visual, background, make_visual)
+    visual = ("visual_feature.h5", "visual_feature_vec.h5")
+    jobs[visual] = lambda: features(visual, rows, make_visual)
+    return jobs
+
+
+def _small_arrays(made_plan: SimulatedPlan) -> dict[str, tuple[str, np.ndarray]]:
+    """File -> key and array, of the labels and the splits."""
+    one_hot = np.eye(len(CLASSES) + 1, dtype=np.float32)
+    segments = made_plan.labels()
+    arrays = {
+        "labels.h5": (FEATURES, one_hot[segments]),
+        "labels_closs.h5": (FEATURES, (segments < len(CLASSES)).astype(np.float32)),
+        "mil_labels.h5": (FEATURES, one_hot[made_plan.classes]),
+    }
+    if made_plan.background_videos:
+        arrays["labels_noisy.h5"] = (FEATURES, one_hot[[len(CLASSES)] * made_plan.background_videos])
+    for name, order in made_plan.splits.items():
+        split, _, match = name.partition("_")
+        arrays[f"{split}_order{'_match' if match else ''}.h5"] = (ORDER, order.astype(np.int64))
+    return arrays
+
+
+@contextmanager
+def _feature_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, Floats], None]]:
+    """Give ``write(row, values)`` for an HDF5 file of one contiguous float64 array, replaced when all is written.
+
+    HDF5 only lays the file out; rows then go straight to their place, which several threads can do at once.
+    """
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the array has its place now
+            create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            create.set_obj_track_times(False)  # the same seed gives the same bytes
+            space = h5py.h5s.create_simple(shape)
+            dataset = h5py.h5d.create(file.id, FEATURES.encode(), h5py.h5t.IEEE_F64LE, space, create)
+            begin, row_bytes = dataset.get_offset(), 8 * prod(shape[1:])
+            del dataset
+        handle = os.open(temporary, os.O_WRONLY)
+        try:
+
+            def write(row: int, values: Floats) -> None:
+                left, at = memoryview(values.astype("<f8").tobytes()), begin + row * row_bytes
+                while left:  # a full disk shortens a write before it fails one
+                    written = os.pwrite(handle, left, at)
+                    left, at = left[written:], at + written
+
+            yield write
+        finally:
+            os.close(handle)
+
+
+def _in_threads(
+    make_row: Callable[[int], None], count: int, workers: int, stage: str, progress: Progress | None
+) -> None:
+    """Make every row. numpy lets go of the interpreter in its long loops, so that threads are enough."""
+    pool = ThreadPoolExecutor(min(workers, count))
+    try:
+        for done, future in enumerate(as_completed([pool.submit(make_row, row) for row in range(count)]), start=1):
+            future.result()
+            if progress:
+                progress(stage, done, count)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
+    path = out / SIMULATED_MARK
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        foreign = sorted(each.name for each in out.iterdir() if each.name != f".{SIMULATED_MARK}.tmp")
+    except OSError as error:
+        raise AvelError(
+            f"cannot use {out} as a folder: {error.strerror}", "a new or an empty folder", "choose another folder"
+        ) from error
+    if not path.exists():
+        if foreign:
+            raise AvelError(
+                f"{out} holds {foreign[0]} but no {SIMULATED_MARK}",
+                "a new folder, an empty one, or the same simulation",
+                "choose another folder: simulated files never mix with others",
+            )
+        return _write_mark(out, facts | {"files": {}})
+    try:
+        mark = json.loads(path.read_bytes())
+        found = {key: mark[key] for key in facts}
+        mark["files"] = {name: {key: file[key] for key in ("bytes", "sha256")} for name, file in mark["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AvelError(
+            f"{path} is damaged ({type(error).__name__}: {error})", "the file avel wrote", "choose another folder"
+        ) from error
+    if found != facts:
+        ours, theirs = ({**each, **each["options"]} for each in (facts, found))
+        told = ", ".join(
+            f"{key} {theirs.get(key)} (asked: {value})"
+            for key, value in ours.items()
+            if key != "options" and theirs.get(key) != value
+        )
+        raise AvelError(f"{out} holds another simulation: {told}", "the same numbers", "choose another folder")
+    for left_over in out.glob(".*.tmp"):  # of a run that was killed: as large as what it was writing
+        left_over.unlink()
+    return mark
+
+
+def _write_mark(out: Path, mark: dict[str, Any]) -> dict[str, Any]:
+    """Write simulated.json; ``made_with`` is told for the record and binds nobody."""
+    told = {
+        "title": "simulated features, not AVE",
+        **mark,
+        "made_with": {"avel": avel.__version__, "numpy": np.__version__, "python": platform.python_version()},
+    }
+    write_file(out / SIMULATED_MARK, json.dumps(told, indent=1) + "\n")
+    return mark
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _finished(out: Path, mark: dict[str, Any], name: str) -> bool:
+    path = out / name
+    return name in mark["files"] and path.is_file() and path.stat().st_size == mark["files"][name]["bytes"]
+
+
+def _check_numbers(grid: tuple[int, int], visual_dim: int, workers: int | None) -> None:
+    if len(grid) != 2 or min(grid) < 1:
+        raise AvelError(
+            f"grid = {' x '.join(map(str, grid))}", "two whole numbers, each at least 1", "give another grid"
+        )
+    if visual_dim < 1:
+        raise AvelError(f"visual_dim = {visual_dim}", "a whole number, at least 1", "give another width")
+    if workers is not None and workers < 1:
+        raise AvelError(f"workers = {workers}", "at least 1", "leave it out to use every core")
+
+
+def _check_room(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed and free < needed + _SPARE:
+        raise AvelError(
+            f"the features need {(needed + _SPARE) / 1e9:.2f} GB, and the disk of {out} has {free / 1e9:.2f} GB free",
+            "room for all of them",
+            "free some space, or ask for fewer videos, a smaller grid or a smaller visual width",
+        )
