@@ -14,6 +14,7 @@ VERBS = [
     ["demo"],
     ["data", "render"],
     ["data", "import-ave"],
+    ["data", "simulate"],
     ["data", "check"],
     ["data", "compare"],
     ["extract"],
@@ -80,6 +81,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
     [
         (["data", "import-ave", "no-such-folder", "--out", "store"], "no-such-folder"),
         (["data", "import-ave", ".", "--dry-run"], "Annotations.txt"),
+        (["data", "simulate", "--out", "sim", "--videos", "2"], "videos = 2"),
         (["data", "check", "no-such-store"], "no-such-store"),
         (["data", "compare", "no-such-store", "other"], "no-such-store"),
         (["extract", "no-such.csv", "--out", "store"], "no-such.csv"),

@@ -95,6 +95,25 @@ def data_import_ave(arguments: Namespace) -> int:
     return OK
 
 
+def data_simulate(arguments: Namespace) -> int:
+    from rich.filesize import decimal
+
+    from avel.data.simulated import simulate
+
+    settings = {key: value for key, value in arguments.items() if key not in ("out", "grid")}
+    with bars() as progress:
+        report = simulate(arguments.out, grid=tuple(arguments.grid), **settings, progress=progress)
+    splits = ", ".join(f"{size} {name}" for name, size in report.splits.items())
+    console().print(
+        f"{report.rows} rows of {report.videos} videos and {report.background_videos} of background alone, "
+        f"{decimal(report.bytes)} in {report.folder}: simulated, not AVE",
+        soft_wrap=True,
+    )
+    console().print(f"splits: {splits}", soft_wrap=True)
+    console().print(f"Next: avel data import-ave {report.folder} --out STORE", soft_wrap=True)
+    return OK
+
+
 def data_check(arguments: Namespace) -> int:
     from avel.data.check import check, exit_code
 
@@ -345,6 +364,19 @@ def _import_ave_options(parser: ArgumentParser) -> None:
     _workers_option(parser)
 
 
+def _simulate_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the files; a stopped one is resumed.")
+    parser.add_argument("--videos", type=int, default=4143, help="Rows of Annotations.txt.")
+    parser.add_argument("--grid", type=int, nargs=2, default=[7, 7], help="Cells of the visual features, H and W.")
+    parser.add_argument("--visual_dim", type=int, default=512, help="Width of a visual feature.")
+    for name in ("train", "val", "test"):
+        help_text = f"Rows of the {name} split; left out, AVE's proportion."
+        parser.add_argument(f"--{name}_videos", type=int, help=help_text)
+    parser.add_argument("--background_videos", type=int, default=178, help="Videos of background alone.")
+    parser.add_argument("--seed", type=int, default=0, help="The same seed gives the same files.")
+    _workers_option(parser)
+
+
 def _check_options(parser: ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="A feature store, or a folder with AVE's files.")
     parser.add_argument("--window", type=int, default=10, help="Segments of the windows that a model would see.")
@@ -428,6 +460,13 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
             _import_ave_options,
             "  avel data import-ave data --out ave\n\n"
             "prints what is odd about the files, and: 4321 clips in ave; AVE; task full: ready; ...",
+        ),
+        "simulate": Verb(
+            data_simulate,
+            "Make features in AVE's own layout, sizes and counts, with planted structure: simulated, not AVE.",
+            _simulate_options,
+            "  avel data simulate --out simulated --videos 400 --grid 4 4 --visual-dim 64\n\n"
+            "prints rows, splits and size, and the import that comes next",
         ),
         "check": Verb(
             data_check,

@@ -45,7 +45,7 @@ AUDIO_PASSING = 0.39  # of the sound's code, what changes from second to second
 POSE = 0.40  # of an object's code, what changes from second to second
 LIGHT = 0.45  # of the view's code, what changes from second to second, everywhere in the frame
 OBJECT_AREA = (0.08, 0.18)  # of the frame
-OBJECT_CONTRAST = 3.2  # an object's code against the scene's
+OBJECT_CONTRAST = 4.5  # an object's code against the scene's
 STEP = 0.08  # of a walking object, a second; width of the frame = 1
 
 # --- From codes to features ---
@@ -229,9 +229,9 @@ def _visual_stream(rng: Rng, width: int) -> Stream:
 
 def _stream(
     rng: Rng,
-    strength: NDArray[np.float64],
-    zeros: NDArray[np.float64],
-    scale: NDArray[np.float64],
+    strength: NDArray[np.floating],
+    zeros: NDArray[np.floating],
+    scale: NDArray[np.floating],
     own: float,
     tail: float,
 ) -> Stream:
