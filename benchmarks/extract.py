@@ -1,0 +1,158 @@
+"""How fast AVE's features are made: VGG-19 beside the machine's own speed, decoding, and the whole path of a clip.
+
+    python benchmarks/extract.py
+
+prints a table and writes results/extract.json. VGG-19 runs on as many frames as the clip has, batched as `avel extract`
+does, and frame by frame with one call of the network each, by turns in the same run. Its share is that of the
+multiply-adds a second which the same processor reaches in a large product of matrices of the same precision. Weights
+are random: speed does not depend on them.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from birth import ROOT, birth
+
+from avel.features.clip import PictureSegments, extract_clip
+from avel.features.vgg19 import BLOCKS, PRECISIONS, Vgg19, multiply_adds
+from avel.features.vggish import Vggish
+from avel.features.video import open_media
+from avel.files import write_file
+
+sys.path.insert(0, str(ROOT / "tests"))
+from media import write_video
+from random_weights import digest, random_stack, random_vggish, write_keras, write_vggish
+
+SEGMENT_FRAMES = 16
+
+
+class Pictures:
+    """A visual extractor that does all but the network: decoding, choosing and resizing are left."""
+
+    kind, name, tag, options = "visual", "pictures", "pictures-0", {}
+    frame_size, frames_per_segment, grid, dim = Vgg19.frame_size, SEGMENT_FRAMES, (1, 1), 1
+    resize = Vgg19.resize
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return np.zeros((len(frames) // SEGMENT_FRAMES, 1, 1, 1), dtype=np.float32)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def decode_all(video: Path) -> None:
+    with open_media(video) as media:
+        for _ in media.decode():
+            pass
+
+
+def decode_and_resize(video: Path, num_segments: int) -> None:
+    pictures = PictureSegments(Pictures(), 1.0)
+    with open_media(video, audio=False) as media:
+        for moment, frame in media.decode():
+            pictures.push(moment, frame)
+    pictures.finish(num_segments)
+
+
+def measure(
+    network: Vgg19, sound: Vggish, video: Path, frames: np.ndarray, precision: str, sides: list[int], repeats: int
+) -> dict[str, float]:
+    """The fewest seconds of each way, by turns, so that a busy moment of the machine falls on all of them.
+
+    "product" is the seconds of a multiply-add in the best product of two square matrices.
+    """
+    matrices = [torch.randn(side, side).to(PRECISIONS[precision]) for side in sides]
+    ways: dict[str, Callable[[], object]] = {
+        "batched": lambda: network(frames),
+        "frame by frame": lambda: [network.block5_pool(frames[index : index + 1]) for index in range(len(frames))],
+        "whole clip": lambda: extract_clip(video, network, sound),
+    }
+    network(frames[:SEGMENT_FRAMES])  # the first call is slower
+    found = dict.fromkeys([*ways, "product"], float("inf"))
+    for _ in range(repeats):
+        for name, work in ways.items():
+            found[name] = min(found[name], seconds(work))
+            for matrix in matrices * 3:
+                found["product"] = min(
+                    found["product"], seconds(lambda matrix=matrix: matrix @ matrix) / len(matrix) ** 3
+                )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=10, help="length of the clip that is made")
+    parser.add_argument("--size", type=int, nargs=2, default=[640, 360], help="its width and height")
+    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS))
+    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of the matrices multiplied")
+    parser.add_argument("--results", type=Path, default=ROOT / "results" / "extract.json")
+    arguments = parser.parse_args()
+
+    number = arguments.seconds * SEGMENT_FRAMES
+    frames = np.random.default_rng(0).integers(0, 256, (number, 224, 224, 3), dtype=np.uint8)
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        keras = write_keras(Path(folder) / "vgg19.h5", random_stack(BLOCKS, 3))
+        state = {name: value.contiguous() for name, value in random_vggish().items()}
+        torchvggish = write_vggish(Path(folder) / "vggish.pth", state)
+        sound = Vggish(str(torchvggish), digest(torchvggish))
+        video = write_video(
+            Path(folder) / "clip.mp4",
+            seconds=arguments.seconds,
+            frame_rate=25,
+            size=tuple(arguments.size),
+            sample_rate=44_100,
+            key_frames=50,
+            noise=4,
+        )
+        decoding = min(seconds(lambda: decode_all(video)) for _ in range(arguments.repeats))
+        resizing = min(seconds(lambda: decode_and_resize(video, arguments.seconds)) for _ in range(arguments.repeats))
+        for precision in arguments.precisions:
+            network = Vgg19(weights_file=str(keras), weights_sha=digest(keras), precision=precision)
+            found = measure(network, sound, video, frames, precision, arguments.sides, arguments.repeats)
+            rows[precision] = {
+                "product_gflops": 2e-9 / found["product"],
+                "seconds": found["batched"],
+                "real_time_factor": found["batched"] / arguments.seconds,
+                "frames_per_second": number / found["batched"],
+                "share_of_product": multiply_adds() * number * found["product"] / found["batched"],
+                "frame_by_frame_seconds": found["frame by frame"],
+                "faster_than_frame_by_frame": found["frame by frame"] / found["batched"],
+                "whole_clip_seconds": found["whole clip"],
+                "whole_clip_over_vgg19": found["whole clip"] / found["batched"],
+            }
+    content = {
+        "title": f"VGG-19 and VGGish features of a clip of {arguments.seconds} s on a processor, weights at random",
+        **birth(),
+        "threads": torch.get_num_threads(),
+        "clip": {"seconds": arguments.seconds, "size": arguments.size, "frame_rate": 25, "frames_used": number},
+        "gigamultiply_adds_per_frame": multiply_adds() / 1e9,
+        "decode_seconds": decoding,
+        "decode_choose_and_resize_seconds": resizing,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "precisions": rows,
+    }
+    arguments.results.parent.mkdir(exist_ok=True)
+    write_file(arguments.results, json.dumps(content, indent=1) + "\n")
+    print(f"decoding {decoding:.2f} s, with choosing and resizing {resizing:.2f} s")
+    for precision, row in rows.items():
+        print(f"{precision}:")
+        for name, value in row.items():
+            print(f"  {name.replace('_', ' '):<28} {value:10.3f}")
+
+
+if __name__ == "__main__":
+    main()
