@@ -185,6 +185,8 @@ def extract(arguments: Namespace) -> int:
         "visual": arguments.visual,
         "audio": arguments.audio,
         "segment_seconds": arguments.segment_seconds,
+        "visual_options": _weights(arguments.visual_weights),
+        "audio_options": _weights(arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
     }
@@ -201,6 +203,11 @@ def extract(arguments: Namespace) -> int:
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
     return SOME_FAILED if report.failed else OK
+
+
+def _weights(file: Path | None) -> dict[str, str]:
+    """The option of an extractor that names its weights file, where one is given."""
+    return {"weights_file": str(file)} if file else {}
 
 
 def train(arguments: Namespace) -> int:
@@ -397,8 +404,10 @@ def _extract_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--videos", type=Path, help="Folder of AVE's mp4 files, where SOURCE is its Annotations.txt.")
     parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
-    parser.add_argument("--visual", default="classical", help="Visual extractor: classical.")
-    parser.add_argument("--audio", default="classical", help="Audio extractor: classical.")
+    parser.add_argument("--visual", default="classical", help="Visual extractor: classical, or vgg19 as AVE's.")
+    parser.add_argument("--audio", default="classical", help="Audio extractor: classical, or vggish as AVE's.")
+    parser.add_argument("--visual_weights", type=Path, help="Weights file of vgg19; else the cache, or a download.")
+    parser.add_argument("--audio_weights", type=Path, help="Weights file of vggish; else the cache, or a download.")
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
     _workers_option(parser)
 

@@ -22,8 +22,21 @@ __all__ = [
     "describe",
 ]
 
-VISUAL_EXTRACTORS: dict[str, Callable[..., VisualExtractor]] = {"classical": ClassicalVisual}
-AUDIO_EXTRACTORS: dict[str, Callable[..., AudioExtractor]] = {"classical": ClassicalAudio}
+
+def _vgg19(**options: Any) -> VisualExtractor:
+    from avel.features.vgg19 import Vgg19  # imports torch, for which the classical features need not wait
+
+    return Vgg19(**options)
+
+
+def _vggish(**options: Any) -> AudioExtractor:
+    from avel.features.vggish import Vggish
+
+    return Vggish(**options)
+
+
+VISUAL_EXTRACTORS: dict[str, Callable[..., VisualExtractor]] = {"classical": ClassicalVisual, "vgg19": _vgg19}
+AUDIO_EXTRACTORS: dict[str, Callable[..., AudioExtractor]] = {"classical": ClassicalAudio, "vggish": _vggish}
 
 
 def build_visual(name: str, **options: Any) -> VisualExtractor:

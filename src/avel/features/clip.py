@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from avel.errors import AvelError
-from avel.features.extractor import AudioExtractor, VisualExtractor
+from avel.features.extractor import AudioExtractor, OwnResampling, OwnResize, SoundSpans, VisualExtractor
 from avel.features.video import FrameChooser, Scaler, SoundTrack, open_media, segment_times
 from avel.types import Progress
 
@@ -92,7 +92,8 @@ class PictureSegments:
 
     def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
         self._extractor = extractor
-        self._scaler = Scaler(extractor.frame_size, extractor.frame_size)
+        self._resize = extractor.resize if isinstance(extractor, OwnResize) else None
+        self._scaler = Scaler() if self._resize else Scaler(extractor.frame_size, extractor.frame_size)
         self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
         self._last: av.VideoFrame | None = None
         self._waiting: list[np.ndarray] = []
@@ -119,6 +120,8 @@ class PictureSegments:
         if not count or self._last is None:
             return
         picture = self._scaler(self._last)
+        if self._resize:
+            picture = self._resize(picture)
         for _ in range(count):
             self._waiting.append(picture)
             if len(self._waiting) == self._batch:
@@ -135,10 +138,16 @@ class SoundSegments:
 
     def __init__(self, extractor: AudioExtractor, segment_seconds: float) -> None:
         self._extractor = extractor
-        self._track = SoundTrack(extractor.sample_rate)
-        self._length = segment_seconds * extractor.sample_rate  # in samples, perhaps a fraction
+        self._segment_seconds = segment_seconds
+        if isinstance(extractor, OwnResampling):
+            self._resampling: OwnResampling | None = extractor
+            self._spans = extractor.spans(segment_seconds)
+        else:
+            self._resampling = None
+            self._spans = SoundSpans(segment_seconds, 0.0, segment_seconds)
+        self._track = SoundTrack(None if self._resampling else extractor.sample_rate)
         self._waiting = np.zeros(0, dtype=np.float32)
-        self._first = 0  # index of the first waiting sample
+        self._first: int | None = None  # index of the first waiting sample, once their rate is known
         self._features: list[np.ndarray] = []
         self._done = 0
 
@@ -147,24 +156,51 @@ class SoundSegments:
         self._add(self._track.push(time, frame))
 
     def finish(self, num_segments: int) -> np.ndarray:
-        """(T, Da); silence follows the last sample."""
+        """(T, Da); silence follows the last sample.
+
+        Raises:
+            AvelError: segments of another length than the extractor's own, which by the end have drifted half a
+                segment away from the pictures.
+        """
+        drift = abs(self._spans.hop - self._segment_seconds) * (num_segments - 1)
+        if drift > self._segment_seconds / 2:
+            raise AvelError(
+                f"{self._extractor.name} takes the sound in steps of {self._spans.hop:g} s: the last of {num_segments} "
+                f"segments of {self._segment_seconds:g} s would be {drift:.2f} s off its pictures",
+                "steps as long as segments, or a clip of about ten seconds",
+                f"choose --segment-seconds {self._spans.hop:g}, or another framing",
+            )
         self._add(self._track.finish())
-        missing = round(num_segments * self._length) + 1 - self._first - len(self._waiting)
+        missing = self._start(num_segments - 1) + self._samples + 1 - len(self._waiting)
         self._add(np.zeros(max(0, missing), dtype=np.float32))
         if self._done < num_segments:
             self._extract(num_segments - self._done)
         return np.concatenate(self._features)[:num_segments]
 
+    @property
+    def _samples(self) -> int:
+        return round(self._spans.length * self._track.sample_rate)
+
+    def _start(self, segment: int) -> int:
+        """Where a segment starts, counted from the first waiting sample."""
+        start = round(segment * (self._spans.hop * self._track.sample_rate))
+        return start - round(self._spans.before * self._track.sample_rate) - (self._first or 0)
+
     def _add(self, samples: np.ndarray) -> None:
+        if self._first is None:  # before the sound there is silence
+            self._first = self._start(0)
+            samples = np.concatenate([np.zeros(-self._first, dtype=np.float32), samples])
         self._waiting = np.concatenate([self._waiting, samples])
-        while self._first + len(self._waiting) > round((self._done + BATCH_SEGMENTS) * self._length):
+        while len(self._waiting) > self._start(self._done + BATCH_SEGMENTS - 1) + self._samples:
             self._extract(BATCH_SEGMENTS)
 
     def _extract(self, count: int) -> None:
-        starts = [round((self._done + index) * self._length) - self._first for index in range(count)]
-        samples = round(self._length)
-        self._features.append(self._extractor(np.stack([self._waiting[s : s + samples] for s in starts])))
+        starts = [self._start(self._done + index) for index in range(count)]
+        segments = np.stack([self._waiting[start : start + self._samples] for start in starts])
+        if self._resampling:
+            segments = self._resampling.resample(segments, self._track.sample_rate)
+        self._features.append(self._extractor(segments))
         self._done += count
-        used = round(self._done * self._length) - self._first
+        used = self._start(self._done)
         self._waiting = self._waiting[used:]
-        self._first += used
+        self._first = (self._first or 0) + used

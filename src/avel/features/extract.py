@@ -67,6 +67,8 @@ def extract(
     visual: str = "classical",
     audio: str = "classical",
     segment_seconds: float = 1.0,
+    visual_options: Mapping[str, Any] | None = None,
+    audio_options: Mapping[str, Any] | None = None,
     videos: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -81,6 +83,8 @@ def extract(
         visual: name of a visual extractor.
         audio: name of an audio extractor.
         segment_seconds: length of a segment, seconds.
+        visual_options: of the visual extractor, such as ``{"weights_file": PATH}``.
+        audio_options: of the audio extractor.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
         workers: processes; None for one per processor. With 1 all is done in this process.
         progress: called as ``progress("extract" or "pack", clips done, clips in all)``.
@@ -91,7 +95,7 @@ def extract(
     """
     out = Path(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
-    recipe = Recipe.of(visual, audio, segment_seconds)
+    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
     finished = _finished(clips, out, recipe)
     todo = [clip for clip in clips if clip.id not in finished]
     skipped = len(finished)
@@ -144,6 +148,8 @@ def estimate_seconds(
     visual: str = "classical",
     audio: str = "classical",
     segment_seconds: float = 1.0,
+    visual_options: Mapping[str, Any] | None = None,
+    audio_options: Mapping[str, Any] | None = None,
     videos: str | Path | None = None,
     workers: int | None = None,
 ) -> float:
@@ -153,7 +159,7 @@ def estimate_seconds(
         AvelError: the source or the clips cannot be read.
     """
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
-    recipe = Recipe.of(visual, audio, segment_seconds)
+    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
     spread = clips[:: max(1, len(clips) // 20)]
     durations: list[float] = []
     speeds: list[float] = []

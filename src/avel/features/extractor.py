@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -67,6 +67,45 @@ class AudioExtractor(Extractor, Protocol):
         """(T, samples) float32, full scale 1 -> (T, Da) float32."""
 
 
+@runtime_checkable
+class OwnResize(Protocol):
+    """A visual extractor that resizes frames itself, to the letter; others get what FFmpeg's scaler makes."""
+
+    def resize(self, frame: np.ndarray) -> np.ndarray:
+        """(h, w, 3) uint8 RGB of the file's own size -> (frame_size, frame_size, 3) uint8."""
+
+
+class SoundSpans(NamedTuple):
+    """Which stretches of the sound are the segments, all in seconds.
+
+    Attributes:
+        hop: from one segment's start to the next one's.
+        before: sound that is wanted before a segment's start.
+        length: of the stretch, ``before`` included.
+    """
+
+    hop: float
+    before: float
+    length: float
+
+
+@runtime_checkable
+class OwnResampling(Protocol):
+    """An audio extractor that resamples itself, to the letter; others get what FFmpeg's resampler makes.
+
+    Its sound is 16-bit, channels averaged, at the file's own rate.
+    """
+
+    def spans(self, segment_seconds: float) -> SoundSpans: ...
+
+    def resample(self, waveform: np.ndarray, rate: int) -> np.ndarray:
+        """(T, samples) at ``rate``, stretches as `spans` says -> (T, samples) at ``sample_rate``."""
+
+
+#: Options that say where something lies on this machine. They shape no number and mean nothing elsewhere.
+LOCAL_OPTIONS = frozenset({"weights_file"})
+
+
 def make_tag(name: str, **facts: Any) -> str:
     """``name`` and 12 hex digits of the sha256 of ``facts`` as canonical JSON."""
     canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"))
@@ -74,5 +113,6 @@ def make_tag(name: str, **facts: Any) -> str:
 
 
 def describe(extractor: Extractor) -> dict[str, Any]:
-    """``{"name", "tag", "options"}``, what stores and models carry of an extractor."""
-    return {"name": extractor.name, "tag": extractor.tag, "options": dict(extractor.options)}
+    """``{"name", "tag", "options"}``, what stores and models carry of an extractor; `LOCAL_OPTIONS` stay behind."""
+    options = {name: value for name, value in extractor.options.items() if name not in LOCAL_OPTIONS}
+    return {"name": extractor.name, "tag": extractor.tag, "options": options}

@@ -284,9 +284,13 @@ def segment_times(segment_seconds: float, frames_per_segment: int) -> Iterator[f
 
 
 class Scaler:
-    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear."""
+    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear.
 
-    def __init__(self, width: int, height: int) -> None:
+    Args:
+        width, height: pixels; None keeps the picture's own.
+    """
+
+    def __init__(self, width: int | None = None, height: int | None = None) -> None:
         self.width, self.height = width, height
         self._reformatter = VideoReformatter()
 
@@ -304,11 +308,16 @@ class SoundTrack:
     Channels are averaged. Where frames leave a gap there is silence; where they overlap, the earlier stands.
 
     Args:
-        sample_rate: of the result, Hz.
+        sample_rate: of the result, Hz. None takes the first frame's, so that nothing is resampled, and rounds each
+            channel to 16 bits, as a WAV file made of it would.
+
+    Attributes:
+        sample_rate: the same; 0 until the first frame has told it.
     """
 
-    def __init__(self, sample_rate: int) -> None:
-        self.sample_rate = sample_rate
+    def __init__(self, sample_rate: int | None) -> None:
+        self.sample_rate = sample_rate or 0
+        self._sixteen_bit = sample_rate is None
         self._rate = 0
         self._end = 0.0
         self._held: list[np.ndarray] = []
@@ -318,9 +327,10 @@ class SoundTrack:
         """Tell of a frame at ``time``; returns the samples that are ready, (some,) float32, full scale 1."""
         ready = []
         if frame.sample_rate != self._rate:
+            self.sample_rate = self.sample_rate or frame.sample_rate
             ready.append(self.finish())
             self._rate = frame.sample_rate
-        mono = _mono(frame)
+        mono = _mono(frame, self._sixteen_bit)
         offset = round((time - self._end) * self._rate)
         if offset > _GAP * self._rate or (offset > 0 and not self._end):
             self._end = time
@@ -398,15 +408,24 @@ def read_waveform(path: str | Path, sample_rate: int) -> np.ndarray:
     return np.concatenate([*pieces, track.finish()])
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of the channels, (samples,) float32, full scale 1."""
+def _mono(frame: av.AudioFrame, sixteen_bit: bool) -> np.ndarray:
+    """The mean of the channels, (samples,) float32, full scale 1; ``sixteen_bit`` rounds them first."""
     samples = frame.to_ndarray()
     channels = frame.layout.nb_channels
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
+    if sixteen_bit and samples.dtype.itemsize > 2:
+        samples = _sixteen_bits(samples)
     mono = samples.astype(np.float32).mean(0) if channels > 1 else samples[0].astype(np.float32)
     if samples.dtype == np.uint8:
         return (mono - 128) / 128
     return mono if samples.dtype.kind == "f" else mono / float(2 ** (8 * samples.dtype.itemsize - 1))
+
+
+def _sixteen_bits(samples: np.ndarray) -> np.ndarray:
+    """As FFmpeg does it: floats are rounded, of whole numbers the lower bits are dropped. Any shape -> int16."""
+    if samples.dtype.kind == "f":
+        return np.rint(samples * 32768).clip(-32768, 32767).astype(np.int16)
+    return (samples >> (8 * samples.dtype.itemsize - 16)).astype(np.int16)
 
 
 def _joined(frames: Sequence[av.AudioFrame]) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""VGGish on a log-mel spectrogram, as AVE's audio features were made with it.
+
+Hershey et al., "CNN architectures for large-scale audio classification", ICASSP 2017. One example is 96 frames of 10 ms
+and 64 mel bands, and becomes 128 numbers. AVE kept the ReLU on the last layer (which TensorFlow's file lacks today),
+took neither PCA nor quantization, and cut the sound at whole seconds before it resampled each by itself.
+
+What decides the numbers besides the weights is done here and not left to a library: the resampler is that of resampy
+0.2 (``kaiser_best``), the spectrogram that of VGGish's own release. FFmpeg's resampler would move log-mel by up to 0.2.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from math import gcd
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from avel.errors import AvelError
+from avel.features.audio import mel_filters
+from avel.features.extractor import SoundSpans, make_tag
+from avel.features.vgg19 import conv_stack, stack_shapes
+from avel.features.weights import PUBLISHED, check_shapes, find_weights, read_torch
+from avel.types import Progress
+
+SAMPLE_RATE = 16_000
+WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the transform's length
+NUM_BANDS, LOW, HIGH = 64, 125.0, 7500.0  # mel bands and their outer edges, Hz
+OFFSET = 0.01
+EXAMPLE_FRAMES = 96
+EXAMPLE_SAMPLES = (EXAMPLE_FRAMES - 1) * HOP + WINDOW  # 15600: 0.975 s
+
+#: (channels, convolutions) of each block; a block ends with a pooling that halves frames and bands.
+BLOCKS = ((64, 1), (128, 1), (256, 2), (512, 2))
+WIDTHS = (512 * 6 * 4, 4096, 4096, 128)  # of the fully connected layers, from 6 frames x 4 bands x 512 channels
+
+# resampy 0.2's kaiser_best: a sinc out to 64 zero crossings under a Kaiser window, in a table of 512 values a crossing.
+_CROSSINGS, _TABLE, _ROLLOFF, _BETA = 64, 512, 0.9475937167399596, 14.769656459379492
+
+_MARGIN = 640  # samples, 40 ms: more than the resampler reaches from any rate above 1600 Hz
+
+
+class Vggish:
+    """VGGish of each segment's sound, (T, 128).
+
+    Args:
+        weights_file: torchvggish's ``vggish-10086976.pth``; None looks in the cache folder and downloads it if need be.
+        weights_sha: sha256 of the weights file, for weights other than the published; None stands for those.
+        last_activation: ``relu``, as AVE's released features, never negative; or ``none``.
+        framing: ``per_second``, as AVE: each segment is resampled and transformed by itself, and the first 0.975 s of
+            it count. ``continuous``, VGGish's own: examples follow one another every 0.96 s, so that number t starts
+            at 0.96 t s (from 44.1 and 22.05 kHz to the rounding of resampy's clock); both give (10, 128) for ten
+            seconds.
+        progress: called as ``progress("download", bytes done, bytes in all)``.
+
+    Raises:
+        AvelError: an unknown option, or the weights cannot be had, are others, or do not fit; see `find_weights`.
+    """
+
+    kind: Literal["audio"] = "audio"
+    name = "vggish"
+    sample_rate = SAMPLE_RATE
+    dim = WIDTHS[-1]
+
+    def __init__(
+        self,
+        weights_file: str | None = None,
+        weights_sha: str | None = None,
+        last_activation: str = "relu",
+        framing: str = "per_second",
+        progress: Progress | None = None,
+    ) -> None:
+        if last_activation not in ("relu", "none"):
+            raise AvelError(f"last activation {last_activation!r}", "relu or none", "choose one of these")
+        if framing not in ("per_second", "continuous"):
+            raise AvelError(f"framing {framing!r} of VGGish", "per_second or continuous", "choose one of these")
+        self._framing = framing
+        found = find_weights(PUBLISHED["vggish"], weights_file, weights_sha, progress)
+        shaping = {"weights_sha": found.sha256, "last_activation": last_activation, "framing": framing}
+        self.options: dict[str, Any] = {**shaping, **({"weights_file": weights_file} if weights_file else {})}
+        self.tag = make_tag(
+            self.name, kind=self.kind, framing="time", resampler="resampy-0.2-kaiser-best", options=shaping
+        )
+        self._last_activation = last_activation
+        state = read_torch(found.path)
+        stack = stack_shapes(BLOCKS, 1)
+        wanted = {f"features.{name}": shape for name, shape in stack.items()}
+        for index, (width, out) in enumerate(pairwise(WIDTHS)):
+            wanted |= {f"embeddings.{2 * index}.weight": (out, width), f"embeddings.{2 * index}.bias": (out,)}
+        check_shapes(found.path, {name: tuple(value.shape) for name, value in state.items()}, wanted)
+        self._features = conv_stack(BLOCKS, 1, {name: state[f"features.{name}"].float() for name in stack})
+        self._embeddings = [
+            (state[f"embeddings.{2 * index}.weight"].float(), state[f"embeddings.{2 * index}.bias"].float())
+            for index in range(len(WIDTHS) - 1)
+        ]
+
+    def spans(self, segment_seconds: float) -> SoundSpans:
+        """Which stretch of the sound each segment is made of; a margin for the resampler included."""
+        if self._framing == "per_second":
+            return SoundSpans(segment_seconds, 0.0, segment_seconds)
+        margin = _MARGIN / SAMPLE_RATE
+        return SoundSpans(EXAMPLE_FRAMES * HOP / SAMPLE_RATE, margin, margin + EXAMPLE_SAMPLES / SAMPLE_RATE + margin)
+
+    def resample(self, waveform: np.ndarray, rate: int) -> np.ndarray:
+        """(T, samples) at ``rate``, each a stretch as `spans` says -> (T, samples) float64 at 16 kHz."""
+        resampled = resample(waveform, rate)
+        if self._framing == "per_second":
+            return resampled
+        return resampled[:, _MARGIN : _MARGIN + EXAMPLE_SAMPLES]
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """(T, samples) at 16 kHz, full scale 1, at most a second each -> (T, 128) float32.
+
+        Less than 0.975 s is followed by silence.
+
+        Raises:
+            AvelError: segments of more than a second, of which VGGish would hear the first alone.
+        """
+        if waveform.shape[1] > SAMPLE_RATE:
+            raise AvelError(
+                f"segments of {waveform.shape[1] / SAMPLE_RATE:g} s for VGGish, which hears 0.975 s",
+                "segments of one second or less",
+                "choose --segment-seconds 1",
+            )
+        missing = max(0, EXAMPLE_SAMPLES - waveform.shape[1])
+        return self.embed(log_mel(np.pad(waveform, ((0, 0), (0, missing))))[:, :EXAMPLE_FRAMES])
+
+    def embed(self, examples: np.ndarray) -> np.ndarray:
+        """The network alone: (T, 96, 64) log-mel -> (T, 128) float32."""
+        with torch.inference_mode():
+            values = self._features(torch.from_numpy(examples.astype(np.float32))[:, None])
+            values = values.permute(0, 2, 3, 1).flatten(1)  # frames, bands, channels
+            for index, (weight, bias) in enumerate(self._embeddings, start=1):
+                values = nn.functional.linear(values, weight, bias)
+                if index < len(self._embeddings) or self._last_activation == "relu":
+                    values = values.relu()
+            return values.numpy()
+
+
+def log_mel(waveform: np.ndarray) -> np.ndarray:
+    """VGGish's spectrogram, ln(mel + 0.01): (N, samples) at 16 kHz -> (N, frames, 64) float64.
+
+    Magnitudes under a periodic Hann window that is not centred: ``frames = 1 + (samples - 400) // 160``, 98 a second.
+    In double precision, since ln(mel + 0.01) of a quiet band shows the rounding of a loud one.
+    """
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), WINDOW, axis=-1)[:, ::HOP]
+    return np.log(np.abs(np.fft.rfft(frames * hann, FFT)) @ _filters() + OFFSET)
+
+
+@lru_cache(maxsize=1)
+def _filters() -> np.ndarray:
+    return mel_filters(NUM_BANDS, FFT // 2 + 1, SAMPLE_RATE, LOW, HIGH)
+
+
+def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE) -> np.ndarray:
+    """As resampy 0.2 with its filter ``kaiser_best``: (N, samples) -> (N, samples * to // rate) float64.
+
+    Sample t of the result lies at ``t * rate / to`` of the input and is the sum of the input around it under a sinc of
+    64 zero crossings, looked up in a table. The rates' ratio is one of whole numbers, up / down, so there are ``up``
+    different sets of taps: output t takes set ``t % up``, and the input moves on by ``down`` from one of its outputs
+    to the next.
+
+    Args:
+        waveform: (N, samples), silence before and after.
+        rate: of the waveform, Hz.
+        to: rate of the result, Hz.
+    """
+    waveform = waveform.astype(np.float64)
+    if rate == to:
+        return waveform
+    up, down = to // gcd(rate, to), rate // gcd(rate, to)
+    number = waveform.shape[1] * up // down
+    taps = _taps(up, down)
+    reach = taps.shape[1] // 2  # taps up to the point, and as many after it
+    padded = np.pad(waveform, ((0, 0), (reach, reach + down)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach, axis=-1)[:, 1:]
+    result = np.empty((len(waveform), number))
+    for phase in range(min(up, number)):
+        outputs = result[:, phase::up]
+        outputs[:] = windows[:, phase * down // up :: down][:, : outputs.shape[1]] @ taps[phase]
+    # resampy adds up the time, and its rounding puts some points that fall on a sample just before it. There the taps
+    # differ a little (see `_taps`), which from 44.1 kHz moves log-mel by up to 0.001.
+    times = np.cumsum(np.full(number, 1 / (to / rate)))[up - 1 : -1 : up]
+    on_samples = down * np.arange(1, len(times) + 1)
+    early = np.flatnonzero(times < on_samples)
+    result[:, up * (early + 1)] = windows[:, on_samples[early] - 1] @ taps[up]
+    return result
+
+
+@lru_cache(maxsize=8)
+def _taps(up: int, down: int) -> np.ndarray:
+    """The weights of the input around a point, the oldest sample first: (up + 1, 2 * reach) float64.
+
+    Row p is for points ``p * down / up`` after a sample, whole samples apart; the last for points just before one.
+    """
+    scale = min(1.0, up / down)
+    step = int(scale * _TABLE)  # cut off, as resampy does: from 44.1 kHz the sinc is 0.4% wider than meant
+    size = _CROSSINGS * _TABLE
+    sinc = _ROLLOFF * np.sinc(_ROLLOFF * np.arange(size + 1) / _TABLE)
+    table = scale * np.kaiser(2 * size + 1, _BETA)[size:] * sinc
+    # Distance in the table from the point to the sample before it (or at it), and to the one after it.
+    after = np.append(np.arange(up) * down % up / up, 1.0) * scale * _TABLE
+    reach = (size + 1) // step
+    wings = [_wing(table, after, step, reach)[:, ::-1], _wing(table, scale * _TABLE - after, step, reach)]
+    return np.concatenate(wings, axis=1)
+
+
+def _wing(table: np.ndarray, start: np.ndarray, step: int, reach: int) -> np.ndarray:
+    """The table at ``start``, ``start + step``, ..., linear between its values, 0 outside: (up,) -> (up, reach)."""
+    first = start.astype(np.intp)
+    index = (first[:, None] + step * np.arange(reach)).clip(max=len(table) - 1)
+    slope = np.append(np.diff(table), 0.0)
+    inside = np.arange(reach) < ((len(table) - first) // step)[:, None]  # resampy leaves out the last step's remainder
+    return np.where(inside, table[index] + (start - first)[:, None] * slope[index], 0.0)

@@ -1,0 +1,337 @@
+"""Files of trained weights: find them, or download them once, check them, and read them without running their code.
+
+A file is looked for where the user says, then in the cache folder (``AVEL_CACHE``, else ``~/.cache/avel``), and is then
+downloaded there. Nothing is used whose size and hash are not those that were published, or that the user named.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import http.client
+import os
+import pickle
+import struct
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+import h5py
+import numpy as np
+import torch
+
+from avel.errors import AvelError
+from avel.types import Progress
+
+_PIECE = 2**20  # bytes read at a time
+_TRIES = 5  # connections in a row that may end without a byte
+_TIMEOUT = 30.0  # seconds without a byte
+
+#: What torch.load raises for files that are no state dicts, or are damaged.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights as its authors published it.
+
+    Attributes:
+        name: of the file.
+        size: bytes.
+        algorithm: of the hash that was published: ``md5`` or ``sha256``.
+        digest: that hash, hexadecimal.
+        url: where it lies.
+    """
+
+    name: str
+    size: int
+    algorithm: str
+    digest: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.size:,} bytes, {self.algorithm} {self.digest}"
+
+
+PUBLISHED: Mapping[str, Published] = MappingProxyType(
+    {
+        "vgg19-keras": Published(
+            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            80_134_624,
+            "md5",
+            "253f8cb515780f3b799900260a226db6",
+            "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
+            "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        ),
+        "vgg19-torchvision": Published(
+            "vgg19-dcbb9e9d.pth",
+            574_673_361,
+            "sha256",
+            "dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+            "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth",
+        ),
+        "vggish": Published(
+            "vggish-10086976.pth",
+            288_567_937,
+            "sha256",
+            "10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
+            "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file of weights that is what it should be.
+
+    Attributes:
+        path: where it lies.
+        sha256: of its bytes, hexadecimal.
+    """
+
+    path: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: the environment's ``AVEL_CACHE``, else ``~/.cache/avel``."""
+    return Path(os.environ.get("AVEL_CACHE") or Path.home() / ".cache" / "avel")
+
+
+def find_weights(
+    published: Published,
+    file: str | Path | None = None,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """Find a file of weights and check it, downloading it if it is nowhere.
+
+    Args:
+        published: the file that is wanted.
+        file: its path, where the user names one; then no other place is looked at.
+        sha256: of other weights in the same format, where such are wanted instead.
+        progress: called as ``progress("download", bytes done, bytes in all)``.
+
+    Raises:
+        AvelError: there is no such file, it has another size or hash, or it cannot be downloaded.
+    """
+    wanted = sha256.lower() if sha256 else None
+    if file is not None:
+        return _check(Path(file), published, wanted)
+    path = cache_folder() / published.name
+    if path.is_file():
+        return _check(path, published, wanted)
+    if wanted and published.algorithm == "sha256" and wanted != published.digest:
+        raise AvelError(
+            f"the weights of sha256 {wanted} are not in {path}, and are not the published ones ({published.url})",
+            f"that file, in the format of {published.name}",
+            f"put it at {path}, or name it: --visual-weights or --audio-weights PATH",
+        )
+    download(published, path, progress)
+    return _check(path, published, wanted)
+
+
+def _check(path: Path, published: Published, sha256: str | None) -> Found:
+    """AvelError unless it is the published file or, where a sha256 is given, that of it."""
+    expected = f"the weights of sha256 {sha256}" if sha256 else str(published)
+    get = f"download {published.url} again and put it at {path}"
+    if not path.is_file():
+        raise AvelError(f"no such file of weights: {path}", expected, f"check the path, or {get}")
+    size = path.stat().st_size
+    if not sha256 and size != published.size:
+        raise AvelError(f"{path} has {size:,} bytes", expected, get)
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            if sha256 or published.algorithm == "sha256":
+                digest = found
+            else:  # Keras published an MD5
+                digest = hashlib.file_digest(file, published.algorithm).hexdigest()
+    except OSError as error:
+        raise AvelError(f"{path} cannot be read: {error.strerror}", expected, "check its permissions") from error
+    if digest != (sha256 or published.digest):
+        raise AvelError(
+            f"{path} has the {'sha256' if sha256 else published.algorithm} {digest}",
+            expected,
+            f"{get}; if other weights are meant, say so: weights_sha={found}",
+        )
+    return Found(path, found)
+
+
+def download(published: Published, path: Path, progress: Progress | None = None) -> None:
+    """Download a file, going on where an earlier try broke off, and put it at ``path`` once size and hash are right.
+
+    What has come so far lies beside ``path`` under a name that ends in ``.part``. A server that cannot send the rest
+    of a file sends it from its start.
+
+    Raises:
+        AvelError: the server cannot be reached or has something else, the connection breaks off too often, or the
+            disk is full.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be at it: wait, and find it finished
+            if path.is_file():
+                return
+            file.seek(0, os.SEEK_END)
+            _fetch(published, path, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                _check(part, published, None)
+            except AvelError as error:
+                _restart(file)
+                raise _no_download(published, path, error.found.replace(str(part), "what came")) from None
+            os.replace(part, path)
+    except OSError as error:
+        raise _no_download(published, path, f"{error.filename or part}: {error.strerror}") from error
+
+
+def _fetch(published: Published, path: Path, file: BinaryIO, progress: Progress | None) -> None:
+    """Append to ``file`` until it has the published size, through as many connections as it takes."""
+    failures = 0
+    while (before := file.tell()) < published.size:
+        cause = "the connection broke off"
+        try:
+            _fetch_rest(published, path, file, progress)
+        except urllib.error.HTTPError as error:
+            cause = f"the server answered {error.code} {error.reason}"
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+                _restart(file)
+            elif error.code < 500:  # asking again will not help
+                failures = _TRIES
+        except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            cause = str(error) or type(error).__name__
+        except urllib.error.URLError as error:  # no connection at all
+            cause = str(error.reason)
+            failures = _TRIES
+        if file.tell() > before:
+            failures = 0
+            continue
+        failures += 1
+        if failures >= _TRIES:
+            raise _no_download(published, path, f"{cause}, at {file.tell():,} of {published.size:,} bytes")
+
+
+def _fetch_rest(published: Published, path: Path, file: BinaryIO, progress: Progress | None) -> None:
+    """One connection. Leaves ``file`` at its end with whatever came."""
+    from avel import __version__
+
+    request = urllib.request.Request(published.url, headers={"User-Agent": f"avel/{__version__}"})
+    done = file.tell()
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    _refuse_unsafe(published, path, published.url)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+        _refuse_unsafe(published, path, response.url)  # after redirects
+        if done and response.status != http.client.PARTIAL_CONTENT:  # it sends the whole
+            _restart(file)
+            done = 0
+        length = response.headers.get("Content-Length")
+        if length is not None and done + int(length) != published.size:
+            _restart(file)
+            raise _no_download(published, path, f"the server has {done + int(length):,} bytes under that name")
+        while piece := response.read(_PIECE):
+            done += len(piece)
+            if done > published.size:
+                _restart(file)
+                raise _no_download(published, path, f"the server sends more than {published.size:,} bytes")
+            file.write(piece)
+            if progress:
+                progress("download", done, published.size)
+
+
+def _restart(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()
+
+
+def _refuse_unsafe(published: Published, path: Path, url: str) -> None:
+    """AvelError unless it is https; tests may serve plain http to the same machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname == "127.0.0.1"):
+        raise _no_download(published, path, f"{url} is not https")
+
+
+def _no_download(published: Published, path: Path, cause: str) -> AvelError:
+    return AvelError(
+        f"could not download {published.url}: {cause}",
+        str(published),
+        f"run the same command again, which goes on where it was; or get the file elsewhere and put it at {path}, or "
+        "name it: --visual-weights or --audio-weights PATH",
+    )
+
+
+def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict that ``torch.save`` wrote, by name, mapped from the file where its format allows.
+
+    Raises:
+        AvelError: it is no state dict, or holds code, which is not run.
+    """
+    try:
+        # Files older than torch 1.6, as both that were published, are no zip files and cannot be mapped.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except _UNREADABLE as error:
+        raise _unfit(path, str(error).partition("\n")[0]) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise _unfit(path, f"it holds a {type(state).__name__}, not tensors by name")
+    return {str(name): value for name, value in state.items()}
+
+
+def read_keras(path: str | Path) -> dict[str, list[np.ndarray]]:
+    """The weights of each layer in Keras's h5 layout of 2016, float32: ``{layer: [kernel, bias]}``.
+
+    The root's ``layer_names`` names a group for each layer, whose ``weight_names`` names its arrays in order.
+
+    Raises:
+        AvelError: it is no such file.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return {
+                layer: [np.asarray(file[layer][name], dtype=np.float32) for name in _names(file[layer], "weight_names")]
+                for layer in _names(file, "layer_names")
+            }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _unfit(path, str(error).partition("\n")[0]) from error
+
+
+def _names(group: h5py.Group, attribute: str) -> list[str]:
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs[attribute]]
+
+
+def check_shapes(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """AvelError unless every wanted array is there, of its shape; others do not matter."""
+    for name, shape in wanted.items():
+        if name not in found:
+            raise _unfit(path, f"it lacks {name}")
+        if tuple(found[name]) != shape:
+            raise _unfit(path, f"{name} has the shape {tuple(found[name])} where the network has {shape}")
+
+
+def _unfit(path: str | Path, cause: str) -> AvelError:
+    return AvelError(
+        f"{path} does not hold this network's weights: {cause}",
+        "the weights as published: " + "; ".join(published.name for published in PUBLISHED.values()),
+        "give the file of this network",
+    )
