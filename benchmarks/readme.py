@@ -74,6 +74,7 @@ def data(results: dict[str, Any]) -> str:
         ("first batch where the file is read whole", f"{whole['seconds']:.1f} s, {_gigabytes(whole)} of memory"),
         *((f"training step on the CPU: {name}", f"{seconds:.2f} s") for name, seconds in step.items()),
         ("segments whose argmax float16 changes", f"{half['differ']} of {half['segments']} ({half['share']:.3%})"),
+        ("- largest change of a probability", f"{half['largest_difference_of_a_probability']:.1e}"),
     ]
     lines = [f"**{results['title']}.**", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
     return "\n".join([*lines, "", birth(copied)]) + "\n"
