@@ -224,7 +224,10 @@ def train(arguments: Namespace) -> int:
         )
         console().print(line, soft_wrap=True)
     if len(runs) > 1:
-        print_spread({f"{config.select_on} segment accuracy": [run.best_accuracy for run in runs]})
+        from avel.data.store import open_store
+
+        measures = {f"{config.select_on} segment accuracy": [run.best_accuracy for run in runs]}
+        print_spread(measures, open_store(config.store).origin or None)
     console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
     return OK
 
