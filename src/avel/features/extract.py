@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from signal import SIG_IGN, SIGINT, signal
+from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGINT, pthread_sigmask, signal
 from typing import Any
 
 import numpy as np
@@ -439,12 +439,14 @@ _WORKER_ENVIRONMENT = {
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Processes started within get environment variables that only count when a process starts."""
+    """Processes started within get what only counts at their start: variables, and deafness to Ctrl-C."""
     before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
     os.environ.update(_WORKER_ENVIRONMENT)
+    signals = pthread_sigmask(SIG_BLOCK, {SIGINT})  # which a new process inherits
     try:
         yield
     finally:
+        pthread_sigmask(SIG_SETMASK, signals)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
