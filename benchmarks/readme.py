@@ -23,7 +23,9 @@ def table(file: Path) -> str:
 
 def birth(results: dict[str, Any]) -> str:
     """Command, commit and machine, as they stand under a table."""
-    return f"`{results['command']}`, commit {results['commit'][:12]}, {results['machine']}."
+    commit, _, dirty = results["commit"].partition("-")
+    mark = " with uncommitted changes" if dirty else ""
+    return f"`{results['command']}`, commit {commit[:12]}{mark}, {results['machine']}."
 
 
 def worlds(results: dict[str, Any]) -> str:
