@@ -89,6 +89,7 @@ def test_the_survey_of_the_real_files(real: Path) -> None:
     assert any("row 26" in line and "no length" in line for line in said)
     for cells in ("120147", "41430", "5162"):
         assert any(f"equals Annotations.txt on all {cells} cells" in line for line in said)
+    assert len(set(found.splits["test_match"]) & set(found.splits["train"])) == 314  # docs/ave.md warns of them
     assert found.lacking()["cml"] == ["visual_feature.h5", "audio_feature.h5"]
     assert all(name in said[0] for name in OFFICIAL) and "as public" in said[0]
 

@@ -10,7 +10,6 @@ A run folder holds two, ``best`` and ``last``:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import file_sha256, write_file
 from avel.models import build_model
 
 SCHEMA = 1
@@ -54,12 +53,6 @@ class LoadedModel:
     extractors: Mapping[str, Mapping[str, Any]]
     streams: str
     source: Path
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, Any]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from avel.checkpoint import LoadedModel, file_sha256, load
+from avel.checkpoint import LoadedModel, load
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.files import replacing, write_file
+from avel.files import file_sha256, replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.localization import find_events, localize_features
 from avel.metrics import (

@@ -1,6 +1,7 @@
 """Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ def no_room(path: str | Path, error: OSError) -> AvelError:
         "room for the file on the disk, in the quota and under the file-size limit",
         "free some space (or raise `ulimit -f`) and run the same command again: finished work is kept",
     )
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:

@@ -1,4 +1,4 @@
-"""AVE's h5 files -> a feature store, in one pass: 8.3 GB of float64 become 2.1 GB of float16 and float32.
+"""AVE's h5 files -> a feature store, in one pass: 8.3 GB of float64 become 2.2 GB of float16 and float32.
 
 A shard of the store is the unit of finished work. Its name follows from the input files and the rows it holds, so a
 run that was killed finds its finished shards by name and reads no feature of them again.
@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from avel.data import store as feature_store
 from avel.data.ave import CLASSES, FAMILIES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
-from avel.data.ave_survey import Survey, file_sha256, survey
+from avel.data.ave_survey import Survey, survey
 from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import file_sha256, write_file
 from avel.types import Finding, Progress
 
 BACKGROUND_SPLIT = "background"  # the clips without any event that join the weak task's training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from avel.data.ave import (
     weak_labels,
 )
 from avel.errors import AvelError
+from avel.files import file_sha256
 from avel.types import Finding
 
 FEATURE_FILES = ("visual", "audio", "pooled visual", "background visual", "background audio")
@@ -133,11 +133,6 @@ def shared_videos(annotations: Sequence[Annotation], one: np.ndarray, other: np.
     """The ids of the videos that have a row in both of two splits, sorted."""
     ids = [{annotations[row].video for row in rows.tolist()} for rows in (one, other)]
     return sorted(ids[0] & ids[1])
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _find(folder: Path) -> tuple[dict[str, Path], list[Finding]]:

@@ -7,7 +7,6 @@ All is frozen as VERSION 1: a row's content depends on version, seed, grid, widt
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -37,7 +36,7 @@ from avel.data.simulated_features import (
 )
 from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
 from avel.errors import AvelError
-from avel.files import replacing, write_file
+from avel.files import file_sha256, replacing, write_file
 from avel.types import Progress
 
 _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
@@ -327,8 +326,7 @@ def _write_mark(out: Path, mark: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _finished(out: Path, mark: dict[str, Any], name: str) -> bool:

@@ -6,7 +6,6 @@ later run on the same folder keeps every clip whose media file has not changed, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -33,7 +32,7 @@ from avel.features import build_audio, build_visual, describe
 from avel.features.clip import ClipFeatures, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import probe
-from avel.files import write_file
+from avel.files import file_sha256, write_file
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -346,8 +345,7 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
 def _digest(path: Path) -> str:
     """Hex sha256 of a media file; "" where it cannot be read, which the extraction will report."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError:
         return ""
 
