@@ -17,8 +17,8 @@ class TrainConfig:
     """Run folder to write; a run that was stopped there is resumed."""
     model: str = "ccln"
     """Model, by its name in avel.models.MODELS."""
-    task: Literal["full"] = "full"
-    """Task: full (a label for every segment)."""
+    task: Literal["full", "weak", "cml"] = "full"
+    """Task: full (a label for every segment), weak (one for the whole video), cml (cross-modality localization)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the model, as in --options.width 128."""
     window: int = 10
@@ -26,9 +26,19 @@ class TrainConfig:
     epochs: int = 60
     """Passes over the training windows."""
     batch_size: int = 32
-    """Windows in a batch."""
+    """Windows in a batch, over all processes together."""
+    drop_last: bool = False
+    """Leave out the last, smaller batch of an epoch."""
     learning_rate: float = 1e-3
-    """Adam's learning rate."""
+    """Adam's learning rate, at the start."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the epochs: constant, or falling to 0 along a cosine."""
+    weak_labels: Literal["onehot", "proportion"] = "onehot"
+    """Task weak: the video's class alone, or each class's share of its segments, which tells its length."""
+    background_videos: bool = True
+    """Task weak: train on the videos of background alone too, where the store has such a split."""
+    cml_mode: Literal["joint", "strict"] = "joint"
+    """Task cml: both streams whole and aligned, or the query as its own segments alone."""
     feature_noise: float = 0.0
     """Deviation of Gaussian noise added to the features in training only, against overfitting small data sets."""
     seed: int = 0
@@ -37,6 +47,8 @@ class TrainConfig:
     """Streams the model may use; the other one is zeroed, in training and in every later use of the model."""
     select_on: Literal["val", "test"] = "val"
     """Split that chooses the epoch to keep; test is the protocol of much published code, and marked in every result."""
+    validate_every: int = 1
+    """Epochs from one look at that split to the next; the last epoch is always looked at."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"

@@ -10,14 +10,28 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def segment_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of every segment's class, mean over the segments.
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy ``-sum_k y_k log softmax(z)_k``, mean over the rest.
 
     Args:
-        logits: (B, T, C+1).
-        labels: (B, T) int64 class ids, background = C.
+        logits: (..., K).
+        targets: (..., K) in [0, 1]; soft targets are allowed.
     """
-    return functional.cross_entropy(_precise(logits).flatten(0, 1), labels.flatten())
+    return softmax_focal(logits, targets, gamma=0)
+
+
+def softmax_focal(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:
+    """Multi-class focal loss ``-sum_k y_k (1 - p_k)^gamma log p_k`` with p = softmax(z), mean over the rest.
+
+    Args:
+        logits: (..., K).
+        targets: (..., K) in [0, 1]; soft targets are allowed.
+        gamma: how much less a well-classified example counts, not negative; 0 leaves the cross-entropy.
+    """
+    log_probabilities = _precise(logits).log_softmax(-1)
+    # Clamped because a power below 1 has no gradient at 0, which a certain softmax reaches.
+    focus = (-torch.expm1(log_probabilities)).clamp_min(torch.finfo(log_probabilities.dtype).tiny).pow(gamma)
+    return -(targets * focus * log_probabilities).sum(-1).mean()
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
@@ -40,19 +54,51 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float
     return (weight * distance.pow(gamma) * cost).sum(-1).mean()
 
 
-def foreground_enhancement(logits: Tensor, video: Tensor) -> Tensor:
-    """Foreground event enhancement, ``-log_softmax(z)[class]`` (CCLN eq. 29), mean over the videos that have an event.
+def foreground_enhancement(logits: Tensor, classes: Tensor) -> Tensor:
+    """Foreground event enhancement, ``-log_softmax(z)[class]`` (CCLN eq. 29 and 33), mean over what has an event.
 
     Args:
-        logits: (B, C), z, over the event classes only.
-        video: (B,) int64 class of each video; C marks a video without event, which is left out.
+        logits: (B, C), z of each video over the event classes only; or (B, T, C), z of each segment.
+        classes: (B,) or (B, T) int64; C marks a video or a segment without event, which is left out.
 
     Returns:
-        The mean; 0, with a zero gradient, where no video has an event.
+        The mean; 0, with a zero gradient, where there is no event.
     """
-    num_classes = logits.shape[1]
-    total = functional.cross_entropy(_precise(logits), video, ignore_index=num_classes, reduction="sum")
-    return total / (video != num_classes).sum().clamp_min(1)
+    num_classes = logits.shape[-1]
+    total = functional.cross_entropy(
+        _precise(logits).flatten(0, -2), classes.flatten(), ignore_index=num_classes, reduction="sum"
+    )
+    return total / (classes != num_classes).sum().clamp_min(1)
+
+
+def distance_logistic(distance: Tensor, same: Tensor) -> Tensor:
+    """Binary cross-entropy of ``sigmoid(5 (1 - D))``, mean (CCLN eq. 36 with the sign that pulls pairs together).
+
+    Args:
+        distance: (...) D, not negative, of one size with 1.
+        same: (...) bool, whether both segments of a pair hold the event.
+    """
+    distance = _precise(distance)
+    return functional.binary_cross_entropy_with_logits(5 * (1 - distance), same.to(distance.dtype))
+
+
+def distance_exponential(distance: Tensor, same: Tensor) -> Tensor:
+    """Binary cross-entropy of ``exp(-D)``: D for a pair that belongs together, ``-log(1 - exp(-D))`` else; mean.
+
+    Args: as in `distance_logistic`. Below D = 1e-6 the second kind has no gradient.
+    """
+    distance = _precise(distance)
+    apart = -torch.log(-torch.expm1(-distance.clamp_min(1e-6)))
+    return torch.where(same, distance, apart).mean()
+
+
+def distance_contrastive(distance: Tensor, same: Tensor, *, margin: float = 1.0) -> Tensor:
+    """Contrastive loss ``y D^2 + (1 - y) max(margin - D, 0)^2``, mean (Hadsell et al. 2006; Tian et al. 2018 for AVE).
+
+    Args: as in `distance_logistic`; ``margin`` is the distance from which on pairs are far enough apart.
+    """
+    distance = _precise(distance)
+    return torch.where(same, distance, (margin - distance).clamp_min(0)).square().mean()
 
 
 def wccl(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import random
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +19,19 @@ import numpy as np
 import torch
 import yaml
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 import avel
 from avel import checkpoint
+from avel.cml import DIRECTIONS, Direction, by_length, events, located, query
 from avel.config import TrainConfig
-from avel.data.loader import Batch, Windows, residence
+from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import write_file
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
-from avel.types import Progress, SegmentOutput
+from avel.types import DistanceOutput, Progress, SegmentOutput, Target
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,20 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         AvelError: the store cannot serve this training, the folder holds another run, or the disk is full.
     """
     store = open_store(config.store)
-    train_windows = Windows(store, store.split("train"), config.window)
-    choose_windows = Windows(store, store.split(config.select_on), config.window)
-    started = _start_or_resume(config, store, len(train_windows), len(choose_windows))
+    clips = task_split(store, "train", config.task)
+    if config.task == "weak" and config.background_videos and "background" in store.splits():
+        clips += store.split("background")
+    train_windows = Windows(store, clips, config.window, weak_labels=config.weak_labels)
+    choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
+    if config.task == "cml":
+        _check_events(config, store, train_windows, choose_windows)
+    fabric = _fabric(config)
+    # The first process alone writes; the others wait for it, and find what it found.
+    with fabric.rank_zero_first():
+        started = _start_or_resume(config, store, len(train_windows), len(choose_windows))
     torch.set_num_threads(started["threads"])
-    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
     place = residence([train_windows, choose_windows], fabric.device)
+    notice = notice if fabric.is_global_zero else None
     if notice:
         notice(str(place))
     for windows in (train_windows, choose_windows):
@@ -82,38 +94,42 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     state_file = config.out / "last.state.safetensors"
-    facts: dict[str, Any] = {"epoch": 0, "best_epoch": 0, "best_accuracy": -1.0}
+    facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
     if state_file.is_file():
-        facts = checkpoint.load_state(state_file, network, optimizer)
+        facts |= checkpoint.load_state(state_file, network, optimizer)
     metrics = _metrics_up_to(config.out, facts["epoch"])
+    fabric.barrier()  # nobody writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
 
     for epoch in range(facts["epoch"] + 1, config.epochs + 1):
-        if progress:
+        if progress and fabric.is_global_zero:
             progress("train", epoch - 1, config.epochs)
         began = time.perf_counter()
         # Seeding every epoch by itself means that no generator state has to be saved to resume exactly.
-        torch.manual_seed(config.seed * 1_000_003 + epoch)
-        terms = fit_epoch(fabric, model, optimizer, train_windows, config, epoch)
-        accuracy = accuracy_on(fabric, model, choose_windows, config)
-        line = {
-            "epoch": epoch,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "train": terms,
-            config.select_on: {"accuracy": accuracy},
-            "seconds": round(time.perf_counter() - began, 3),
-        }
-        description = _description(config, store, epoch, accuracy)
-        if accuracy > facts["best_accuracy"]:
-            facts |= {"best_epoch": epoch, "best_accuracy": accuracy}
-            checkpoint.save(config.out, "best", network, description)
+        torch.manual_seed((config.seed * 1_000_003 + epoch) * fabric.world_size + fabric.global_rank)
+        rate = learning_rate(config, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        parts = plan(train_windows, config, epoch, fabric.world_size, notice if epoch == 1 else None)
+        terms = fit_epoch(fabric, model, optimizer, train_windows, parts, config)
+        facts["updates"] += len(parts)
+        line = {"epoch": epoch, "updates": facts["updates"], "learning_rate": rate, "train": terms}
+        if epoch % config.validate_every == 0 or epoch == config.epochs:
+            scores = line[config.select_on] = scores_on(fabric, model, choose_windows, config)
+            if scores["accuracy"] > facts["best_accuracy"]:
+                facts |= {"best_epoch": epoch, "best_accuracy": scores["accuracy"]}
+                if fabric.is_global_zero:
+                    checkpoint.save(config.out, "best", network, _description(config, store, epoch, scores))
+        line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
-        write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
-        checkpoint.save(config.out, "last", network, description)
-        # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
         facts["epoch"] = epoch
-        checkpoint.save_state(state_file, network, optimizer, facts)
-    if progress:
+        if fabric.is_global_zero:
+            write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
+            checkpoint.save(config.out, "last", network, _description(config, store, epoch, line.get(config.select_on)))
+            # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
+            checkpoint.save_state(state_file, network, optimizer, facts)
+    fabric.barrier()
+    if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
     return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics)
 
@@ -133,76 +149,208 @@ def train_seeds(
     return runs
 
 
+@dataclass(frozen=True)
+class Part:
+    """The windows of one update.
+
+    Attributes:
+        windows: their indices, on all processes together.
+        query: the direction that ``strict`` cross-modality localization is trained in, None everywhere else.
+    """
+
+    windows: list[int]
+    query: Direction | None = None
+
+
+def plan(
+    windows: Windows,
+    config: TrainConfig,
+    epoch: int,
+    processes: int = 1,
+    notice: Callable[[str], None] | None = None,
+) -> list[Part]:
+    """The updates of an epoch, in the order that seed and epoch fix.
+
+    A strict batch has one direction and one length of event, and every event comes once an epoch.
+
+    Args:
+        windows: to train on.
+        config: batch size, seed and what else decides.
+        epoch: from 1.
+        processes: that share each batch; what they do not divide is left out.
+        notice: called with a line on that.
+    """
+    order = windows.shuffled(config.seed, epoch)
+    size = config.batch_size
+    if config.task == "cml" and config.cml_mode == "strict":
+        found = events(windows)
+        groups = by_length({index: found[index] for index in order if index in found}).values()
+        pieces = [group[start : start + size] for group in groups for start in range(0, len(group), size)]
+        dice = random.Random(config.seed * 1_000_003 + epoch)
+        dice.shuffle(pieces)
+        parts = [Part(piece, dice.choice(DIRECTIONS)) for piece in pieces]
+    else:
+        parts = [Part(order[start : start + size]) for start in range(0, len(order), size)]
+    if config.drop_last:
+        parts = [part for part in parts if len(part.windows) == size] or parts
+    trimmed = [Part(part.windows[: len(part.windows) // processes * processes], part.query) for part in parts]
+    lost = sum(len(part.windows) for part in parts) - sum(len(part.windows) for part in trimmed)
+    if lost and notice:
+        notice(f"{processes} processes do not divide the last batch: {lost} windows are left out of every epoch")
+    return [part for part in trimmed if part.windows]
+
+
 def fit_epoch(
     fabric: Fabric,
     model: Any,
     optimizer: torch.optim.Optimizer,
     windows: Windows,
+    parts: Sequence[Part],
     config: TrainConfig,
-    epoch: int,
 ) -> dict[str, float]:
-    """One pass over the windows in the order that seed and epoch fix.
+    """One pass over the windows.
+
+    Every process computes its share of a batch, and the loss of the joint batch from what all of them computed,
+    gathered with its gradient. The gradients add up in that gathering and are averaged by the data parallelism: they
+    are those of one process that has the whole batch.
 
     Args:
-        fabric: device and precision.
+        fabric: device, precision and processes.
         model: a network of ``MODELS``, as Fabric wraps it.
         optimizer: as Fabric wraps it.
         windows: to train on.
-        config: batch size, seed and streams.
-        epoch: from 1.
+        parts: the updates, as `plan` gives them.
+        config: streams and noise.
 
     Returns:
-        The mean of every loss term over the windows, and the segment accuracy seen on the way.
+        The mean of every loss term over the windows; in tasks full and weak the segment accuracy seen on the way too.
     """
     model.train()
     sums: dict[str, float] = {}
-    correct = segments = 0
-    for batch in windows.batches(config.batch_size, shuffle_seed=(config.seed, epoch), reuse=True):
+    counts = torch.zeros(2, dtype=torch.int64)  # segments that were right, segments
+    share = slice(fabric.global_rank, None, fabric.world_size)
+    seen = 0
+    for part, batch in zip(parts, windows.each([part.windows[share] for part in parts], reuse=True), strict=True):
         if config.feature_noise:
             audio = batch.audio + config.feature_noise * torch.randn_like(batch.audio)
             visual = batch.visual.float() + config.feature_noise * torch.randn(batch.visual.shape, device=fabric.device)
             batch = replace(batch, audio=audio, visual=visual)
+        if part.query:
+            batch = query(batch, windows.num_classes, part.query)
         output = forward(model, batch, config.streams)
-        terms = model.loss(output.parts, batch.target)
+        gathered, target = joint(fabric, output.parts, batch.target)
+        terms = model.loss(gathered, target)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(terms["total"])
         optimizer.step()
-        count = len(batch.audio)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * count
-        correct += int((output.labels() == batch.target.labels).sum())
-        segments += batch.target.labels.numel()
-    means = {name: value / len(windows) for name, value in sums.items()}
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(part.windows)
+        seen += len(part.windows)
+        if isinstance(output, SegmentOutput):
+            right = (output.labels() == batch.target.labels).sum().cpu()
+            counts += torch.stack([right, torch.tensor(batch.target.labels.numel())])
+    means = {name: value / seen for name, value in sums.items()}
     if not np.isfinite(means["total"]):
         raise AvelError(
-            f"the loss became {means['total']} in epoch {epoch} ({means})",
+            f"the loss became {means['total']} ({means})",
             "a finite loss",
             f"try a smaller --learning-rate (now {config.learning_rate}); finished epochs are kept in {config.out}",
         )
-    return {**means, "accuracy": correct / segments}
+    right, segments = _summed(fabric, counts).tolist()
+    return {**means, "accuracy": right / segments} if segments else means
+
+
+def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dict[str, Tensor], Target]:
+    """What all processes computed of a batch, (B, ...) each and with gradient, and its targets: on all alike."""
+    if fabric.world_size == 1:
+        return parts, target
+
+    def gathered(share: Tensor) -> Tensor:
+        shares = fabric.all_gather(share, sync_grads=True)  # (processes, B / processes, ...)
+        assert isinstance(shares, Tensor)
+        return shares.flatten(0, 1)
+
+    fields = {field.name: gathered(getattr(target, field.name)) for field in dataclass_fields(target)}
+    return {name: gathered(part) for name, part in parts.items()}, Target(**fields)
 
 
 @torch.no_grad()
-def accuracy_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainConfig) -> float:
-    """Segment accuracy over the windows, every segment counted once."""
+def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainConfig) -> dict[str, float]:
+    """What the epoch is chosen by, ``accuracy``, every process looking at its share of the windows.
+
+    Tasks full and weak: the segment accuracy, every segment counted once. Task cml: the mean of ``a2v`` and ``v2a``, in
+    the mode that is trained.
+    """
     model.eval()
+    share = list(range(len(windows)))[fabric.global_rank :: fabric.world_size]
+    if config.task == "cml":
+
+        def distance(batch: Batch) -> DistanceOutput:
+            output = forward(model, batch, config.streams)
+            assert isinstance(output, DistanceOutput)
+            return output
+
+        found = located(distance, windows, config.cml_mode, batch_size=config.batch_size, of=share)
+        right = [int(found[direction].sum()) for direction in DIRECTIONS]
+        a2v, v2a, counted = _summed(fabric, torch.tensor([*right, len(found["a2v"])])).tolist()
+        return {"a2v": a2v / counted, "v2a": v2a / counted, "accuracy": (a2v + v2a) / (2 * counted)}
     counts = np.zeros((windows.num_classes + 1, windows.num_classes + 1), dtype=np.int64)
-    for batch in windows.batches(config.batch_size, reuse=True):
-        labels = forward(model, batch, config.streams).labels().cpu()
-        truth = batch.target.labels.cpu()
+    parts = [share[start : start + config.batch_size] for start in range(0, len(share), config.batch_size)]
+    for batch in windows.each(parts, reuse=True):
+        output = forward(model, batch, config.streams)
+        assert isinstance(output, SegmentOutput)
+        labels, truth = output.labels().cpu(), batch.target.labels.cpu()
         counts += confusion(truth[batch.counted].numpy(), labels[batch.counted].numpy(), windows.num_classes)
-    return segment_accuracy(counts)
+    return {"accuracy": segment_accuracy(_summed(fabric, torch.from_numpy(counts)).numpy())}
 
 
-def forward(model: nn.Module, batch: Batch, streams: str) -> SegmentOutput:
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Adam's learning rate in an epoch, from 1."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
+
+
+def forward(model: nn.Module, batch: Batch, streams: str) -> SegmentOutput | DistanceOutput:
     """The model's output on a batch, with the stream that it may not use zeroed."""
     audio = batch.audio if streams != "visual" else torch.zeros_like(batch.audio)
     visual = batch.visual if streams != "audio" else torch.zeros_like(batch.visual)
-    output: SegmentOutput = model(audio, visual)
+    output: SegmentOutput | DistanceOutput = model(audio, visual)
     return output
 
 
-def _description(config: TrainConfig, store: Store, epoch: int, accuracy: float) -> dict[str, Any]:
+def _fabric(config: TrainConfig) -> Fabric:
+    """Fabric for one process, or for as many as torchrun started."""
+    processes, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=here,
+        num_nodes=processes // here,
+        strategy="ddp" if processes > 1 else "auto",
+        precision=config.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _summed(fabric: Fabric, counts: Tensor) -> Tensor:
+    """Counts added over the processes."""
+    summed = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    return summed.cpu()
+
+
+def _check_events(config: TrainConfig, store: Store, *windows: Windows) -> None:
+    for each, split in zip(windows, ("train", config.select_on), strict=True):
+        if not events(each):
+            raise AvelError(
+                f"no clip of split {split} in {config.store} has one event of a part of its length",
+                "events that begin or end inside a clip: task cml looks for them",
+                "train another task on these clips, or extract clips with shorter events",
+            )
+
+
+def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str, float] | None) -> dict[str, Any]:
     """What a checkpoint says of itself: enough to build the network and to refuse foreign features."""
     return {
         "network": {
@@ -222,7 +370,8 @@ def _description(config: TrainConfig, store: Store, epoch: int, accuracy: float)
         "epoch": epoch,
         "seed": config.seed,
         "selected_on": config.select_on,
-        "accuracy": accuracy,
+        "cml_mode": config.cml_mode,
+        "accuracy": scores and scores["accuracy"],
     }
 
 
@@ -250,6 +399,12 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
                 f"{config.out} holds a run with another {', '.join(different)}",
                 "an empty folder, or the run to resume with the same settings",
                 "choose another --out, or delete that folder",
+            )
+        if config.schedule != "constant" and config.epochs != run["config"]["epochs"]:
+            raise AvelError(
+                f"{config.out} holds a run of {run['config']['epochs']} epochs, and {config.epochs} were asked for",
+                f"as many epochs: the schedule {config.schedule} depends on them",
+                "choose another --out",
             )
         if config.epochs < run["config"]["epochs"]:
             raise AvelError(

@@ -78,10 +78,12 @@ class Target:
     Attributes:
         labels: (B, T) int64 class ids per segment, background = C.
         video: (B,) int64, the class with most event segments (ties: the earlier), C where there is no event.
+        video_labels: (B, C+1) float32, rows summing to 1: all that the weak task may know of ``labels``.
     """
 
     labels: torch.Tensor
     video: torch.Tensor
+    video_labels: torch.Tensor
 
 
 @dataclass  # not frozen: Fabric rebuilds what a network returns, field by field
@@ -110,6 +112,21 @@ class SegmentOutput:
     def labels(self) -> torch.Tensor:
         """(B, T) int64 class ids, background = C."""
         return self.logits.argmax(-1)
+
+
+@dataclass  # not frozen: as `SegmentOutput`
+class DistanceOutput:
+    """How far apart what is seen and what is heard are: the output for cross-modality localization.
+
+    Attributes:
+        distance: (B, Tv, Ta), not negative; small where both show one event.
+        attention: (B, Tv, H, W), each map summing to 1, or None where a model has none.
+        parts: what the model's own ``loss(parts, target)`` reads, and nobody else.
+    """
+
+    distance: torch.Tensor
+    attention: torch.Tensor | None = None
+    parts: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 TIMELINE_SCHEMA = 1

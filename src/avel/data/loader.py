@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from avel.data.labels import window_class
+from avel.data.labels import video_class, video_labels, window_class
 from avel.data.store import Store
 from avel.errors import AvelError
 from avel.types import Target
@@ -43,7 +45,7 @@ class Batch:
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        target = Target(moved(self.target.labels), moved(self.target.video))
+        target = Target(moved(self.target.labels), moved(self.target.video), moved(self.target.video_labels))
         return Batch(moved(self.audio), moved(self.visual), target, self.counted)
 
 
@@ -94,12 +96,20 @@ class Windows:
         store: where the features are.
         clips: indices into it.
         window: T.
+        weak_labels: form of the labels of whole windows, see `avel.data.labels.video_labels`.
 
     Raises:
         AvelError: a clip is shorter than the window, has no labels, or lacks valid audio.
     """
 
-    def __init__(self, store: Store, clips: Sequence[int], window: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clips: Sequence[int],
+        window: int,
+        *,
+        weak_labels: Literal["onehot", "proportion"] = "onehot",
+    ) -> None:
         self.store = store
         self.window = window
         self.device = torch.device("cpu")
@@ -114,6 +124,7 @@ class Windows:
                 f"train with --window {shortest.segments}, or leave the short clips out of the CSV",
             )
         labels = []
+        video = []  # class of each window as the weak task has it
         for index in clips:
             clip = store.clips[index]
             if clip.spans is None:
@@ -133,10 +144,14 @@ class Windows:
                 first = min(end, clip.segments) - window
                 self.items.append((index, first, end - window - first))
                 labels.append(whole[first : first + window])
-        self._labels = torch.stack(labels) if labels else torch.zeros((0, window), dtype=torch.int64)
-        self._video = torch.tensor([window_class(row.numpy(), self.num_classes) for row in self._labels])
+                spans = clip.spans if clip.segments == window else ()  # of a part, spans elsewhere say nothing
+                video.append(video_class(spans, store.classes, labels[-1].numpy()))
+        self.labels = torch.stack(labels) if labels else torch.zeros((0, window), dtype=torch.int64)
+        self._video = torch.tensor([window_class(row.numpy(), self.num_classes) for row in self.labels])
+        known = np.array(video, dtype=np.int64)
+        self._video_labels = torch.from_numpy(video_labels(self.labels.numpy(), known, self.num_classes, weak_labels))
         shown = torch.tensor([shown for _, _, shown in self.items])
-        self._counted = torch.arange(window) >= shown[:, None] if self.items else self._labels.bool()
+        self._counted = torch.arange(window) >= shown[:, None] if self.items else self.labels.bool()
         self._resident: tuple[Tensor, Tensor, Tensor] | None = None  # audio, visual, first row of each window
 
     def __len__(self) -> int:
@@ -183,7 +198,7 @@ class Windows:
                 before costs no page faults.
         """
         chosen = torch.as_tensor(indices)
-        target = Target(self._labels[chosen], self._video[chosen])
+        target = Target(self.labels[chosen], self._video[chosen], self._video_labels[chosen])
         if self._resident is not None:
             audio, visual, firsts = self._resident
             rows = firsts[chosen.to(self.device), None] + torch.arange(self.window, device=self.device)
@@ -212,14 +227,24 @@ class Windows:
         Args:
             size: windows in a batch.
             shuffle_seed: run seed and epoch, which fix the order; None keeps the order of the store.
+            reuse: as in `each`.
+        """
+        order = range(len(self)) if shuffle_seed is None else self.shuffled(*shuffle_seed)
+        yield from self.each([order[start : start + size] for start in range(0, len(order), size)], reuse=reuse)
+
+    def shuffled(self, seed: int, epoch: int) -> list[int]:
+        """The windows' indices in the order that seed and epoch fix."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order: list[int] = torch.randperm(len(self), generator=generator).tolist()
+        return order
+
+    def each(self, parts: Sequence[Sequence[int]], *, reuse: bool = False) -> Iterator[Batch]:
+        """A batch for each list of windows' indices.
+
+        Args:
+            parts: the indices.
             reuse: on a CPU, write each batch over the one before it, which is then no longer valid.
         """
-        order = list(range(len(self)))
-        if shuffle_seed is not None:
-            seed, epoch = shuffle_seed
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(len(self), generator=generator).tolist()
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
         if self.device.type == "cpu" or self._resident is not None:
             last: Batch | None = None
             for part in parts:
@@ -235,6 +260,16 @@ class Windows:
                 ready = coming.result()
                 coming = reader.submit(self.batch, parts[following]) if following < len(parts) else None
                 yield ready
+
+
+def task_split(store: Store, name: str, task: str) -> list[int]:
+    """Indices of the clips that a task has in a split: for cml those of ``NAME_match``, where the store has that.
+
+    Raises:
+        AvelError: the store has no such split.
+    """
+    match = f"{name}_match"
+    return store.split(match if task == "cml" and match in store.splits() else name)
 
 
 def residence(windows: Sequence[Windows], device: torch.device, *, free: int | None = None) -> Residence:

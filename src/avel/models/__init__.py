@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -31,7 +31,7 @@ def build_model(
         visual_dim: Dv.
         grid: (H, W); (1, 1) for pooled features.
         num_classes: C, background not counted.
-        task: what it is trained for, e.g. ``full``.
+        task: what it is trained for: ``full``, ``weak`` or ``cml``.
         options: the model's own, as ``describe_options`` lists them.
 
     Raises:
@@ -47,19 +47,35 @@ def build_model(
                 f"{name} has no option {option!r}", f"one of these\n{describe_options(name)}", "check the spelling"
             )
         kind, meaning, _ = known[option]
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or isinstance(value, bool) is not (kind is bool):
-            raise AvelError(f"option {option} of {name} is {value!r}", f"a number of type {kind.__name__}", meaning)
+        if not _accepts(kind, value):
+            raise AvelError(f"option {option} of {name} is {value!r}", _values(kind), meaning)
     return model(audio_dim=audio_dim, visual_dim=visual_dim, grid=grid, num_classes=num_classes, task=task, **options)
 
 
 def describe_options(name: str) -> str:
-    """A model's options, one a line: name, meaning, default."""
-    options = _options(MODELS[name])
-    return "\n".join(f"    {option}: {meaning} ({default:.6g})" for option, (_, meaning, default) in options.items())
+    """A model's options, one a line: name, meaning, values, default."""
+    return "\n".join(
+        f"    {option}: {meaning} ({_values(kind)}; {f'{default:.6g}' if type(default) is float else default})"
+        for option, (kind, meaning, default) in _options(MODELS[name]).items()
+    )
 
 
-def _options(model: type[nn.Module]) -> dict[str, tuple[type, str, Any]]:
+def _accepts(kind: Any, value: Any) -> bool:
+    """Whether an option of that type may have that value; a whole number will do for a fraction."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    accepted = (int, float) if kind is float else kind
+    return isinstance(value, accepted) and isinstance(value, bool) is (kind is bool)
+
+
+def _values(kind: Any) -> str:
+    """What an option of that type may be."""
+    if get_origin(kind) is Literal:
+        return " | ".join(get_args(kind))
+    return {int: "a whole number", float: "a number", bool: "true | false"}[kind]
+
+
+def _options(model: type[nn.Module]) -> dict[str, tuple[Any, str, Any]]:
     """Type, meaning and default of every argument of ``__init__`` that has a default."""
     hints = get_type_hints(model.__init__, include_extras=True)
     parameters = inspect.signature(model.__init__).parameters.values()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class AudioGuidedAttention(nn.Module):
-    """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018, in the form of the released code).
+    """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018).
 
     The attention-weighted mean of each segment's raw cell features, the weights being scored by the sound.
-    The sound is projected onto the H*W positions (as released; the paper's text projects it onto hidden units).
     At H = W = 1 it is the identity and has no parameters.
 
     Args:
@@ -19,11 +20,21 @@ class AudioGuidedAttention(nn.Module):
         audio_dim: Da.
         num_cells: H * W, also the number of hidden units (49 as published).
         dropout: rate after every linear map but the last, which gives the scores.
+        audio_axis: ``position``, the sound is projected onto the H*W positions (the released code), or ``hidden``, onto
+            the hidden units (the paper's text).
     """
 
-    def __init__(self, visual_dim: int, audio_dim: int, num_cells: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        visual_dim: int,
+        audio_dim: int,
+        num_cells: int,
+        dropout: float = 0.0,
+        audio_axis: Literal["position", "hidden"] = "position",
+    ) -> None:
         super().__init__()
         self.num_cells = num_cells
+        self.audio_axis = -1 if audio_axis == "position" else -2
         if num_cells == 1:
             return
         self.visual = nn.Linear(visual_dim, visual_dim)
@@ -40,7 +51,7 @@ class AudioGuidedAttention(nn.Module):
 
         Args:
             visual: (B, T, H, W, Dv).
-            audio: (B, T, Da).
+            audio: (B, T, Da), or (B, 1, Da), one sound that guides all segments.
 
         Returns:
             (B, T, Dv) and the map (B, T, H, W), which sums to 1 over the cells; None at H = W = 1.
@@ -50,8 +61,8 @@ class AudioGuidedAttention(nn.Module):
             return cells.squeeze(2), None
         looks = self.dropout(functional.relu(self.visual(cells)))
         sounds = self.dropout(functional.relu(self.audio(audio)))
-        positions = self.dropout(self.audio_hidden(sounds))  # (B, T, H*W)
-        hidden = self.dropout(self.visual_hidden(looks)) + positions.unsqueeze(-1)  # (B, T, H*W, hidden)
+        heard = self.dropout(self.audio_hidden(sounds)).unsqueeze(self.audio_axis)  # over positions or hidden units
+        hidden = self.dropout(self.visual_hidden(looks)) + heard  # (B, T, H*W, hidden)
         attention = self.score(hidden.tanh()).squeeze(-1).softmax(-1)  # (B, T, H*W)
         attended = (attention.unsqueeze(-2).to(cells.dtype) @ cells).squeeze(-2)
         return attended, attention.view(visual.shape[:4])
