@@ -92,7 +92,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         task=config.task,
         **config.options,
     )
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     state_file = config.out / "last.state.safetensors"
     facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
     if state_file.is_file():

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from avel import losses
 from avel.errors import AvelError
-from avel.models.layers import AudioGuidedAttention, BiLSTM, SelfAttention
+from avel.models.layers import AudioGuidedAttention, BiLSTM, Dropout, SelfAttention
 from avel.types import DistanceOutput, SegmentOutput, Target
 
 __all__ = [
@@ -71,7 +71,7 @@ class Fusion(nn.Module):
         super().__init__()
 
         def stream(dim: int) -> nn.Sequential:
-            linear = nn.Sequential(nn.Linear(dim, width), nn.Dropout(dropout))
+            linear = nn.Sequential(nn.Linear(dim, width), Dropout(dropout))
             if without in ("bilstm", "fusion"):
                 encoder: nn.Module = linear
             else:
@@ -133,7 +133,7 @@ class Interaction(nn.Module):
         self.visual_query = nn.Linear(width, width, bias=False)  # W2
         self.audio_key = nn.Linear(width, width, bias=False)  # W3
         self.audio_value = nn.Linear(width, width, bias=False)  # W4
-        self.after = nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if relu else nn.Dropout(dropout)
+        self.after = nn.Sequential(nn.ReLU(), Dropout(dropout)) if relu else Dropout(dropout)
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """v_F (B, Tv, D), a_F (B, Ta, D) -> v_I (B, Tv, D), a_I (B, Ta, D)."""
@@ -197,9 +197,9 @@ class Integration(nn.Module):
             layers: list[nn.Module] = [SelfAttention(width, heads, dropout), nn.Linear(width, width)]
             if integration_map != "linear":
                 layers.append(nn.ReLU())
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
             if integration_map == "linear_relu_linear":
-                layers += [nn.Linear(width, width), nn.Dropout(dropout)]
+                layers += [nn.Linear(width, width), Dropout(dropout)]
             return nn.Sequential(*layers, nn.LayerNorm(width))
 
         self.visual, self.audio = stream(), stream()
@@ -306,7 +306,7 @@ class ContrastiveBranch(nn.Module):
         self.branch_norm = branch_norm
         self.attention = SelfAttention(width, heads, dropout)
         if branch_norm == "feature":
-            self.transform = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout), nn.LayerNorm(width))
+            self.transform = nn.Sequential(nn.Linear(width, width), Dropout(dropout), nn.LayerNorm(width))
         self.embedding = nn.Linear(width, embedding_width)
 
     def forward(self, stream: Tensor) -> Tensor:

@@ -9,6 +9,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class Dropout(nn.Module):
+    """Dropout, with masks that are cheap on a CPU: a draw of 64 random bits there serves four features.
+
+    PyTorch draws one number a feature, which at AVE's size took a quarter of a training step.
+
+    Args:
+        rate: share of the features that become 0 in training; on a CPU to the nearest 1 / 65536.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(...) -> (...)."""
+        if not self.training or self.rate == 0:
+            return features
+        if features.device.type != "cpu":
+            return functional.dropout(features, self.rate)
+        count = features.numel()
+        draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[:count].view(features.shape)
+        dropped = round(self.rate * 65536)  # of the 65536 values that 16 bits have
+        scale = torch.tensor(65536 / (65536 - dropped), dtype=features.dtype)
+        return features * torch.where(bits >= dropped - 32768, scale, 0)
+
+    def extra_repr(self) -> str:
+        """The rate, for ``print(model)``."""
+        return f"rate={self.rate}"
+
+
 class AudioGuidedAttention(nn.Module):
     """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018).
 
@@ -42,7 +73,7 @@ class AudioGuidedAttention(nn.Module):
         self.visual_hidden = nn.Linear(visual_dim, num_cells, bias=False)
         self.audio_hidden = nn.Linear(visual_dim, num_cells, bias=False)
         self.score = nn.Linear(num_cells, 1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         for linear in (self.visual, self.audio, self.visual_hidden, self.audio_hidden, self.score):
             nn.init.xavier_uniform_(linear.weight)
 
@@ -102,7 +133,7 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features: Tensor) -> Tensor:
