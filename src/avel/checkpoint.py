@@ -35,7 +35,7 @@ class LoadedModel:
     Attributes:
         network: in evaluation mode, on the asked device.
         name: the model's name in ``MODELS``.
-        task: ``full``.
+        task: ``full``, ``weak`` or ``cml``.
         classes: the C event classes it knows, without background.
         window: segments (T) it was trained on.
         segment_seconds: length of a segment in seconds.

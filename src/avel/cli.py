@@ -218,23 +218,22 @@ def train(arguments: Namespace) -> int:
     seeds = arguments.seeds or [config.seed]
     with bars() as progress:
         runs = train_seeds(config, seeds, progress=progress, notice=complain)
+    measure = "A2V and V2A" if config.task == "cml" else "accuracy"
     for run, seed in zip(runs, seeds, strict=True):
         line = (
-            f"seed {seed}: {config.select_on} accuracy {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
+            f"seed {seed}: {config.select_on} {measure} {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
         )
         console().print(line, soft_wrap=True)
     if len(runs) > 1:
         from avel.data.store import open_store
 
-        measures = {f"{config.select_on} segment accuracy": [run.best_accuracy for run in runs]}
+        measures = {f"{config.select_on} {measure}": [run.best_accuracy for run in runs]}
         print_spread(measures, open_store(config.store).origin or None)
     console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
     return OK
 
 
 def evaluate(arguments: Namespace) -> int:
-    from rich.table import Table
-
     from avel.evaluation import compare_runs, evaluate
 
     if arguments.floors:
@@ -243,23 +242,9 @@ def evaluate(arguments: Namespace) -> int:
     with bars() as progress:
         scores = [evaluate(folder, arguments.split, progress=progress) for folder in folders]
     first = scores[0]
-    measures = {"segment accuracy": [score["segment_accuracy"] for score in scores]}
-    shared = first["without_shared_videos"]
-    if shared:
-        without = [score["without_shared_videos"]["segment_accuracy"] for score in scores]
-        measures[f"without {first['clips'] - shared['clips']} clips of training videos"] = without
-    measures["event F1 at IoU 0.5"] = [score["event_f1"] for score in scores]
-    title = f"{first['model']}, split {arguments.split}, chosen on {first['selected_on']}"
-    print_spread(measures, f"{title}; {first['data']}" if first["data"] else title)
-    for score, folder in zip(scores, folders, strict=True):
-        low, high = score["interval_95"]
-        line = f"{folder}: segment accuracy {score['segment_accuracy']:.4f}, 95% of resampled videos in"
-        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
-    table = Table("class", "recall", title="Recall over the seconds with that label")
-    for name in first["class_recall"]:
-        values = [score["class_recall"][name] for score in scores if score["class_recall"][name] is not None]
-        table.add_row(name, mean_and_spread(values) if values else "no such second")
-    console().print(table)
+    title = f"{first['model']}, task {first['task']}, split {arguments.split}, chosen on {first['selected_on']}"
+    title = f"{title}; {first['data']}" if first["data"] else title
+    (_print_cml if first["task"] == "cml" else _print_segments)(title, folders, scores)
     for name, value in first["floors"].items():
         console().print(f"floor, {name}: {value:.4f}")
     if arguments.against:
@@ -273,6 +258,45 @@ def evaluate(arguments: Namespace) -> int:
     for folder in folders:
         console().print(f"Written: {folder}/evaluation_{arguments.split}.json, predictions, plots/", soft_wrap=True)
     return OK
+
+
+def _print_segments(title: str, folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
+    """Tasks full and weak: accuracy, event F1, recall per class."""
+    from rich.table import Table
+
+    first = scores[0]
+    measures = {"segment accuracy": [score["segment_accuracy"] for score in scores]}
+    shared = first["without_shared_videos"]
+    if shared:
+        without = [score["without_shared_videos"]["segment_accuracy"] for score in scores]
+        measures[f"without {first['clips'] - shared['clips']} clips of training videos"] = without
+    measures["event F1 at IoU 0.5"] = [score["event_f1"] for score in scores]
+    print_spread(measures, title)
+    for score, folder in zip(scores, folders, strict=True):
+        low, high = score["interval_95"]
+        line = f"{folder}: segment accuracy {score['segment_accuracy']:.4f}, 95% of resampled videos in"
+        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
+    table = Table("class", "recall", title="Recall over the seconds with that label")
+    for name in first["class_recall"]:
+        values = [score["class_recall"][name] for score in scores if score["class_recall"][name] is not None]
+        table.add_row(name, mean_and_spread(values) if values else "no such second")
+    console().print(table)
+
+
+def _print_cml(title: str, folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
+    """Task cml: both directions in both modes."""
+    first = scores[0]
+    measures = {
+        f"{mode} {direction.upper()}": [score[mode][direction] for score in scores]
+        for mode in ("joint", "strict")
+        for direction in ("a2v", "v2a")
+    }
+    print_spread(measures, f"{title}; trained {first['trained_mode']}; share of {first['events']} events found exactly")
+    for score, folder in zip(scores, folders, strict=True):
+        mode = score["trained_mode"]
+        low, high = score[mode]["interval_95"]
+        line = f"{folder}: {mode}, mean of both {score[mode]['mean']:.4f}, 95% of resampled videos in"
+        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
 
 
 def _seeds_of(run: Path) -> list[Path]:
@@ -512,7 +536,8 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "Score a trained run on a split.",
         _evaluate_options,
         "  avel evaluate runs/ccln --split test\n\n"
-        "prints segment accuracy with its interval, event F1, recall per class and the floors\n\n"
+        "prints segment accuracy with its interval, event F1, recall per class and the floors; in task cml A2V and\n"
+        "V2A, joint and strict\n\n"
         "  avel evaluate store --floors\n\nprints what all background, the right class everywhere, ... would score",
     ),
     "localize": Verb(

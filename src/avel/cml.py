@@ -93,4 +93,4 @@ def located(
                 searched = matrix if direction == "a2v" else matrix.T  # rows are searched, columns are the query
                 asking = searched[:, start : start + length] if joint is not None else searched
                 right[direction][index] = locate(asking) == start
-    return {direction: np.array([right[direction][index] for index in asked]) for direction in DIRECTIONS}
+    return {way: np.array([right[way][index] for index in asked], dtype=np.bool_) for way in DIRECTIONS}

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from avel.checkpoint import LoadedModel, load
+from avel.cml import DIRECTIONS, MODES, events, located
+from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import file_sha256, replacing, write_file
@@ -28,9 +31,10 @@ from avel.metrics import (
     paired_interval,
     segment_accuracy,
 )
-from avel.plots import class_bars, confusion_picture, event_curves, training_curves
+from avel.plots import class_bars, confusion_picture, event_curves, localized_events, training_curves
 from avel.types import BACKGROUND, Progress
 
+CLIPS_AT_ONCE = 32
 IOU = 0.5
 IOUS = tuple(tenth / 10 for tenth in range(1, 10))
 
@@ -55,11 +59,34 @@ class Prediction:
 def predict(
     model: LoadedModel, store: Store, clips: Sequence[int], *, progress: Progress | None = None
 ) -> list[Prediction]:
-    """Predict every segment of the clips, each clip at its own length.
+    """Predict every segment of the clips, each clip at its own length, no clip given twice.
 
     Raises:
         AvelError: the store's features come from other extractors than the model's, or its classes differ.
     """
+    _check_features(model, store)
+    lengths: dict[int, list[int]] = {}
+    for index in clips:
+        lengths.setdefault(store.clips[index].segments, []).append(index)
+    done: dict[int, Prediction] = {}
+    # Clips of one length go together: a network on one clip at a time spends its time on being called.
+    for same in lengths.values():
+        for first in range(0, len(same), CLIPS_AT_ONCE):
+            if progress:
+                progress("predict", len(done), len(clips))
+            batch = same[first : first + CLIPS_AT_ONCE]
+            audio = torch.stack([store.audio(index) for index in batch])
+            visual = torch.stack([store.visual(index) for index in batch])
+            probabilities, attention = localize_features(audio, visual, model)
+            for place, index in enumerate(batch):
+                looked = None if attention is None else attention[place]
+                done[index] = Prediction(index, store.labels(index).numpy(), probabilities[place], looked)
+    if progress:
+        progress("predict", len(clips), len(clips))
+    return [done[index] for index in clips]
+
+
+def _check_features(model: LoadedModel, store: Store) -> None:
     for kind, wanted in model.extractors.items():
         if store.extractors[kind]["tag"] != wanted["tag"]:
             raise AvelError(
@@ -73,15 +100,6 @@ def predict(
             f"the classes of {model.source}: {', '.join(model.classes)}",
             "evaluate on a store whose CSV names the same classes in the same order",
         )
-    predictions = []
-    for done, index in enumerate(clips):
-        if progress:
-            progress("predict", done, len(clips))
-        probabilities, attention = localize_features(store.audio(index), store.visual(index), model)
-        predictions.append(Prediction(index, store.labels(index).numpy(), probabilities, attention))
-    if progress:
-        progress("predict", len(clips), len(clips))
-    return predictions
 
 
 def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
@@ -208,12 +226,14 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
 def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: str = "test") -> tuple[Interval, int]:
     """How much better one model is than another on the same videos, from the predictions `evaluate` saved.
 
+    In task cml both directions together, each run in the mode it was trained in.
+
     Args:
         one, other: run folders, one a seed.
         split: that both were evaluated on.
 
     Returns:
-        Difference of their segment accuracies, one - other, with its 95% interval over videos and seeds; the videos.
+        Difference of their accuracies, one - other, with its 95% interval over videos and seeds; the videos.
 
     Raises:
         AvelError: a run has no predictions for the split, or the two are of different clips.
@@ -239,12 +259,20 @@ def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: 
                     "compare runs that were trained and evaluated on the same store",
                 )
             clips = ids
-            right = saved["probabilities"].argmax(1) == saved["labels"]
-            starts = np.cumsum(saved["segments"]) - saved["segments"]
-            rows.append((np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]))
+            rows.append(_right_and_asked(saved))
         tables.append((np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])))
     (right_one, asked_one), (right_other, asked_other) = tables
     return paired_interval(right_one, asked_one, right_other, asked_other), len(clips or ())
+
+
+def _right_and_asked(saved: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) what a run had right in each clip, (N,) what was asked: segments, or an event in both directions."""
+    if "probabilities" in saved:
+        right = saved["probabilities"].argmax(1) == saved["labels"]
+        starts = np.cumsum(saved["segments"]) - saved["segments"]
+        return np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]
+    hits = sum(saved[f"{saved['trained_mode']}_{direction}"].astype(np.int64) for direction in DIRECTIONS)
+    return hits, np.full(len(hits), 2)
 
 
 def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_seconds: float) -> float:
@@ -296,11 +324,10 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
             f"the store with checksum {facts['store_checksum'][:12]}...",
             "train again on the new store",
         )
-    clips = store.split(split)
-    predictions = predict(model, store, clips, progress=progress)
-    scores = {
+    about = {
         "run": str(run),
         "model": model.name,
+        "task": model.task,
         "split": split,
         "data": store.origin,
         "selected_on": facts["config"]["select_on"],
@@ -308,27 +335,99 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
         "commit": facts["commit"],
         "machine": facts["machine"],
         "weights_sha256": file_sha256(model.source.with_suffix(".safetensors")),
-        **score(predictions, store),
     }
+    clips = task_split(store, split, model.task)
+    scores, saved = (_cml if model.task == "cml" else _segments)(model, store, clips, facts["config"], progress)
+    scores = {**about, **scores}
     write_file(run / f"evaluation_{split}.json", json.dumps(scores, indent=1))
     with replacing(run / f"predictions_{split}.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            clip=np.array([store.clips[prediction.clip].id for prediction in predictions]),
-            segments=np.array([len(prediction.labels) for prediction in predictions]),
-            labels=np.concatenate([prediction.labels for prediction in predictions]),
-            probabilities=np.concatenate([prediction.probabilities for prediction in predictions]),
-            classes=np.array([*store.classes, BACKGROUND]),
-        )
+        np.savez_compressed(file, allow_pickle=False, **saved)
     (run / "plots").mkdir(exist_ok=True)
     draw(run, scores, (*store.classes, BACKGROUND))
     return scores
 
 
+Evaluated = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def _segments(
+    model: LoadedModel, store: Store, clips: list[int], config: dict[str, Any], progress: Progress | None
+) -> Evaluated:
+    """Tasks full and weak: the scores, and every segment's probabilities."""
+    predictions = predict(model, store, clips, progress=progress)
+    saved = {
+        "clip": np.array([store.clips[prediction.clip].id for prediction in predictions]),
+        "segments": np.array([len(prediction.labels) for prediction in predictions]),
+        "labels": np.concatenate([prediction.labels for prediction in predictions]),
+        "probabilities": np.concatenate([prediction.probabilities for prediction in predictions]),
+        "classes": np.array([*store.classes, BACKGROUND]),
+    }
+    return score(predictions, store), saved
+
+
+def _cml(
+    model: LoadedModel, store: Store, clips: list[int], config: dict[str, Any], progress: Progress | None
+) -> Evaluated:
+    """Task cml: both directions in both modes, whichever was trained, and which events were found."""
+    _check_features(model, store)
+    windows = Windows(store, clips, model.window)
+    asked = events(windows)
+    if not asked:
+        raise AvelError(
+            f"no clip of the split has one event of a part of its length in {store.path}",
+            "events that begin or end inside a clip",
+            "evaluate on another split",
+        )
+
+    def network(batch: Batch) -> Any:
+        batch = batch.of(model.streams)
+        return model.network.eval()(batch.audio, batch.visual)
+
+    found = {}
+    for done, mode in enumerate(MODES):
+        if progress:
+            progress("predict", done, len(MODES))
+        found[mode] = located(network, windows, mode, batch_size=config["batch_size"])
+    if progress:
+        progress("predict", len(MODES), len(MODES))
+    trained = Windows(store, task_split(store, "train", "cml"), model.window)
+    masks = [[row.numpy() < windows.num_classes for row in each.labels] for each in (trained, windows)]
+    lengths = np.array([length for _, length in asked.values()])
+    scores: dict[str, Any] = {"clips": len(clips), "events": len(asked), "trained_mode": config["cml_mode"]}
+    for mode in MODES:
+        right = {direction: found[mode][direction] for direction in DIRECTIONS}
+        both = np.sum([*right.values()], axis=0)
+        interval = bootstrap_interval(both, np.full(len(asked), 2))
+        scores[mode] = {direction: float(hits.mean()) for direction, hits in right.items()}
+        scores[mode] |= {
+            "mean": float(both.mean() / 2),
+            "interval_95": [interval.low, interval.high],
+            "by_length": {
+                str(length): {direction: float(hits[lengths == length].mean()) for direction, hits in right.items()}
+                | {"uniform": 1 / (model.window - length + 1), "events": int((lengths == length).sum())}
+                for length in np.unique(lengths).tolist()
+            },
+        }
+    scores["floors"] = window_floors(*masks).values
+    saved = {
+        "clip": np.array([store.clips[windows.items[index][0]].id for index in asked]),
+        "start": np.array([start for start, _ in asked.values()]),
+        "length": lengths,
+        **{f"{mode}_{direction}": found[mode][direction] for mode in MODES for direction in DIRECTIONS},
+        "trained_mode": np.array(config["cml_mode"]),
+    }
+    return scores, saved
+
+
 def draw(run: Path, scores: dict[str, Any], names: Sequence[str]) -> None:
-    """Curves, confusion matrix and bars per class of an evaluated run, under ``plots/``."""
+    """Curves and what suits the task of an evaluated run, under ``plots/``."""
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     training_curves(metrics, run / "plots" / "curves.png")
+    if scores["task"] == "cml":
+        localized_events(
+            {mode: scores[mode]["by_length"] for mode in MODES}, run / "plots" / f"events_{scores['split']}.png"
+        )
+        return
     confusion_picture(np.array(scores["confusion"]), names, run / "plots" / f"confusion_{scores['split']}.png")
     recall = np.array([np.nan if value is None else value for value in scores["class_recall"].values()])
     class_bars({scores["model"]: recall}, names, run / "plots" / f"classes_{scores['split']}.png")

@@ -59,6 +59,7 @@ def localize(
         from avel.checkpoint import load
 
         model = load(model)
+    _check_task(model)
     extractors = {}
     for kind in ("visual", "audio"):
         wanted = model.extractors[kind]
@@ -147,54 +148,62 @@ def localize_features(
     *,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The model's opinion of every segment of one clip, averaged over the windows that cover it.
+    """The model's opinion of every segment, averaged over the windows that cover it.
 
     Args:
-        audio: (T, Da) array or tensor.
-        visual: (T, H, W, Dv) array or tensor.
+        audio: (T, Da) array or tensor of one clip, or (N, T, Da) of several of one length.
+        visual: (T, H, W, Dv) or (N, T, H, W, Dv).
         model: its ``streams`` says which stream enters; the other one is zeroed, as it was in training.
         progress: called as ``progress("network", windows done, windows)``.
 
     Returns:
-        Probabilities (T, C+1) and attention (T, H, W), float64, or None where the model has no attention.
+        Probabilities (T, C+1) or (N, T, C+1) and attention (T, H, W) or (N, T, H, W), float64; None where the model
+        has no attention.
 
     Raises:
-        AvelError: the model gave something that is no probability (its weights hold NaN or infinity).
+        AvelError: the model gave something that is no probability (its weights hold NaN or infinity), or it is one for
+            task cml.
     """
     import torch
 
+    _check_task(model)
     network = model.network.eval()
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    heard = torch.as_tensor(audio)
-    seen = torch.as_tensor(visual)
+    heard, seen = torch.as_tensor(audio), torch.as_tensor(visual)
+    one_clip = heard.ndim == 2
+    if one_clip:
+        heard, seen = heard.unsqueeze(0), seen.unsqueeze(0)
     if model.streams == "audio":
         seen = torch.zeros_like(seen)
     if model.streams == "visual":
         heard = torch.zeros_like(heard)
 
-    num_segments = len(heard)
+    num_clips, num_segments = heard.shape[:2]
     length = min(model.window, num_segments)
     starts = windows(num_segments, model.window)
+    at_once = max(1, _WINDOWS_AT_ONCE // num_clips)
     cover = np.zeros(num_segments)
-    probabilities = np.zeros((num_segments, len(model.classes) + 1))
+    probabilities = np.zeros((num_clips, num_segments, len(model.classes) + 1))
     attention: np.ndarray | None = None
-    for first in range(0, len(starts), _WINDOWS_AT_ONCE):
-        batch = starts[first : first + _WINDOWS_AT_ONCE]
+    for first in range(0, len(starts), at_once):
+        batch = starts[first : first + at_once]
         with torch.inference_mode():
             output = network(
-                torch.stack([heard[start : start + length] for start in batch]).to(device),
-                torch.stack([seen[start : start + length] for start in batch]).to(device),
+                torch.cat([heard[:, start : start + length] for start in batch]).to(device),
+                torch.cat([seen[:, start : start + length] for start in batch]).to(device),
             )
-            spoken = output.probabilities().cpu().numpy().astype(np.float64)  # (windows, length, C+1)
-            looked = None if output.attention is None else output.attention.cpu().numpy().astype(np.float64)
+            spoken = output.probabilities().unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
+            looked = output.attention
+            if looked is not None:
+                looked = looked.unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
         if attention is None and looked is not None:
-            attention = np.zeros((num_segments, *looked.shape[2:]))
+            attention = np.zeros((num_clips, num_segments, *looked.shape[3:]))
         for number, start in enumerate(batch):
             span = slice(start, start + length)
             cover[span] += 1
-            probabilities[span] += spoken[number]
+            probabilities[:, span] += spoken[number]
             if attention is not None and looked is not None:
-                attention[span] += looked[number]
+                attention[:, span] += looked[number]
         if progress is not None:
             progress("network", first + len(batch), len(starts))
     probabilities /= cover[:, None]
@@ -204,7 +213,20 @@ def localize_features(
             "a model whose weights are finite numbers",
             "train it again, or choose an earlier checkpoint",
         )
-    return probabilities, None if attention is None else attention / cover[:, None, None]
+    if attention is not None:
+        attention /= cover[:, None, None]
+    if one_clip:
+        return probabilities[0], None if attention is None else attention[0]
+    return probabilities, attention
+
+
+def _check_task(model: LoadedModel) -> None:
+    if model.task == "cml":
+        raise AvelError(
+            f"{model.source} was trained for cross-modality localization (task cml)",
+            "a model that says what happens in each segment: task full or weak",
+            "localize with another model; `avel evaluate` scores this one",
+        )
 
 
 def find_events(

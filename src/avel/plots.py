@@ -274,11 +274,11 @@ def _row_name(axes: Axes, name: str, middle: float, color: str | None = None) ->
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]], out: str | Path) -> None:
-    """Draw the loss and its terms, and the segment accuracy in training and on the split that chooses.
+    """Draw the loss and its terms, and the accuracy in training and on the split that chooses.
 
     Args:
-        metrics: the lines of ``metrics.jsonl``; each has ``epoch``, ``train`` (loss terms, ``total``, ``accuracy``)
-            and one more split with ``accuracy``.
+        metrics: the lines of ``metrics.jsonl``; each has ``epoch``, ``train`` (loss terms, ``total``, and but for task
+            cml ``accuracy``), and some have one more split with ``accuracy``.
         out: the PNG to write.
     """
     epochs = [line["epoch"] for line in metrics]
@@ -298,18 +298,24 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], out: str | Path) -> No
     loss.set_title("loss in training", loc="left", fontsize=11)
     loss.legend(frameon=False, fontsize=9)
 
-    splits = [name for name, value in metrics[0].items() if isinstance(value, Mapping) and "accuracy" in value]
-    splits.sort(key=lambda name: name != "train")
-    for name in splits:
+    scores: dict[str, dict[int, Mapping[str, float]]] = {}  # split -> epoch -> what was measured there
+    for line in metrics:
+        for name, value in line.items():
+            if isinstance(value, Mapping) and "accuracy" in value:
+                scores.setdefault(name, {})[line["epoch"]] = value
+    for name, values_of in sorted(scores.items(), key=lambda item: item[0] != "train"):
         style = {"color": _MUTED, "linewidth": 1.3} if name == "train" else {"color": PALETTE[0], "linewidth": 2.0}
-        accuracy.plot(epochs, [line[name]["accuracy"] for line in metrics], label=name, **style, **_dots(epochs))
-    for name in splits[1:]:
-        best = max(metrics, key=lambda line: line[name]["accuracy"])  # the first of equals, as in training
-        top = best[name]["accuracy"]
-        accuracy.plot(best["epoch"], top, "o", color=PALETTE[4], label=f"best: {top:.3f}, epoch {best['epoch']}")
-    lowest = min(line[name]["accuracy"] for line in metrics for name in splits)
-    accuracy.set_ylim(max(0.0, lowest - 0.05), 1.02)
-    accuracy.set_title("segment accuracy", loc="left", fontsize=11)
+        shown = {epoch: value["accuracy"] for epoch, value in values_of.items()}
+        accuracy.plot(list(shown), list(shown.values()), label=name, **style, **_dots(list(shown)))
+        if name != "train":
+            best = max(shown, key=lambda epoch: shown[epoch])  # the first of equals, as in training
+            accuracy.plot(best, shown[best], "o", color=PALETTE[4], label=f"best: {shown[best]:.3f}, epoch {best}")
+    every = [value for values_of in scores.values() for value in values_of.values()]
+    accuracy.set_ylim(max(0.0, min(value["accuracy"] for value in every) - 0.05), 1.02)
+    cml = any("a2v" in value for value in every)
+    accuracy.set_title(
+        "events found exactly, mean of A2V and V2A" if cml else "segment accuracy", loc="left", fontsize=11
+    )
     accuracy.legend(frameon=False, fontsize=9, loc="lower right")
     for axes in (loss, accuracy):
         _plain(axes)
@@ -457,6 +463,36 @@ def event_curves(curves: Mapping[str, Mapping[str, float]], out: str | Path) -> 
     axes.set_title("event F1", loc="left", fontsize=11)
     _plain(axes)
     axes.legend(frameon=False, fontsize=9, loc="lower left")
+    _save(figure, out)
+
+
+def localized_events(shares: Mapping[str, Mapping[str, Mapping[str, float]]], out: str | Path) -> None:
+    """Draw cross-modality localization by the length of the event, a panel a mode.
+
+    Args:
+        shares: mode -> length in segments as text -> ``a2v``, ``v2a`` and ``uniform`` (what guessing any start would
+            find), shares of the events found exactly, and ``events``, how many there are.
+        out: the PNG to write.
+    """
+    figure = _figure(10.5, 4.1)
+    panels = figure.subplots(1, len(shares), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.08})[0]
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.2)
+    names = {"a2v": "A2V: asked with sound", "v2a": "V2A: asked with sight"}
+    for axes, (mode, by_length) in zip(panels, shares.items(), strict=True):
+        places = np.arange(len(by_length))
+        for number, (direction, name) in enumerate(names.items()):
+            values = [100 * value[direction] for value in by_length.values()]
+            axes.bar(places - 0.2 + 0.4 * number, values, 0.37, label=name, color=class_color(number))
+        uniform = [100 * value["uniform"] for value in by_length.values()]
+        axes.step([-0.5, *places + 0.5], [*uniform, uniform[-1]], where="post", color=_INK, label="any start, guessed")
+        axes.set_xticks(places, [f"{length}\n({value['events']:.0f})" for length, value in by_length.items()])
+        axes.set_xlim(-0.6, len(by_length) - 0.4)
+        axes.set_ylim(0, 105)
+        axes.set_title(f"{mode}: found exactly, %", loc="left", fontsize=11)
+        axes.set_xlabel("length of the event in segments (events)", fontsize=9.5, color=_MUTED)
+        _plain(axes)
+        axes.grid(axis="x", visible=False)
+    panels[0].legend(frameon=False, fontsize=9, loc="upper left")
     _save(figure, out)
 
 

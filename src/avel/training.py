@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from avel.files import write_file
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
 from avel.types import DistanceOutput, Progress, SegmentOutput, Target
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     Raises:
         AvelError: the store cannot serve this training, the folder holds another run, or the disk is full.
     """
+    for name in ("epochs", "batch_size", "validate_every"):
+        if getattr(config, name) < 1:
+            raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
     store = open_store(config.store)
     clips = task_split(store, "train", config.task)
     if config.task == "weak" and config.background_videos and "background" in store.splits():
@@ -71,9 +76,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     if config.task == "cml":
         _check_events(config, store, train_windows, choose_windows)
     fabric = _fabric(config)
-    # The first process alone writes; the others wait for it, and find what it found.
-    with fabric.rank_zero_first():
-        started = _start_or_resume(config, store, len(train_windows), len(choose_windows))
+    started = _by_first(fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows))
     torch.set_num_threads(started["threads"])
     place = residence([train_windows, choose_windows], fabric.device)
     notice = notice if fabric.is_global_zero else None
@@ -118,17 +121,10 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
             scores = line[config.select_on] = scores_on(fabric, model, choose_windows, config)
             if scores["accuracy"] > facts["best_accuracy"]:
                 facts |= {"best_epoch": epoch, "best_accuracy": scores["accuracy"]}
-                if fabric.is_global_zero:
-                    checkpoint.save(config.out, "best", network, _description(config, store, epoch, scores))
         line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
         facts["epoch"] = epoch
-        if fabric.is_global_zero:
-            write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
-            checkpoint.save(config.out, "last", network, _description(config, store, epoch, line.get(config.select_on)))
-            # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
-            checkpoint.save_state(state_file, network, optimizer, facts)
-    fabric.barrier()
+        _by_first(fabric, _save_epoch, config, store, network, optimizer, facts, metrics)
     if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
     return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics)
@@ -179,6 +175,9 @@ def plan(
         epoch: from 1.
         processes: that share each batch; what they do not divide is left out.
         notice: called with a line on that.
+
+    Raises:
+        AvelError: nothing is left.
     """
     order = windows.shuffled(config.seed, epoch)
     size = config.batch_size
@@ -197,7 +196,14 @@ def plan(
     lost = sum(len(part.windows) for part in parts) - sum(len(part.windows) for part in trimmed)
     if lost and notice:
         notice(f"{processes} processes do not divide the last batch: {lost} windows are left out of every epoch")
-    return [part for part in trimmed if part.windows]
+    kept = [part for part in trimmed if part.windows]
+    if not kept:
+        raise AvelError(
+            f"{processes} processes share batches of at most {max(len(part.windows) for part in parts)} windows",
+            "a batch with a window for each process",
+            "start fewer processes, or give more windows or a larger --batch-size",
+        )
+    return kept
 
 
 def fit_epoch(
@@ -313,9 +319,8 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 
 def forward(model: nn.Module, batch: Batch, streams: str) -> SegmentOutput | DistanceOutput:
     """The model's output on a batch, with the stream that it may not use zeroed."""
-    audio = batch.audio if streams != "visual" else torch.zeros_like(batch.audio)
-    visual = batch.visual if streams != "audio" else torch.zeros_like(batch.visual)
-    output: SegmentOutput | DistanceOutput = model(audio, visual)
+    batch = batch.of(streams)
+    output: SegmentOutput | DistanceOutput = model(batch.audio, batch.visual)
     return output
 
 
@@ -333,6 +338,24 @@ def _fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
+def _by_first(fabric: Fabric, work: Callable[..., T], *arguments: Any) -> T:
+    """What the first process alone does: all wait for it, and get what it returns or raise the `AvelError` it raises.
+
+    A process that died of its error alone would leave the others with one of a broken connection.
+    """
+    outcome: Any = None
+    if fabric.is_global_zero:
+        try:
+            outcome = work(*arguments)
+        except AvelError as error:
+            outcome = error
+    outcome = fabric.broadcast(outcome)
+    if isinstance(outcome, AvelError):
+        raise outcome
+    result: T = outcome
+    return result
+
+
 def _summed(fabric: Fabric, counts: Tensor) -> Tensor:
     """Counts added over the processes."""
     summed = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
@@ -348,6 +371,24 @@ def _check_events(config: TrainConfig, store: Store, *windows: Windows) -> None:
                 "events that begin or end inside a clip: task cml looks for them",
                 "train another task on these clips, or extract clips with shorter events",
             )
+
+
+def _save_epoch(
+    config: TrainConfig,
+    store: Store,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    metrics: list[dict[str, Any]],
+) -> None:
+    """Write the checkpoints and the metric lines of a finished epoch."""
+    description = _description(config, store, facts["epoch"], metrics[-1].get(config.select_on))
+    if facts["best_epoch"] == facts["epoch"]:
+        checkpoint.save(config.out, "best", network, description)
+    write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
+    checkpoint.save(config.out, "last", network, description)
+    # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
+    checkpoint.save_state(config.out / "last.state.safetensors", network, optimizer, facts)
 
 
 def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str, float] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -38,6 +38,12 @@ class Batch:
     visual: Tensor
     target: Target
     counted: Tensor
+
+    def of(self, streams: str) -> Batch:
+        """The same batch with the stream zeroed that a model may not use; ``streams`` are ``both`` or the one left."""
+        if streams == "audio":
+            return replace(self, visual=torch.zeros_like(self.visual))
+        return replace(self, audio=torch.zeros_like(self.audio)) if streams == "visual" else self
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
