@@ -1,0 +1,329 @@
+"""The study: every choice that CCLN's paper leaves open, its branch modes and its ablations, on simulated features.
+
+    avel data simulate --out small --grid 4 4 --visual-dim 64 --train-videos 800 --val-videos 800 --test-videos 2000
+    avel data import-ave small --out small-store
+    python benchmarks/study.py --store small-store --work runs/study --table choices --width 64
+    python benchmarks/study.py --store small-store --work runs/study --table modules --width 64
+
+One choice at a time, against the same start, for an equal number of updates. A choice is judged on the validation
+videos, which also chose the epoch; the difference on the test videos stands beside it. Runs that are finished are not
+repeated: the same command goes on where it was stopped, and adds what is missing.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from birth import ROOT, birth
+
+from avel.checkpoint import load
+from avel.cml import DIRECTIONS, MODES, events, located
+from avel.config import TrainConfig
+from avel.data.loader import Batch, Windows, task_split
+from avel.data.store import open_store
+from avel.files import replacing, write_file
+from avel.floors import segment_floors, window_floors
+from avel.metrics import paired_interval
+from avel.training import plan, train
+
+TASKS = ("full", "weak", "cml")
+LOOKS = 12  # at the validation videos in a run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing to try.
+
+    Attributes:
+        task, name: what it is called.
+        settings: fields of `TrainConfig` that differ from the table's start; ``options`` of the model among them.
+        big: tried with every seed; a small choice is tried once.
+        config: a file under configs/ that the row starts from instead of the model's own defaults.
+    """
+
+    task: str
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    big: bool = True
+    config: str = ""
+
+
+def options(**values: Any) -> dict[str, Any]:
+    """Settings that are options of the model."""
+    return {"options": values}
+
+
+PRINTED = {"fee_weight": 150.0, "wccl_weight": 25.0}
+
+#: What the paper leaves open, against the model's own defaults. The first row of a task is what the others differ from.
+CHOICES = [
+    Row("full", "start"),
+    Row("full", "classification sigmoid_focal", options(classification="sigmoid_focal")),
+    Row("full", "classification softmax_focal", options(classification="softmax_focal")),
+    Row("full", "lambda 150, eta 25, all means", options(**PRINTED)),
+    Row("full", "sigmoid_focal, lambda 150, eta 25", options(classification="sigmoid_focal", **PRINTED)),
+    Row("full", "lambda 0.1, eta 0.1", options(fee_weight=0.1, wccl_weight=0.1)),
+    Row("full", "fee_gate product", options(fee_gate="product")),
+    Row("full", "delta 0.05", options(temperature=0.05)),
+    Row("full", "delta 0.5", options(temperature=0.5)),
+    Row("full", "embedding_width 16", options(embedding_width=16)),
+    Row("full", "branch_norm time", options(branch_norm="time")),
+    Row("full", "pairing column", options(pairing="column")),
+    Row("full", "dropout 0", options(dropout=0.0)),
+    Row("full", "dropout 0.5", options(dropout=0.5)),
+    Row("full", "learning rate 3e-4", {"learning_rate": 3e-4}),
+    Row("full", "schedule cosine", {"schedule": "cosine"}),
+    Row("weak", "start"),
+    Row("weak", "weak_pool sum", options(weak_pool="sum")),
+    Row("weak", "weak_pool max", options(weak_pool="max")),
+    Row("weak", "weak_pool topk", options(weak_pool="topk")),
+    Row("weak", "classification sigmoid_focal", options(classification="sigmoid_focal")),
+    Row("weak", "lambda 150, eta 25, all means", options(**PRINTED)),
+    Row("weak", "lambda 0, eta 25/128", options(fee_weight=0.0)),
+    Row("weak", "fee_gate product", options(fee_gate="product")),
+    Row("weak", "learning rate 1e-4", {"learning_rate": 1e-4}),
+    Row("weak", "weak_labels proportion", {"weak_labels": "proportion"}),
+    Row("weak", "without background-only videos", {"background_videos": False}),
+    Row("weak", "dropout 0.5", options(dropout=0.5)),
+    Row("cml", "start"),
+    Row("cml", "cml_loss exponential", options(cml_loss="exponential")),
+    Row("cml", "cml_loss contrastive", options(cml_loss="contrastive")),
+    Row("cml", "cml_pairs all", options(cml_pairs="all")),
+    Row("cml", "lambda 150/128", options(wccl_weight=150 / 128)),
+    Row("cml", "delta 0.05", options(temperature=0.05)),
+    Row("cml", "wccl_labels relevance, E 16", options(wccl_labels="relevance", embedding_width=16)),
+    Row("cml", "cml_visual pooled", options(cml_visual="pooled")),
+    Row("cml", "learning rate 1e-4", {"learning_rate": 1e-4}),
+    Row("cml", "trained strict", {"cml_mode": "strict"}),
+    Row("full", "audio_axis hidden", options(audio_axis="hidden"), big=False),
+    Row("full", "input_map", options(input_map=True), big=False),
+    Row("full", "tau 0", options(threshold=0.0), big=False),
+    Row("full", "tau 0.09", options(threshold=0.09), big=False),
+    Row("full", "interaction_relu", options(interaction_relu=True), big=False),
+    Row("full", "integration_map linear_relu", options(integration_map="linear_relu"), big=False),
+    Row("full", "integration_map linear_relu_linear", options(integration_map="linear_relu_linear"), big=False),
+    Row("full", "top_segments 1", options(top_segments=1), big=False),
+    Row("full", "top_segments 10", options(top_segments=10), big=False),
+    Row("full", "fee_level segment", options(fee_level="segment"), big=False),
+    Row("full", "wccl_labels segment, E 16", options(wccl_labels="segment", embedding_width=16), big=False),
+    Row("full", "normalize false", options(normalize=False), big=False),
+    Row("full", "wccl_reduction sum", options(wccl_reduction="sum"), big=False),
+    Row("full", "AV+V+A, one loss over 3B anchors", options(branch="AV+V+A", branch_anchors="joint"), big=False),
+    Row("full", "heads 1", options(heads=1), big=False),
+    Row("full", "heads 8", options(heads=8), big=False),
+    Row("full", "drop_last", {"drop_last": True}, big=False),
+    Row("weak", "tau 0.06", options(threshold=0.06), big=False),
+    Row("cml", "tau 0", options(threshold=0.0), big=False),
+    Row("cml", "lambda 0", options(wccl_weight=0.0), big=False),
+]
+
+
+def modules() -> list[Row]:
+    """The two presets, the branch modes and the ablations, against the ``default`` preset."""
+    rows = []
+    for task in TASKS:
+        default = f"ave_{task}_ccln.yaml"
+        rows += [
+            Row(task, "default (AV+V)", config=default),
+            Row(task, "paper, at this table's batch and updates", config=f"ave_{task}_ccln_paper.yaml"),
+        ]
+        rows += [Row(task, f"branch {mode}", options(branch=mode), config=default) for mode in ("AV", "AV+A", "AV+V+A")]
+        left_out = ["agva", "bilstm", "self_attention", "fusion", "sbi"]
+        if task != "cml":
+            left_out += ["fee", "integration"]
+        rows += [Row(task, f"without {name}", options(without=name), config=default) for name in left_out]
+        if task == "cml":
+            rows.append(Row(task, "trained strict", {"cml_mode": "strict"}, config=default))
+    return rows
+
+
+def config_of(row: Row, seed: int, arguments: argparse.Namespace) -> TrainConfig:
+    """The training of a row: the start, what differs, and as many epochs as make up the updates."""
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "configs" / row.config).read_text()) if row.config else {}
+    settings = {key: value for key, value in settings.items() if key not in ("epochs", "batch_size")}
+    chosen = {**settings.pop("options", {}), "width": arguments.width, **row.settings.get("options", {})}
+    settings |= {key: value for key, value in row.settings.items() if key != "options"}
+    config = TrainConfig(
+        store=arguments.store,
+        out=arguments.work
+        / f"{arguments.table}_{row.task}"
+        / row.name.replace("/", "_").replace(" ", "_")
+        / f"seed-{seed}",
+        **{**settings, "task": row.task},
+        options=chosen,
+        batch_size=arguments.batch_size,
+        seed=seed,
+        device="cpu",
+        threads=arguments.threads,
+    )
+    store = open_store(config.store)
+    clips = task_split(store, "train", config.task)
+    if config.task == "weak" and config.background_videos and "background" in store.splits():
+        clips += store.split("background")
+    updates = len(plan(Windows(store, clips, config.window), config, 1))
+    epochs = max(1, round(arguments.updates / updates))
+    return replace(config, epochs=epochs, validate_every=max(1, epochs // LOOKS))
+
+
+def run(config: TrainConfig) -> Path:
+    """Train and keep what was right in every video of both splits."""
+    hits = config.out / "hits.npz"
+    if not hits.is_file():
+        torch.set_num_threads(config.threads)
+        result = train(config)
+        model = load(config.out)
+        store = open_store(config.store)
+
+        def network(batch: Batch) -> Any:
+            return model.network(batch.audio, batch.visual)
+
+        found: dict[str, Any] = {"updates": result.metrics[-1]["updates"], "epoch": result.best_epoch}
+        for split in ("val", "test"):
+            windows = Windows(store, task_split(store, split, config.task), config.window)
+            if config.task == "cml":
+                for mode in MODES:
+                    right = located(network, windows, mode, batch_size=64)
+                    found |= {f"{split}_{mode}_{direction}": right[direction] for direction in DIRECTIONS}
+            else:
+                with torch.inference_mode():
+                    right_segments = [
+                        (network(batch).labels() == batch.target.labels).sum(1) for batch in windows.batches(64)
+                    ]
+                found[f"{split}_right"] = torch.cat(right_segments).numpy()
+                found[f"{split}_asked"] = np.full(len(windows), config.window)
+        with replacing(hits) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **found)
+        for name in ("last.safetensors", "last.state.safetensors"):  # of hundreds of runs, nobody goes on with one
+            (config.out / name).unlink(missing_ok=True)
+    return hits
+
+
+def tables(hits: Iterable[Path], split: str, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """(S, N) what was right, (S, N) what was asked, a line a seed."""
+    right, asked = [], []
+    for file in hits:
+        saved = np.load(file)
+        if f"{split}_right" in saved:
+            right.append(saved[f"{split}_right"])
+            asked.append(saved[f"{split}_asked"])
+        else:
+            right.append(np.sum([saved[f"{split}_{mode}_{direction}"] for direction in DIRECTIONS], axis=0))
+            asked.append(np.full(right[-1].shape, 2))
+    return np.stack(right), np.stack(asked)
+
+
+def summary(row: Row, hits: list[Path], start: list[Path], start_mode: str) -> dict[str, Any]:
+    """A row of the results."""
+    mode = row.settings.get("cml_mode", "joint")
+    line: dict[str, Any] = {"task": row.task, "name": row.name, "settings": row.settings, "config": row.config}
+    line |= {"seeds": len(hits), "updates": int(np.load(hits[0])["updates"])}
+    for split in ("val", "test"):
+        right, asked = tables(hits, split, mode)
+        each = (right.sum(1) / asked.sum(1)).tolist()
+        line[split] = {"mean": mean(each), "spread": stdev(each) if len(each) > 1 else None, "each": each}
+        if hits != start:
+            interval = paired_interval(right, asked, *tables(start[: len(hits)], split, start_mode))
+            line[split]["difference"] = [interval.value, interval.low, interval.high]
+        if row.task == "cml":
+            saved = [np.load(file) for file in hits]
+            line[split] |= {
+                f"{mode}_{direction}": [float(one[f"{split}_{mode}_{direction}"].mean()) for one in saved]
+                for mode in MODES
+                for direction in DIRECTIONS
+            }
+    return line
+
+
+def floors_of(store_path: Path) -> dict[str, dict[str, float]]:
+    """What the test videos give without looking or listening."""
+    store = open_store(store_path)
+    found = {}
+    for task in TASKS:
+        masks = {}
+        for split in ("train", "test"):
+            windows = Windows(store, task_split(store, split, task), 10)
+            masks[split] = [row.numpy() for row in windows.labels]
+        if task == "cml":
+            events_of = {split: [row < len(store.classes) for row in rows] for split, rows in masks.items()}
+            found[task] = window_floors(events_of["train"], events_of["test"]).values
+        else:
+            found[task] = segment_floors(masks["test"], len(store.classes))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True, help="store of the simulated set")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--table", choices=("choices", "modules"), required=True)
+    parser.add_argument("--out", type=Path, help="results file; results/study_TABLE.json unless given")
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--rows", nargs="+", help="only these rows, and the first of each task")
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    arguments = parser.parse_args()
+    rows = [row for row in (CHOICES if arguments.table == "choices" else modules()) if row.task in arguments.tasks]
+    firsts = {task: next(row for row in rows if row.task == task) for task in arguments.tasks}
+    if arguments.rows:
+        rows = [row for row in rows if row.name in arguments.rows or row == firsts[row.task]]
+    # Seed by seed, the big choices first: a study that is cut short has seen as much as it could.
+    jobs = [(row, seed) for big in (True, False) for seed in arguments.seeds for row in rows if row.big is big]
+    jobs = [(row, seed) for row, seed in jobs if row.big or seed == arguments.seeds[0]]
+    began = time.perf_counter()
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("forkserver")) as pool:
+        running = {}
+        for row, seed in jobs:
+            running[pool.submit(run, config_of(row, seed, arguments))] = (row, seed)
+        done: dict[str, dict[int, Path]] = {}
+        for number, future in enumerate(as_completed(running), start=1):
+            row, seed = running[future]
+            done.setdefault(f"{row.task} {row.name}", {})[seed] = future.result()
+            left = (time.perf_counter() - began) / number * (len(jobs) - number) / 60
+            print(f"{number}/{len(jobs)} {row.task}: {row.name}, seed {seed}; about {left:.0f} min left", flush=True)
+    hits = {key: [by_seed[seed] for seed in sorted(by_seed)] for key, by_seed in done.items()}
+    store = open_store(arguments.store)
+    lines = []
+    for row in rows:
+        first = firsts[row.task]
+        start = hits[f"{first.task} {first.name}"]
+        lines.append(summary(row, hits[f"{row.task} {row.name}"], start, first.settings.get("cml_mode", "joint")))
+    results = {
+        "title": f"{store.origin}: {arguments.table} of CCLN",
+        **birth(),
+        "grid": list(store.grid),
+        "visual_dim": store.visual_dim,
+        "width": arguments.width,
+        "batch_size": arguments.batch_size,
+        "seeds": arguments.seeds,
+        "videos": {
+            f"{task} {split}": len(task_split(store, split, task))
+            for task in arguments.tasks
+            for split in ("train", "val", "test")
+        },
+        "events": len(events(Windows(store, task_split(store, "test", "cml"), 10))),
+        "floors": floors_of(arguments.store),
+        "rows": lines,
+    }
+    write_file(
+        arguments.out or ROOT / "results" / f"study_{arguments.table}.json", json.dumps(results, indent=1) + "\n"
+    )
+    print(f"{len(jobs)} runs in {(time.perf_counter() - began) / 60:.0f} min")
+
+
+if __name__ == "__main__":
+    main()
