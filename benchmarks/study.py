@@ -284,6 +284,7 @@ def main() -> None:
     # Seed by seed, the big choices first: a study that is cut short has seen as much as it could.
     jobs = [(row, seed) for big in (True, False) for seed in arguments.seeds for row in rows if row.big is big]
     jobs = [(row, seed) for row, seed in jobs if row.big or seed == arguments.seeds[0]]
+    born = birth()  # before the runs: the code may move on while they go
     began = time.perf_counter()
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("forkserver")) as pool:
         running = {}
@@ -304,7 +305,7 @@ def main() -> None:
         lines.append(summary(row, hits[f"{row.task} {row.name}"], start, first.settings.get("cml_mode", "joint")))
     results = {
         "title": f"{store.origin}: {arguments.table} of CCLN",
-        **birth(),
+        **born,
         "grid": list(store.grid),
         "visual_dim": store.visual_dim,
         "width": arguments.width,

@@ -1,5 +1,7 @@
 """A small feature store made without any media: class c is a bump in feature c of both streams, plus noise."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,24 @@ def write_store(
     labelled: bool = True,
     audio_valid: bool = True,
     tag: str = "made-000000000000",
+    background: int = 0,
+    match: bool = False,
 ) -> Store:
-    """A store with half its clips in train and a quarter in val and in test; ``segments`` may cycle over lengths."""
+    """A store with half its clips in train and a quarter in val and in test.
+
+    Args:
+        path: its folder.
+        clips: that have an event.
+        segments: of a clip; several are given to the clips in turn.
+        grid, visual_dim, audio_dim: shapes of the features.
+        noise: its deviation; the bump is 2 high.
+        seed: of events and noise.
+        labelled: False leaves the annotations out.
+        audio_valid: False marks all sound as not decoded.
+        tag: of both extractors.
+        background: so many clips without an event follow, in the split ``background``.
+        match: clips whose event is a part of their length are in ``train_match``, ``val_match`` or ``test_match``, too.
+    """
     random = np.random.default_rng(seed)
     extractors = {kind: {"name": "made", "tag": tag, "options": {}} for kind in ("visual", "audio")}
     settings = Settings(1.0, "time", extractors, grid, visual_dim, audio_dim)
@@ -32,20 +50,34 @@ def write_store(
     members = []
     path.mkdir(parents=True, exist_ok=True)
     (path / "parts").mkdir(exist_ok=True)
-    for index in range(clips):
+    for index in range(clips + background):
         length = lengths[index % len(lengths)]
         label = index % len(CLASSES)
         start = int(random.integers(0, length - 1))
         end = int(random.integers(start + 1, length + 1))
         visual = random.normal(0, noise, (length, *grid, visual_dim)).astype(np.float32)
         audio = random.normal(0, noise, (length, audio_dim)).astype(np.float32)
-        visual[start:end, 0, 0, label] += 2
-        audio[start:end, label] += 2
+        spans = (Span(CLASSES[label], float(start), float(end)),)
+        splits = (("train", "val", "train", "test")[(index // len(CLASSES)) % 4],)
+        if index >= clips:
+            spans, splits = (), ("background",)
+        else:
+            visual[start:end, 0, 0, label] += 2
+            audio[start:end, label] += 2
+            if match and end - start < length:
+                splits = (*splits, f"{splits[0]}_match")
         file = part_file(path, f"clip-{index}")
         facts = {"duration": float(length), "audio_valid": audio_valid, "source": f"{index}", "bad_packets": 0}
         part = write_part(file, settings, visual.astype(np.float16), audio, **facts)
-        spans = (Span(CLASSES[label], float(start), float(end)),)
-        split = ("train", "val", "train", "test")[(index // len(CLASSES)) % 4]
-        members.append(Packed(f"clip-{index}", spans if labelled else None, (split,), part))
+        members.append(Packed(f"clip-{index}", spans if labelled else None, splits, part))
     pack(path, settings, CLASSES, members)
+    return open_store(path)
+
+
+def relabel(path: Path, spans: Callable[[int, list], list]) -> Store:
+    """Annotate a store anew: clip ``index`` gets ``spans(index, [[label, start, end], ...])``; features stay."""
+    content = json.loads((path / "store.json").read_text())
+    for index, clip in enumerate(content["clips"]):
+        clip["spans"] = spans(index, clip["spans"])
+    (path / "store.json").write_text(json.dumps(content))
     return open_store(path)

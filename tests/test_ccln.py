@@ -1,6 +1,30 @@
-"""CCLN, equation by equation, against oracles in NumPy that are written from the paper, one video at a time."""
+"""CCLN, equation by equation, against oracles in NumPy that are written from the paper, one video at a time.
 
+Where the paper leaves something open or cannot be computed as printed, the oracle follows ``docs/fidelity.md``. The
+oracles read the options from their arguments, not from the model.
+
+==========  ==================================================================================
+equation    test
+==========  ==================================================================================
+1-3         test_fusion_is_equations_1_to_3
+4-10        test_interaction_is_equations_4_to_10
+11-12       test_integration_is_equations_11_and_12
+13-15, 21   test_ccln_is_its_parts_in_the_order_of_the_paper
+16, 18-20   test_foreground_enhancement_is_equations_16_and_18_to_20
+17          test_distances_are_equation_17_on_and_off_the_diagonal
+22-24       test_weak_head_is_equations_22_to_24
+25-26       test_contrastive_branch_is_equations_25_and_26_and_no_constant
+27          test_the_contrastive_loss_is_equation_27 (and test_wccl_is_equation_27 of test_losses)
+28-31       test_full_loss_is_equations_28_to_31
+32-35       test_weak_loss_is_equations_32_to_35
+36-38       test_cml_loss_is_equations_36_to_38
+==========  ==================================================================================
+"""
+
+import inspect
+import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,241 +32,326 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_layers import (
+    Array,
+    agva_oracle,
+    attention_oracle,
+    each,
+    exact,
+    layer_norm,
+    linear,
+    lstm_oracle,
+    randn,
+    same,
+    sigmoid,
+    softmax,
+)
+from test_losses import contrastive_oracle, distance_oracle, focal_oracle, log_softmax_oracle, softmax_focal_oracle
 from torch import nn
 from torch.autograd import gradcheck
 
 from avel import losses
+from avel.cml import query
+from avel.data.loader import Batch
 from avel.errors import AvelError
 from avel.models import build_model
 from avel.models.ccln import (
     CCLN,
-    AudioGuidedAttention,
     ContrastiveBranch,
     ForegroundEnhancement,
     Fusion,
     Integration,
     Interaction,
+    WeakHead,
+    distances,
     gate,
 )
-from avel.models.layers import BiLSTM, SelfAttention
-from avel.types import Target
+from avel.models.layers import AudioGuidedAttention, BiLSTM, Dropout, SelfAttention
+from avel.types import DistanceOutput, SegmentOutput, Target
 
-Array = np.ndarray
+TASKS = ("full", "weak", "cml")
+BRANCHES = ("AV", "AV+V", "AV+A", "AV+V+A")
+ABLATIONS = ("nothing", "fusion", "agva", "bilstm", "self_attention", "sbi", "fee", "integration")
+WITHOUT = [(task, part) for task in TASKS for part in ABLATIONS if task != "cml" or part not in ("fee", "integration")]
+
+every_task = pytest.mark.parametrize("task", TASKS)
+
+#: Every option but ``dropout``, with values to compare with the default and the tasks in which they make a difference.
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    *((task, {"without": part}) for task, part in WITHOUT),
+    *((task, {"branch": branch}) for task in TASKS for branch in BRANCHES),
+    *((task, {"input_map": True}) for task in TASKS),
+    *((task, {"audio_axis": "hidden"}) for task in TASKS),
+    *((task, {"threshold": 0.21}) for task in TASKS),
+    *((task, {"tau_scale": "relative", "threshold": 0.9}) for task in TASKS),
+    *((task, {"pairing": "column"}) for task in TASKS),
+    *((task, {"interaction_relu": True}) for task in TASKS),
+    *((task, {"integration_map": kind}) for task in TASKS for kind in ("linear_relu", "linear_relu_linear")),
+    *((task, {"branch_norm": "time"}) for task in TASKS),
+    *((task, {"branch_norm": "time", "embedding_width": 3, "branch": "AV+A"}) for task in TASKS),
+    *((task, {"embedding_width": 3}) for task in TASKS),
+    *((task, {"width": 12, "heads": 3}) for task in TASKS),
+    *((task, {"fee_gate": "product"}) for task in ("full", "weak")),
+    *((task, {"top_segments": 2}) for task in ("full", "weak")),
+    ("full", {"fee_level": "segment"}),
+    ("full", {"fee_level": "segment", "fee_gate": "product", "top_segments": 2}),
+    *(("weak", {"weak_pool": pool}) for pool in ("sum", "max", "topk")),
+    ("cml", {"cml_visual": "pooled"}),
+]
 
 
-def randn(seed: int, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+def tiny(task: str = "full", **options: Any) -> CCLN:
+    sizes: dict[str, Any] = {"audio_dim": 5, "visual_dim": 6, "grid": (2, 3), "num_classes": 3}
+    return build_model("ccln", **{**sizes, "task": task, "width": 8, "heads": 2, **options})  # type: ignore[return-value]
 
 
-def exact(module: nn.Module) -> Any:
-    """In float64, without dropout, and with every parameter drawn anew, so that no bias or LayerNorm weight is idle."""
-    generator = torch.Generator().manual_seed(0)
-    module.double().eval()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.4 + 0.1)
-    return module
+def target_of(labels: torch.Tensor, video: torch.Tensor, form: str = "onehot", num_classes: int = 3) -> Target:
+    one_hot = torch.eye(num_classes + 1)
+    return Target(labels, video, one_hot[video] if form == "onehot" else one_hot[labels].mean(1))
 
 
-def tiny(**options: Any) -> CCLN:
-    sizes: dict[str, Any] = {"audio_dim": 5, "visual_dim": 6, "grid": (2, 3), "num_classes": 3, "task": "full"}
-    return build_model("ccln", **{**sizes, "width": 8, "heads": 2, **options})  # type: ignore[return-value]
-
-
-def batch(num_videos: int = 4, num_segments: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Target]:
+def batch(
+    num_videos: int = 4, num_segments: int = 5, seed: int = 0, form: str = "onehot"
+) -> tuple[torch.Tensor, torch.Tensor, Target]:
+    """Videos of class 0, 1, 2, none, 0 and so on, whose events leave out the first segment and often the last."""
     generator = torch.Generator().manual_seed(seed)
     audio = torch.randn(num_videos, num_segments, 5, generator=generator)
     visual = torch.randn(num_videos, num_segments, 2, 3, 6, generator=generator)
-    labels = torch.randint(4, (num_videos, num_segments), generator=generator)
-    return audio, visual, Target(labels, torch.arange(num_videos) % 4)
+    video = torch.arange(num_videos) % 4
+    labels = video[:, None].repeat(1, num_segments)
+    if num_segments > 2:
+        labels[:, 0] = labels[::2, -1] = 3
+    return audio, visual, target_of(labels, video, form)
 
 
-def each(oracle: Any, *inputs: torch.Tensor) -> Any:
-    """The oracle on one video after the other."""
-    results = [oracle(*(tensor.numpy() for tensor in video)) for video in zip(*inputs, strict=True)]
-    return tuple(map(np.stack, zip(*results, strict=True))) if isinstance(results[0], tuple) else np.stack(results)
+def step(model: nn.Module, audio: torch.Tensor, visual: torch.Tensor, target: Target) -> dict[str, torch.Tensor]:
+    """Loss and gradients, all of which must be finite."""
+    model.zero_grad()
+    output = model(audio, visual)
+    terms: dict[str, torch.Tensor] = model.loss(output.parts, target)  # type: ignore[operator]
+    terms["total"].backward()
+    assert all(term.isfinite() for term in terms.values()), terms
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    main = output.distance if isinstance(output, DistanceOutput) else output.probabilities()
+    assert main.isfinite().all()
+    return terms
 
 
-def same(got: torch.Tensor, want: Any) -> None:
-    np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-9, atol=1e-11)
+# The oracles of the forward pass
 
 
-# The oracles
+def fusion_oracle(
+    visual: Array,
+    audio: Array,
+    layer: Fusion,
+    *,
+    audio_axis: str = "position",
+    input_map: bool = False,
+    without: str = "nothing",
+) -> tuple[Array, ...]:
+    """Eq. 1-3: v_F, a_F and the map, where there is one."""
+    if without in ("agva", "fusion"):
+        attended, maps = visual.mean((1, 2)), ()
+    elif visual.shape[1:3] == (1, 1):
+        attended, maps = visual[:, 0, 0], ()
+    else:
+        sounds = audio if len(audio) == len(visual) else np.array([audio.mean(0)] * len(visual))
+        assert layer.attention is not None
+        attended, *maps = agva_oracle(visual, sounds, layer.attention, audio_axis)
+
+    def stream(x: Array, layers: Any) -> Array:
+        encoder, attention = layers
+        if without in ("bilstm", "fusion"):
+            x = linear(x, encoder[0])
+        elif input_map:
+            x = lstm_oracle(linear(x, encoder[0][0]), encoder[1])
+        else:
+            x = lstm_oracle(x, encoder)
+        return x if without in ("self_attention", "fusion") else attention_oracle(x, attention)
+
+    return stream(attended, layer.visual), stream(audio, layer.audio), *maps
 
 
-def linear(x: Array, layer: Any) -> Array:
-    return x @ layer.weight.detach().numpy().T + (0 if layer.bias is None else layer.bias.detach().numpy())
-
-
-def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-def softmax(x: Array) -> Array:
-    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
-
-
-def layer_norm(x: Array, layer: Any) -> Array:
-    scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    return scaled * layer.weight.detach().numpy() + layer.bias.detach().numpy()
-
-
-def agva_oracle(visual: Array, audio: Array, layer: AudioGuidedAttention) -> tuple[Array, Array]:
-    """S1, released form: hidden[p, j] = (X W_v)[p, j] + (W_g g)[p]."""
-    num_segments, height, width, _ = visual.shape
-    attended, maps = [], np.empty((num_segments, height, width))
-    for t in range(num_segments):
-        sound = linear(np.maximum(linear(audio[t], layer.audio), 0), layer.audio_hidden)
-        scores = []
-        for p in range(height * width):
-            cell = visual[t, p // width, p % width]
-            hidden = linear(np.maximum(linear(cell, layer.visual), 0), layer.visual_hidden) + sound[p]
-            scores.append(linear(np.tanh(hidden), layer.score)[0])
-        weights = softmax(np.array(scores))
-        maps[t] = weights.reshape(height, width)
-        attended.append(sum(weights[p] * visual[t, p // width, p % width] for p in range(height * width)))
-    return np.stack(attended), maps
-
-
-def lstm_oracle(x: Array, layer: BiLSTM) -> Array:
-    """The LSTM equations, gates in the order input, forget, cell, output."""
-    directions = []
-    for suffix in ("", "_reverse"):
-        w, u, b, c = (
-            getattr(layer.lstm, name + suffix).detach().numpy()
-            for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+def sbi_oracle(
+    visual: Array,
+    audio: Array,
+    layer: Interaction,
+    *,
+    threshold: float = 0.05,
+    pairing: str = "crossed",
+    tau_scale: str = "absolute",
+    relu: bool = False,
+) -> tuple[Array, Array]:
+    """Eq. 4-10, the gate entry by entry."""
+    v1, v2, a1, a2 = (
+        np.maximum(linear(x, w), 0) if relu else linear(x, w)
+        for x, w in (
+            (visual, layer.visual_value),
+            (visual, layer.visual_query),
+            (audio, layer.audio_key),
+            (audio, layer.audio_value),
         )
-        hidden = cell = np.zeros(u.shape[1])
-        outputs = []
-        for step in x if suffix == "" else x[::-1]:
-            i, f, g, o = np.split(w @ step + b + u @ hidden + c, 4)
-            cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
-            hidden = sigmoid(o) * np.tanh(cell)
-            outputs.append(hidden)
-        directions.append(np.stack(outputs if suffix == "" else outputs[::-1]))
-    return np.concatenate(directions, -1)
-
-
-def attention_oracle(x: Array, layer: SelfAttention) -> Array:
-    query, key, value = np.split(linear(x, layer.query_key_value), 3, -1)
-    size = x.shape[-1] // layer.heads
-    heads = []
-    for head in range(layer.heads):
-        part = slice(head * size, (head + 1) * size)
-        heads.append(softmax(query[:, part] @ key[:, part].T / np.sqrt(size)) @ value[:, part])
-    return layer_norm(x + linear(np.concatenate(heads, -1), layer.output), layer.norm)
-
-
-def sbi_oracle(visual: Array, audio: Array, layer: Interaction) -> tuple[Array, Array]:
-    """Eq. 4-10, entry by entry."""
-    v1, v2 = (
-        visual @ layer.visual_value.weight.detach().numpy().T,
-        visual @ layer.visual_query.weight.detach().numpy().T,
     )
-    a1, a2 = audio @ layer.audio_key.weight.detach().numpy().T, audio @ layer.audio_value.weight.detach().numpy().T
     h = softmax(v2 @ a1.T / np.sqrt(visual.shape[1]))
-    mixed_visual, mixed_audio = visual.copy(), audio.copy()
-    for i in range(len(visual)):
-        kept = [j for j in range(len(audio)) if h[i, j] > layer.threshold]
-        for j in kept:
-            mixed_visual[i] += h[i, j] / sum(h[i, k] for k in kept) * a2[j]
-    for j in range(len(audio)):
-        kept = [i for i in range(len(visual)) if h[i, j] > layer.threshold]
-        for i in kept:
-            mixed_audio[j] += h[i, j] / sum(h[k, j] for k in kept) * v1[i]
-    return mixed_visual, mixed_audio
+    tau = threshold / len(audio) if tau_scale == "relative" else threshold
+    g_v, g_a = np.zeros(h.shape), np.zeros(h.T.shape)
+    for i, j in np.ndindex(h.shape):
+        if h[i, j] > tau:
+            g_v[i, j] = h[i, j] / sum(x for x in h[i] if x > tau)
+            g_a[j, i] = h[i, j] / sum(x for x in h[:, j] if x > tau)
+    if pairing == "column":  # v^M = V1 h^va with a column of V1 for each segment, added to the sound; and crosswise
+        return visual + (a2.T @ g_a).T, audio + (v1.T @ g_v).T
+    return visual + g_v @ a2, audio + g_a @ v1
 
 
-def integration_oracle(visual: Array, audio: Array, layer: Integration) -> tuple[Array, Array]:
-    """Eq. 11, 12."""
-    results = []
-    for x, (attention, fc, _, norm) in ((visual, layer.visual), (audio, layer.audio)):
-        results.append(layer_norm(linear(attention_oracle(x, attention), fc), norm))
-    return results[0], results[1]
+def integration_oracle(x: Array, layers: nn.Sequential, integration_map: str = "linear") -> Array:
+    """Eq. 11 or 12."""
+    maps = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    x = linear(attention_oracle(x, layers[0]), maps[0])
+    if integration_map != "linear":
+        x = np.maximum(x, 0)
+    if integration_map == "linear_relu_linear":
+        x = linear(x, maps[1])
+    return layer_norm(x, layers[-1])
 
 
-def fee_oracle(fused: Array, visual: Array, audio: Array, layer: ForegroundEnhancement) -> Array:
-    """Eq. 16, 18-20, with the gates in the log domain."""
-    z = linear(fused, layer.event).max(0)
-    for x, head in ((visual, layer.visual), (audio, layer.audio)):
-        for c in range(len(z)):
-            best = sorted(linear(x, head)[:, c], reverse=True)[: layer.top_segments]
-            z[c] += np.log(sigmoid(np.mean(best)))
-    return z
+def best(scores: Array, count: int) -> Array:
+    """The mean of each column's largest values."""
+    return np.array([np.mean(sorted(column, reverse=True)[:count]) for column in scores.T])
 
 
-def branch_oracle(stream: Array, layer: ContrastiveBranch) -> Array:
-    """Eq. 25, LayerNorm before the map to E."""
-    return linear(
-        layer_norm(linear(attention_oracle(stream, layer.attention), layer.linear), layer.norm), layer.embedding
-    )
+def fee_oracle(
+    fused: Array,
+    visual: Array,
+    audio: Array,
+    layer: ForegroundEnhancement,
+    *,
+    top_segments: int = 4,
+    fee_gate: str = "log",
+    fee_level: str = "video",
+) -> Array:
+    """Eq. 16 and 18-20."""
+    z = linear(fused, layer.event)
+    if fee_level == "video":
+        z = z.max(0)
+    v_e = sigmoid(best(linear(visual, layer.visual), top_segments))
+    a_e = sigmoid(best(linear(audio, layer.audio), top_segments))
+    return z * (v_e * a_e) if fee_gate == "product" else z + np.log(v_e) + np.log(a_e)
+
+
+def weak_oracle(fused: Array, layer: WeakHead, *, weak_pool: str = "mean", top_segments: int = 4) -> tuple[Array, ...]:
+    """Eq. 22-24."""
+    p_w = linear(fused, layer.classifier)
+    theta = sigmoid(np.maximum(linear(p_w, layer.weight), 0))  # (T, 1)
+    if weak_pool == "sum":
+        return p_w, (theta.T @ p_w)[0]
+    if weak_pool == "topk":
+        return p_w, best(p_w * theta, top_segments)
+    return p_w, (p_w * theta).mean(0) if weak_pool == "mean" else (p_w * theta).max(0)
+
+
+def branch_oracle(stream: Array, layer: ContrastiveBranch, branch_norm: str = "feature") -> Array:
+    """Eq. 25 or 26."""
+    x = attention_oracle(stream, layer.attention)
+    if branch_norm == "time":
+        x = linear(x, layer.embedding)
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    fc, _, norm = layer.transform
+    return linear(layer_norm(linear(x, fc), norm), layer.embedding)
+
+
+def distance_between(visual: Array, audio: Array) -> Array:
+    """Eq. 17, the diagonal; all pairs."""
+    return np.array([[np.sqrt(((v - a) ** 2).sum() / len(v)) for a in audio] for v in visual])
+
+
+def ccln_oracle(visual: Array, audio: Array, model: CCLN, task: str, **options: Any) -> dict[str, Array]:
+    """Eq. 1-26 in the paper's order: the parts, and under ``main`` and ``map`` what comes out."""
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names if name in options}
+
+    found: dict[str, Array] = {}
+    without = options.get("without", "nothing")
+    if task == "cml" and options.get("cml_visual") == "pooled":
+        visual = visual.mean((1, 2), keepdims=True)
+    v_f, a_f, *maps = fusion_oracle(visual, audio, model.fusion, **chosen("audio_axis", "input_map", "without"))
+    if maps:
+        found["map"] = maps[0]
+    v_i, a_i = v_f, a_f
+    if without != "sbi":
+        assert model.interaction is not None
+        relu = options.get("interaction_relu", False)
+        v_i, a_i = sbi_oracle(v_f, a_f, model.interaction, relu=relu, **chosen("threshold", "pairing", "tau_scale"))
+    v_z, a_z = v_i, a_i
+    if without != "integration":
+        assert model.integration is not None
+        v_z = integration_oracle(v_i, model.integration.visual, **chosen("integration_map"))
+        a_z = integration_oracle(a_i, model.integration.audio, **chosen("integration_map"))
+    branch = options.get("branch", "AV+V")
+    for name, letter, stream in (("visual", "+V", v_f), ("audio", "+A", a_f)):
+        if letter in branch:
+            found[name] = branch_oracle(stream, model.branches[name], **chosen("branch_norm"))  # type: ignore[arg-type]
+    if task == "cml":
+        found["main"] = found["distance"] = distance_between(v_z, a_z)
+        if branch != "AV":
+            found["fused_visual"] = linear(v_z, model.fusion_embedding)
+            found["fused_audio"] = linear(a_z, model.fusion_embedding)
+        return found
+    p_out = (v_z + a_z) / 2  # eq. 13
+    if task == "full":
+        found["main"] = found["logits"] = linear(p_out, model.classifier)  # eq. 14 and 21
+    else:
+        found["main"], found["logits"] = weak_oracle(p_out, model.weak_head, **chosen("weak_pool", "top_segments"))
+    if branch != "AV":
+        found["fusion"] = linear(p_out, model.fusion_embedding)  # eq. 15
+    if without not in ("fee", "integration"):
+        assert model.foreground is not None
+        fee_options = chosen("top_segments", "fee_gate", "fee_level")
+        found["event"] = fee_oracle(p_out, v_i, a_i, model.foreground, **fee_options)
+    return found
 
 
 # Fusion stage
 
 
-def test_agva_is_s1() -> None:
-    layer = exact(AudioGuidedAttention(6, 5, 6))
-    visual, audio = randn(1, 3, 4, 2, 3, 6), randn(2, 3, 4, 5)
-    attended, attention = layer(visual, audio)
-    want = each(lambda v, a: agva_oracle(v, a, layer), visual, audio)
-    same(attended, want[0])
-    same(attention, want[1])
-    same(attention.sum((2, 3)), np.ones((3, 4)))
-
-
-def test_agva_has_the_published_number_of_parameters() -> None:
-    layer = AudioGuidedAttention(512, 128, 49)
-    assert sum(parameter.numel() for parameter in layer.parameters()) == 378_929
-
-
-def test_agva_of_one_cell_is_the_identity_without_parameters() -> None:
-    layer = AudioGuidedAttention(6, 5, 1)
-    visual = randn(0, 2, 3, 1, 1, 6)
-    attended, attention = layer(visual, randn(1, 2, 3, 5))
-    assert not list(layer.parameters()) and attention is None
-    same(attended, visual[:, :, 0, 0].numpy())
-
-
-def test_self_attention_is_that_of_torch_with_residual_and_norm() -> None:
-    layer = exact(SelfAttention(8, 2))
-    torchs = nn.MultiheadAttention(8, 2, batch_first=True, dtype=torch.float64)
-    torchs.load_state_dict(
-        {
-            "in_proj_weight": layer.query_key_value.weight,
-            "in_proj_bias": layer.query_key_value.bias,
-            "out_proj.weight": layer.output.weight,
-            "out_proj.bias": layer.output.bias,
-        }
-    )
-    x = randn(0, 3, 4, 8)
-    same(layer(x), layer.norm(x + torchs(x, x, x)[0]).detach().numpy())
-    same(layer(x), each(lambda one: attention_oracle(one, layer), x))
-
-
-def test_fusion_is_equations_1_to_3() -> None:
-    layer = exact(Fusion(6, 5, 6, width=8, heads=2, dropout=0.2))
-    visual, audio = randn(1, 2, 4, 2, 3, 6), randn(2, 2, 4, 5)
-
-    def oracle(v: Array, a: Array) -> tuple[Array, Array, Array]:
-        attended, attention = agva_oracle(v, a, layer.attention)
-        visual_fused = attention_oracle(lstm_oracle(attended, layer.visual[0]), layer.visual[1])
-        return visual_fused, attention_oracle(lstm_oracle(a, layer.audio[0]), layer.audio[1]), attention
-
-    for got, want in zip(layer(visual, audio), each(oracle, visual, audio), strict=True):
-        same(got, want)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"audio_axis": "hidden"}, {"input_map": True}, *({"without": part} for part in ABLATIONS[1:])],
+    ids=str,
+)
+@pytest.mark.parametrize("num_audio", [4, 3])
+def test_fusion_is_equations_1_to_3(options: dict[str, Any], num_audio: int) -> None:
+    """With three sounds to four pictures, the mean of the sounds guides AGVA."""
+    layer = exact(Fusion(6, 5, 6, width=8, heads=2, dropout=0.2, **options))
+    visual, audio = randn(1, 2, 4, 2, 3, 6), randn(2, 2, num_audio, 5)
+    want = each(lambda v, a: fusion_oracle(v, a, layer, **options), visual, audio)
+    got = [tensor for tensor in layer(visual, audio) if tensor is not None]
+    for one, wanted in zip(got, want, strict=True):
+        same(one, wanted)
 
 
 # Interaction stage
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 999), st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.0, 0.05, 0.3, 0.6, 0.95]))
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 999),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.sampled_from([0.0, 0.05, 0.3, 0.6, 0.95]),
+    st.sampled_from(["crossed", "column"]),
+    st.sampled_from(["absolute", "relative"]),
+    st.booleans(),
+)
 @pytest.mark.filterwarnings("ignore:.*audio segments")
-def test_interaction_is_equations_4_to_10(seed: int, num_visual: int, num_audio: int, threshold: float) -> None:
-    layer = exact(Interaction(4, threshold, dropout=0.2))
+def test_interaction_is_equations_4_to_10(
+    seed: int, num_visual: int, num_audio: int, threshold: float, pairing: Any, tau_scale: Any, relu: bool
+) -> None:
+    options = {"pairing": pairing, "tau_scale": tau_scale, "relu": relu}
+    layer = exact(Interaction(4, threshold, dropout=0.2, **options))
     visual, audio = 2 * randn(seed, 2, num_visual, 4), 2 * randn(seed + 1, 2, num_audio, 4)
-    want = each(lambda v, a: sbi_oracle(v, a, layer), visual, audio)
+    want = each(lambda v, a: sbi_oracle(v, a, layer, threshold=threshold, **options), visual, audio)
     for got, wanted in zip(layer(visual, audio), want, strict=True):
         same(got, wanted)
 
@@ -253,17 +362,38 @@ def test_interaction_has_exactly_w1_to_w4() -> None:
     assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == dict.fromkeys(names, (4, 4))
 
 
-def test_interaction_by_hand() -> None:
-    """D = 1, one look at two sounds: scores 0 and ln 3, so H = 1/4, 3/4, and tau = 0.5 leaves the second alone."""
-    layer = Interaction(1, 0.5).double()
+def by_hand(threshold: float, **options: Any) -> list[torch.Tensor]:
+    """D = 1, one look at two sounds: scores 0 and ln 3, so H = 1/4, 3/4; W1 .. W4 = 10, 1, 1, 100."""
+    layer = Interaction(1, threshold, **options).double()
     with torch.no_grad():
-        for weight, value in zip(layer.parameters(), (10.0, 1.0, 1.0, 100.0), strict=True):  # W1 .. W4
+        for weight, value in zip(layer.parameters(), (10.0, 1.0, 1.0, 100.0), strict=True):
             weight.fill_(value)
-    visual, audio = torch.ones(1, 1, 1).double(), torch.tensor([[[0.0], [np.log(3)]]]).double()
+    return list(layer(torch.ones(1, 1, 1).double(), torch.tensor([[[0.0], [np.log(3)]]]).double()))
+
+
+def test_interaction_by_hand() -> None:
+    """tau = 0.5 leaves the second sound alone."""
     with pytest.warns(UserWarning, match="2 audio segments"):
-        mixed_visual, mixed_audio = layer(visual, audio)
+        mixed_visual, mixed_audio = by_hand(0.5)
     same(mixed_visual, [[[1 + 100 * np.log(3)]]])
     same(mixed_audio, [[[0.0], [np.log(3) + 10]]])  # the first sound lost everything and stays as it was
+
+
+def test_interaction_by_hand_in_the_column_reading() -> None:
+    """Nothing is cut: G_v = (1/4, 3/4), G_a = (1, 1). Vision gets both sounds whole, each sound its share of vision."""
+    mixed_visual, mixed_audio = by_hand(0.05, pairing="column")
+    same(mixed_visual, [[[1 + 100 * np.log(3)]]])
+    same(mixed_audio, [[[10 / 4], [np.log(3) + 30 / 4]]])
+    mixed_visual, mixed_audio = by_hand(0.05)
+    same(mixed_visual, [[[1 + 75 * np.log(3)]]])
+    same(mixed_audio, [[[10], [np.log(3) + 10]]])
+
+
+def test_a_relative_threshold_is_in_units_of_equal_correlations() -> None:
+    """Two sounds: 0.9 is 0.45, which cuts the quarter; 0.4 is 0.2, which does not."""
+    cut, whole = by_hand(0.9, tau_scale="relative"), by_hand(0.4, tau_scale="relative")
+    same(cut[0], [[[1 + 100 * np.log(3)]]])
+    same(whole[0], [[[1 + 75 * np.log(3)]]])
 
 
 def test_the_gate_is_strict() -> None:
@@ -297,11 +427,14 @@ def test_a_large_gradient_at_a_row_cut_whole_gives_no_nan() -> None:
     assert correlation.grad is not None and correlation.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.45])
+@pytest.mark.parametrize(
+    ("threshold", "options"),
+    [(0.05, {}), (0.3, {}), (0.45, {}), (0.3, {"pairing": "column"}), (0.9, {"tau_scale": "relative", "relu": True})],
+)
 @pytest.mark.filterwarnings("ignore:.*audio segments")
-def test_interaction_gradients(threshold: float) -> None:
-    layer = exact(Interaction(3, threshold))
-    visual, audio = randn(3, 2, 3, 3).requires_grad_(), randn(4, 2, 4, 3).requires_grad_()
+def test_interaction_gradients(threshold: float, options: dict[str, Any]) -> None:
+    layer = exact(Interaction(3, threshold, **options))
+    visual, audio = randn(3, 1, 3, 3).requires_grad_(), randn(4, 1, 4, 3).requires_grad_()
     assert gradcheck(lambda v, a, *_: layer(v, a), (visual, audio, *layer.parameters()))
 
 
@@ -310,166 +443,842 @@ def test_interaction_warns_where_equal_correlations_would_all_be_cut() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         layer(torch.randn(1, 25, 4), torch.randn(1, 19, 4))
-    with pytest.warns(UserWarning, match="20 audio segments"):
+        Interaction(4, 0.99, tau_scale="relative")(torch.randn(1, 3, 4), torch.randn(1, 40, 4))
+    with pytest.warns(UserWarning, match=r"20 audio segments.* up to 0\.05,.* below 0\.05 would not"):
         layer(torch.randn(1, 3, 4), torch.randn(1, 20, 4))
 
 
 # Integration stage
 
 
-def test_integration_is_equations_11_and_12() -> None:
-    layer = exact(Integration(8, 2, 0.2))
+@pytest.mark.parametrize("integration_map", ["linear", "linear_relu", "linear_relu_linear"])
+def test_integration_is_equations_11_and_12(integration_map: Any) -> None:
+    layer = exact(Integration(8, 2, 0.2, integration_map))
     visual, audio = randn(1, 2, 4, 8), randn(2, 2, 3, 8)
-    want = (
-        each(lambda v: integration_oracle(v, v, layer)[0], visual),
-        each(lambda a: integration_oracle(a, a, layer)[1], audio),
-    )
-    for got, wanted in zip(layer(visual, audio), want, strict=True):
-        same(got, wanted)
+    final = layer(visual, audio)
+    same(final[0], each(lambda v: integration_oracle(v, layer.visual, integration_map), visual))
+    same(final[1], each(lambda a: integration_oracle(a, layer.audio, integration_map), audio))
 
 
 @pytest.mark.parametrize("num_segments", [1, 3, 4, 6])
-def test_foreground_enhancement_is_equations_16_and_18_to_20(num_segments: int) -> None:
-    layer = exact(ForegroundEnhancement(8, 3, top_segments=4))
+@pytest.mark.parametrize("fee_gate", ["log", "product"])
+@pytest.mark.parametrize("fee_level", ["video", "segment"])
+def test_foreground_enhancement_is_equations_16_and_18_to_20(num_segments: int, fee_gate: Any, fee_level: Any) -> None:
+    layer = exact(ForegroundEnhancement(8, 3, top_segments=4, fee_gate=fee_gate, fee_level=fee_level))
     streams = [randn(seed, 2, num_segments, 8) for seed in range(3)]
-    same(layer(*streams), each(lambda *one: fee_oracle(*one, layer), *streams))
+    z = layer(*streams)
+    assert z.shape == ((2, 3) if fee_level == "video" else (2, num_segments, 3))
+    same(z, each(lambda *one: fee_oracle(*one, layer, fee_gate=fee_gate, fee_level=fee_level), *streams))
 
 
-def test_foreground_enhancement_gradients_through_the_loss() -> None:
-    layer = exact(ForegroundEnhancement(4, 3, top_segments=2))
-    streams = [randn(seed, 3, 4, 4).requires_grad_() for seed in range(3)]
-    video = torch.tensor([2, 3, 0])
+@pytest.mark.parametrize("fee_gate", ["log", "product"])
+@pytest.mark.parametrize("fee_level", ["video", "segment"])
+def test_foreground_enhancement_gradients_through_the_loss(fee_gate: Any, fee_level: Any) -> None:
+    layer = exact(ForegroundEnhancement(3, 2, top_segments=2, fee_gate=fee_gate, fee_level=fee_level))
+    streams = [randn(seed, 3, 3, 3).requires_grad_() for seed in range(3)]
+    classes = torch.tensor([1, 2, 0]) if fee_level == "video" else torch.tensor([[1, 1, 2], [2, 2, 2], [0, 2, 1]])
     assert gradcheck(
-        lambda *inputs: losses.foreground_enhancement(layer(*inputs[:3]), video), (*streams, *layer.parameters())
+        lambda *inputs: losses.foreground_enhancement(layer(*inputs[:3]), classes), (*streams, *layer.parameters())
     )
+
+
+@pytest.mark.parametrize("num_visual", [4, 3])
+def test_distances_are_equation_17_on_and_off_the_diagonal(num_visual: int) -> None:
+    visual, audio = randn(1, 2, num_visual, 8), randn(2, 2, 4, 8)
+    got = distances(visual, audio)
+    same(got, each(distance_between, visual, audio))
+    if num_visual == 4:  # eq. 17 as printed, its sum over the features and the division by sqrt(D) added
+        printed = torch.clamp((visual - audio) ** 2, min=0).sum(-1).sqrt() / 8**0.5
+        same(got.diagonal(dim1=1, dim2=2), printed.numpy())
+
+
+def test_small_distances_of_large_vectors_are_exact() -> None:
+    """|v|^2 - 2 v a + |a|^2 would lose them in float32: 1000^2 - 1000.001^2."""
+    visual = torch.full((1, 30, 8), 1000.0)
+    apart = torch.linspace(0.0625, 1.9375, 30)  # exact in float32 at 1000
+    audio = visual + apart[None, :, None]
+    want = (audio.double() - visual.double())[0, :, 0]
+    assert torch.allclose(distances(visual, audio)[0, 0].double(), want, rtol=1e-5)
+
+
+def test_distances_are_taken_in_float32_under_autocast_and_on_half_inputs() -> None:
+    visual, audio = randn(1, 2, 3, 8).float(), randn(2, 2, 4, 8).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = distances(visual, audio)
+    assert got.dtype == torch.float32 and torch.equal(got, distances(visual, audio))
+    halves = distances(visual.bfloat16(), audio.bfloat16())
+    assert torch.equal(halves, distances(visual.bfloat16().float(), audio.bfloat16().float()))
+
+
+@pytest.mark.parametrize("kind", ["logistic", "exponential", "contrastive"])
+def test_distance_gradients(kind: str) -> None:
+    visual, audio = randn(1, 2, 3, 2).requires_grad_(), randn(2, 2, 2, 2).requires_grad_()
+    assert gradcheck(distances, (visual, audio))
+    loss, together = getattr(losses, f"distance_{kind}"), randn(3, 2, 3, 2) > 0
+    assert gradcheck(lambda v, a: loss(distances(v, a), together), (visual, audio))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["logistic", "exponential", "contrastive"])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_gradient_at_distance_zero_is_zero(kind: str, together: bool, dtype: torch.dtype) -> None:
+    point = randn(0, 1, 1, 4).to(dtype)
+    visual, audio = point.clone().requires_grad_(), point.clone().requires_grad_()
+    distance = distances(visual, audio)
+    loss = getattr(losses, f"distance_{kind}")(distance, torch.tensor([[[together]]]))
+    loss.backward()
+    assert distance.item() == 0 and loss.isfinite()
+    for stream in (visual, audio):
+        assert stream.grad is not None and (stream.grad == 0).all()
+
+
+# Weak head
+
+
+@pytest.mark.parametrize("weak_pool", ["mean", "sum", "max", "topk"])
+@pytest.mark.parametrize("num_segments", [1, 2, 5])
+def test_weak_head_is_equations_22_to_24(weak_pool: Any, num_segments: int) -> None:
+    layer = exact(WeakHead(8, 3, weak_pool, top_segments=3))
+    fused = randn(0, 2, num_segments, 8)
+    want = each(lambda one: weak_oracle(one, layer, weak_pool=weak_pool, top_segments=3), fused)
+    for got, wanted in zip(layer(fused), want, strict=True):
+        same(got, wanted)
+
+
+def test_weak_head_by_hand() -> None:
+    """D = 1, C = 1: P_w = (x, -x); what W_b makes of it is x. Theta is sigmoid(ln 3) = 3/4 of x = ln 3, 1/2 of -1."""
+    layer = WeakHead(1, 1, "mean", 1).double()
+    with torch.no_grad():
+        for parameter, value in zip(layer.parameters(), ([[1.0], [-1.0]], [0.0, 0.0], [[0.5, -0.5]], 0.0), strict=True):
+            parameter.copy_(torch.tensor(value))
+    segments, video = layer(torch.tensor([[[np.log(3)], [-1.0]]]))
+    same(segments, [[[np.log(3), -np.log(3)], [-1, 1]]])
+    same(video, [[(0.75 * np.log(3) - 0.5) / 2, (-0.75 * np.log(3) + 0.5) / 2]])
+
+
+@pytest.mark.parametrize("weak_pool", ["mean", "sum", "max", "topk"])
+def test_weak_head_gradients(weak_pool: Any) -> None:
+    layer, fused = exact(WeakHead(3, 2, weak_pool, top_segments=2)), randn(0, 2, 3, 3).requires_grad_()
+    scores = layer.weight(layer.classifier(fused))
+    assert (scores > 0).any() and (scores < 0).any()  # on both sides of the ReLU
+    assert gradcheck(lambda x, *_: layer(x), (fused, *layer.parameters()))
 
 
 # Contrastive branch
 
 
-def test_contrastive_branch_is_equation_25_and_no_constant() -> None:
-    layer = exact(ContrastiveBranch(8, 2, 0.2, embedding_width=1))
+@pytest.mark.parametrize("embedding_width", [1, 3])
+@pytest.mark.parametrize("branch_norm", ["feature", "time"])
+def test_contrastive_branch_is_equations_25_and_26_and_no_constant(branch_norm: Any, embedding_width: int) -> None:
+    layer = exact(ContrastiveBranch(8, 2, 0.2, embedding_width, branch_norm))
     stream = randn(0, 2, 5, 8)
-    same(layer(stream), each(lambda one: branch_oracle(one, layer), stream))
+    same(layer(stream), each(lambda one: branch_oracle(one, layer, branch_norm), stream))
     assert layer(stream).std() > 1e-3  # LayerNorm over a width of 1, as printed, would give its bias everywhere
 
 
 # The whole
 
 
-def test_ccln_is_its_parts_in_the_order_of_the_paper() -> None:
-    model = exact(tiny(embedding_width=2))
+@every_task
+def test_ccln_is_its_parts_in_the_order_of_the_paper(task: str) -> None:
+    model = exact(tiny(task, embedding_width=2))
     audio, visual = randn(1, 3, 5, 5), randn(2, 3, 5, 2, 3, 6)
+    same_output(
+        model(audio, visual),
+        each(lambda v, a: ccln_oracle(v, a, model, task, embedding_width=2), visual, audio),
+    )
+
+
+def same_output(output: SegmentOutput | DistanceOutput, want: dict[str, Array]) -> None:
+    same(output.distance if isinstance(output, DistanceOutput) else output.logits, want["main"])
+    assert (output.attention is None) == ("map" not in want)
+    if output.attention is not None:
+        same(output.attention, want["map"])
+    assert set(output.parts) == set(want) - {"main", "map"}
+    for name, part in output.parts.items():
+        same(part, want[name])
+
+
+@pytest.mark.parametrize(("task", "options"), OPTIONS, ids=str)
+def test_every_option_is_its_oracle(task: str, options: dict[str, Any]) -> None:
+    model = exact(tiny(task, **options))
+    audio, visual = randn(1, 2, 5, 5), randn(2, 2, 5, 2, 3, 6)
     output = model(audio, visual)
+    same_output(output, each(lambda v, a: ccln_oracle(v, a, model, task, **options), visual, audio))
+    plain = exact(tiny(task))
+    shapes = [{name: p.shape for name, p in m.named_parameters()} for m in (model, plain)]
+    if shapes[0] == shapes[1] and options not in ({"without": "nothing"}, {"branch": "AV+V"}):
+        other = plain(audio, visual)  # of the same parameters: the option makes the difference
+        assert any(one.shape != b.shape or not torch.allclose(one, b) for one, b in zip_parts(output, other))
 
-    def oracle(v: Array, a: Array) -> tuple[Array, ...]:
-        fusion = model.fusion
-        attended, attention = agva_oracle(v, a, fusion.attention)
-        v_f = attention_oracle(lstm_oracle(attended, fusion.visual[0]), fusion.visual[1])
-        a_f = attention_oracle(lstm_oracle(a, fusion.audio[0]), fusion.audio[1])
-        v_i, a_i = sbi_oracle(v_f, a_f, model.interaction)
-        v_z, a_z = integration_oracle(v_i, a_i, model.integration)
-        p_out = (v_z + a_z) / 2  # eq. 13
-        p_o, p_f = linear(p_out, model.classifier), linear(p_out, model.fusion_embedding)  # eq. 14, 15
-        return p_o, fee_oracle(p_out, v_i, a_i, model.foreground), p_f, branch_oracle(v_f, model.branch), attention
 
-    logits, event, fusion, branch, attention = each(oracle, visual, audio)
-    same(output.logits, logits)
-    same(output.parts["logits"], logits)
-    same(output.parts["event"], event)
-    same(output.parts["fusion"], fusion.reshape(3, -1))
-    same(output.parts["branch"], branch.reshape(3, -1))
-    same(output.attention, attention)
-    assert not output.multilabel
+def zip_parts(*outputs: Any) -> list[tuple[torch.Tensor, ...]]:
+    assert len({frozenset(output.parts) for output in outputs}) == 1
+    return [tuple(output.parts[name] for output in outputs) for name in outputs[0].parts]
+
+
+@pytest.mark.parametrize("direction", ["a2v", "v2a"])
+@pytest.mark.parametrize("options", [{}, {"branch": "AV+V+A"}, {"cml_visual": "pooled"}, {"without": "agva"}], ids=str)
+def test_a_query_of_a_few_segments_is_the_oracle_too(options: dict[str, Any], direction: str) -> None:
+    model = exact(tiny("cml", **options))
+    num_audio, num_visual = (2, 5) if direction == "a2v" else (5, 2)
+    audio, visual = randn(1, 2, num_audio, 5), randn(2, 2, num_visual, 2, 3, 6)
+    want = each(lambda v, a: ccln_oracle(v, a, model, "cml", **options), visual, audio)
+    same_output(model(audio, visual), want)
+    assert want["main"].shape == (2, num_visual, num_audio)
+
+
+def test_pooled_vision_is_the_model_on_pooled_input() -> None:
+    model, small = tiny("cml", cml_visual="pooled").eval(), tiny("cml", grid=(1, 1)).eval()
+    small.load_state_dict(model.state_dict())
+    audio, visual, _ = batch()
+    pooled = visual.mean((2, 3), keepdim=True)
+    assert torch.equal(model(audio, visual).distance, small(audio, pooled).distance)
+    assert not any(name.startswith("fusion.attention") for name in model.state_dict())
+    assert model(audio, visual).attention is None
+
+
+@every_task
+def test_the_mean_of_the_two_embeddings_is_that_of_the_fusion(task: str) -> None:
+    """W6 is linear: what cml contrasts in two halves is P_f = W6 (v_Z + a_Z) / 2, eq. 13 and 15."""
+    cml, full = exact(tiny("cml")), exact(tiny("full"))
+    full.load_state_dict({**full.state_dict(), **cml.state_dict()})
+    audio, visual = randn(1, 2, 5, 5), randn(2, 2, 5, 2, 3, 6)
+    parts = cml(audio, visual).parts
+    same((parts["fused_visual"] + parts["fused_audio"]) / 2, full(audio, visual).parts["fusion"].detach().numpy())
+
+
+# The losses
+
+
+def anchors_oracle(parts: dict[str, Array], target: Target, wccl_labels: str) -> tuple[list[Array], list[int]]:
+    """What is contrasted: views of (anchors, numbers), fusion first, and the anchors' classes."""
+    labels = target.labels.numpy()
+    names = [name for name in ("fusion", "fused_visual", "fused_audio", "visual", "audio") if name in parts]
+    length = min(parts[name].shape[1] for name in names)
+
+    def cut(rows: Array, video: int) -> Array:
+        """Of a stream that is searched in, the segments of the event."""
+        return rows if len(rows) == length else rows[labels[video] < 3]
+
+    videos = range(len(labels))
+    streams = {name: np.stack([cut(parts[name][video], video) for video in videos]) for name in names}
+    if "fusion" not in streams:
+        streams["fusion"] = (streams.pop("fused_visual") + streams.pop("fused_audio")) / 2
+    views = [streams.pop("fusion"), *streams.values()]
+    if wccl_labels == "video":
+        return [view.reshape(len(view), -1) for view in views], target.video.tolist()
+    classes = [int(c) for video in videos for c in cut(labels[video], video)]
+    if wccl_labels == "relevance":
+        classes = [int(c < 3) for c in classes]
+    return [view.reshape(-1, view.shape[-1]) for view in views], classes
+
+
+def wccl_term(
+    parts: dict[str, Array],
+    target: Target,
+    *,
+    wccl_labels: str = "video",
+    wccl_reduction: str = "mean",
+    branch_anchors: str = "pairs",
+    temperature: float = 0.1,
+    normalize: bool = True,
+) -> float:
+    """Eq. 30, 34 or 37."""
+    (fusion, *branches), classes = anchors_oracle(parts, target, wccl_labels)
+    groups = [[fusion, *branches]] if branch_anchors == "joint" else [[fusion, branch] for branch in branches]
+    values = []
+    for group in groups:
+        rows = [row.tolist() for view in group for row in view]
+        costs = contrastive_oracle(rows, classes * len(group), temperature, normalize)
+        values.append(sum(costs) if wccl_reduction == "sum" else sum(costs) / len(costs))
+    return sum(values) / len(values)
+
+
+def classification_term(
+    logits: Array,
+    targets: Array,
+    *,
+    classification: str = "cross_entropy",
+    focal_alpha: float = 0.25,
+    focal_gamma: float = 2.0,
+) -> float:
+    """Eq. 28 or 32; logits and targets (N, C+1), one row a segment or a video."""
+    costs = []
+    for z, y in zip(logits.tolist(), targets.tolist(), strict=True):
+        if classification == "sigmoid_focal":
+            costs.append(sum(focal_oracle(*pair, focal_alpha, focal_gamma) for pair in zip(z, y, strict=True)))
+        else:
+            costs.append(softmax_focal_oracle(z, y, focal_gamma if classification == "softmax_focal" else 0))
+    return sum(costs) / len(costs)
+
+
+def fee_term(z: Array, target: Target) -> float:
+    """Eq. 29 or 33."""
+    classes = target.video if z.ndim == 2 else target.labels
+    rows = zip(z.reshape(-1, z.shape[-1]).tolist(), classes.flatten().tolist(), strict=True)
+    costs = [-log_softmax_oracle(row, c) for row, c in rows if c != 3]
+    return sum(costs) / len(costs)
+
+
+def distance_term(
+    distance: Array, target: Target, *, cml_loss: str = "logistic", cml_pairs: str = "synchronous"
+) -> float:
+    """Eq. 36. Of unequal streams the shorter is a query, all event, and every pair of it is trained."""
+    costs = []
+    for matrix, labels in zip(distance, target.labels.tolist(), strict=True):
+        num_visual, num_audio = matrix.shape
+        event = [c < 3 for c in labels]
+        seen = event if num_visual == len(event) else [True] * num_visual
+        heard = event if num_audio == len(event) else [True] * num_audio
+        for i, j in np.ndindex(matrix.shape):
+            if i == j or cml_pairs == "all" or num_visual != num_audio:
+                costs.append(distance_oracle(cml_loss, float(matrix[i, j]), seen[i] and heard[j]))
+    return sum(costs) / len(costs)
+
+
+def loss_oracle(parts: dict[str, Array], target: Target, task: str, **options: Any) -> dict[str, float]:
+    """Eq. 31, 35 or 38, term by term."""
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names if name in options}
+
+    terms: dict[str, float] = {}
+    if task == "cml":
+        terms["distance"] = distance_term(parts["distance"], target, **chosen("cml_loss", "cml_pairs"))
+    else:
+        one_hot = np.eye(4)[target.labels.numpy()].reshape(-1, 4)
+        targets = one_hot if task == "full" else target.video_labels.double().numpy()
+        settings = chosen("classification", "focal_alpha", "focal_gamma")
+        terms["classification"] = classification_term(parts["logits"].reshape(-1, 4), targets, **settings)
+        terms["fee"] = options.get("fee_weight", 150 / 128) * fee_term(parts["event"], target)
+    if options.get("branch") != "AV":
+        settings = chosen("wccl_labels", "wccl_reduction", "branch_anchors", "temperature", "normalize")
+        terms["wccl"] = options.get("wccl_weight", 25 / 128) * wccl_term(parts, target, **settings)
+    return {**terms, "total": sum(terms.values())}
+
+
+def check_loss(task: str, options: dict[str, Any], form: str = "onehot") -> dict[str, float]:
+    """The loss on random features and parameters is the oracle's, term by term; returns it."""
+    model = exact(tiny(task, **options))
+    audio, visual, target = batch(6, form=form)
+    parts = model(audio, visual).parts
+    got = {name: term.item() for name, term in model.loss(parts, target).items()}
+    want = loss_oracle({name: part.detach().numpy() for name, part in parts.items()}, target, task, **options)
+    assert got == pytest.approx(want, rel=1e-9)
+    assert list(got) == list(want)
+    return got
+
+
+CLASSIFICATION: list[dict[str, Any]] = [
+    {"classification": "softmax_focal"},
+    {"classification": "softmax_focal", "focal_gamma": 0.5},
+    {"classification": "sigmoid_focal"},
+    {"classification": "sigmoid_focal", "focal_alpha": 0.6, "focal_gamma": 1.0},
+]
+CONTRAST: list[dict[str, Any]] = [
+    {"branch": "AV+A"},
+    {"branch": "AV+V+A"},
+    {"branch": "AV+V+A", "branch_anchors": "joint"},
+    {"wccl_reduction": "sum"},
+    {"normalize": False},
+    {"temperature": 0.5},
+    {"embedding_width": 3},
+    {"branch_norm": "time"},
+    {"wccl_weight": 3.0},
+]
+SEGMENTS: list[dict[str, Any]] = [
+    {"wccl_labels": labels, "embedding_width": 2, **more}
+    for labels in ("segment", "relevance")
+    for more in ({}, {"normalize": False, "embedding_width": 1}, {"branch": "AV+V+A", "branch_anchors": "joint"})
+]
+FULL_LOSSES = [
+    *CLASSIFICATION,
+    *CONTRAST,
+    *SEGMENTS,
+    {"branch": "AV"},
+    {"fee_gate": "product"},
+    {"fee_level": "segment"},
+    {"fee_weight": 2.0},
+]
+WEAK_LOSSES = [
+    *CLASSIFICATION,
+    *CONTRAST,
+    {"branch": "AV"},
+    {"fee_gate": "product"},
+    {"fee_weight": 2.0},
+    *({"weak_pool": pool} for pool in ("sum", "max", "topk")),
+]
+CML_LOSSES = [
+    *CONTRAST,
+    *SEGMENTS,
+    {"branch": "AV"},
+    *({"cml_loss": kind} for kind in ("exponential", "contrastive")),
+    *({"cml_loss": kind, "cml_pairs": "all"} for kind in ("logistic", "exponential", "contrastive")),
+]
+
+
+@pytest.mark.parametrize("options", FULL_LOSSES, ids=str)
+def test_full_loss_is_equations_28_to_31(options: dict[str, Any]) -> None:
+    assert check_loss("full", options)["total"] != pytest.approx(check_loss("full", {})["total"], rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["onehot", "proportion"])
+@pytest.mark.parametrize("options", WEAK_LOSSES, ids=str)
+def test_weak_loss_is_equations_32_to_35(options: dict[str, Any], form: str) -> None:
+    assert check_loss("weak", options, form)["total"] != pytest.approx(check_loss("weak", {}, form)["total"], rel=1e-6)
+
+
+def test_the_two_forms_of_weak_labels_differ_in_the_classification_alone() -> None:
+    onehot, proportion = check_loss("weak", {}), check_loss("weak", {}, "proportion")
+    assert onehot["classification"] != pytest.approx(proportion["classification"], rel=1e-3)
+    assert (onehot["fee"], onehot["wccl"]) == (proportion["fee"], proportion["wccl"])
+
+
+def test_the_weak_loss_knows_nothing_of_segments() -> None:
+    model, (audio, visual, target) = tiny("weak").eval(), batch()
+    parts = model(audio, visual).parts
+    other = Target((target.labels + 1) % 4, target.video, target.video_labels)
+    assert model.loss(parts, target) == model.loss(parts, other)
+
+
+@pytest.mark.parametrize("options", CML_LOSSES, ids=str)
+def test_cml_loss_is_equations_36_to_38(options: dict[str, Any]) -> None:
+    assert check_loss("cml", options)["total"] != pytest.approx(check_loss("cml", {})["total"], rel=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["a2v", "v2a"])
+@pytest.mark.parametrize("wccl_labels", ["video", "segment", "relevance"])
+@pytest.mark.parametrize("cml_loss", ["logistic", "exponential", "contrastive"])
+def test_cml_loss_of_a_query_is_equations_36_to_38(direction: Any, wccl_labels: str, cml_loss: str) -> None:
+    """The whole l x T is trained, whatever ``cml_pairs``; contrasted are the event's segments of both streams."""
+    options = {"wccl_labels": wccl_labels, "cml_loss": cml_loss, "branch": "AV+V+A", "embedding_width": 2}
+    model, asked = exact(tiny("cml", **options)), query(placed(1, direction), 3, direction)
+    parts = model(asked.audio, asked.visual).parts
+    got = {name: term.item() for name, term in model.loss(parts, asked.target).items()}
+    arrays = {name: part.detach().numpy() for name, part in parts.items()}
+    assert got == pytest.approx(loss_oracle(arrays, asked.target, "cml", **options), rel=1e-9)
+
+
+@every_task
+def test_the_contrastive_loss_is_equation_27(task: str) -> None:
+    """In every task, between the flattened fusion and visual embeddings of the videos, classes C for none included."""
+    model, (audio, visual, target) = exact(tiny(task)), batch(6)
+    parts = model(audio, visual).parts
+    fusion = parts["fusion"] if "fusion" in parts else (parts["fused_visual"] + parts["fused_audio"]) / 2
+    rows = torch.cat([fusion, parts["visual"]]).flatten(1).tolist()
+    assert len(rows) == 12 and len(rows[0]) == 5
+    want = contrastive_oracle(rows, [0, 1, 2, 3, 0, 1] * 2, 0.1, True)
+    assert model.loss(parts, target)["wccl"].item() == pytest.approx(25 / 128 * sum(want) / 12)
+
+
+def test_pairs_are_the_mean_of_two_losses_and_joint_is_one() -> None:
+    model, (audio, visual, target) = exact(tiny(branch="AV+V+A", wccl_weight=1.0)), batch(6)
+    parts = model(audio, visual).parts
+    flat = {name: parts[name].flatten(1) for name in ("fusion", "visual", "audio")}
+    two = [
+        losses.wccl(flat["fusion"], flat[name], target.video, temperature=0.1, normalize=True)
+        for name in ("visual", "audio")
+    ]
+    same(model.loss(parts, target)["wccl"], (two[0].item() + two[1].item()) / 2)
+    joint = exact(tiny(branch="AV+V+A", branch_anchors="joint", wccl_weight=1.0))
+    one = losses.contrastive(torch.cat([*flat.values()]), target.video.repeat(3), temperature=0.1, normalize=True)
+    same(joint.loss(parts, target)["wccl"], one.item())
+    for name in ("AV+V", "AV+A"):  # of one branch they are the same
+        values = [exact(tiny(branch=name, branch_anchors=kind)) for kind in ("pairs", "joint")]
+        terms = [m.loss(m(audio, visual).parts, target)["wccl"].item() for m in values]
+        assert terms[0] == terms[1]
 
 
 def test_loss_is_equation_31_with_the_start_weights() -> None:
     model, (audio, visual, target) = tiny().eval(), batch()
     parts = model(audio, visual).parts
     terms = model.loss(parts, target)
-    contrast = losses.wccl(parts["fusion"], parts["branch"], target.video, temperature=0.1, normalize=True)
+    contrast = losses.wccl(
+        parts["fusion"].flatten(1), parts["visual"].flatten(1), target.video, temperature=0.1, normalize=True
+    )
     assert list(terms) == ["classification", "fee", "wccl", "total"]
-    assert terms["classification"] == losses.segment_cross_entropy(parts["logits"], target.labels)
+    assert terms["classification"] == losses.cross_entropy(parts["logits"], torch.eye(4)[target.labels])
     assert terms["fee"] == 150 / 128 * losses.foreground_enhancement(parts["event"], target.video)
     assert terms["wccl"] == 25 / 128 * contrast
     assert terms["total"].item() == pytest.approx(sum(terms[name].item() for name in list(terms)[:3]))
 
 
-def test_the_defaults_are_those_of_the_specification() -> None:
-    model = build_model("ccln", audio_dim=128, visual_dim=512, grid=(7, 7), num_classes=28, task="full")
+@pytest.mark.parametrize("classification", ["cross_entropy", "softmax_focal", "sigmoid_focal"])
+@pytest.mark.parametrize("task", ["full", "weak"])
+def test_probabilities_are_those_the_logits_were_trained_as(task: str, classification: str) -> None:
+    output = tiny(task, classification=classification).eval()(*batch()[:2])
+    z = output.logits.detach().double().numpy()
+    want = sigmoid(z) / sigmoid(z).sum(-1, keepdims=True) if classification == "sigmoid_focal" else softmax(z)
+    np.testing.assert_allclose(output.probabilities().detach().numpy(), want, rtol=1e-5)
+    assert output.multilabel == (classification == "sigmoid_focal")
+
+
+# Cross-modality localization with a query
+
+
+def placed(start: int, direction: str, length: int = 2, num_segments: int = 6) -> Batch:
+    """Two videos whose streams that are asked with hold the same event, from ``start`` and from one second later.
+
+    All around it is drawn anew for every ``start``; the streams that are searched in stay as they are.
+    """
+    event = {"a2v": randn(0, 2, length, 5), "v2a": randn(0, 2, length, 2, 3, 6)}[direction]
+    streams = {"a2v": randn(7, 2, num_segments, 2, 3, 6), "v2a": randn(7, 2, num_segments, 5)}
+    asking = randn(10 + start, 2, num_segments, *event.shape[2:])
+    labels = torch.full((2, num_segments), 3)
+    for video in range(2):
+        stretch = slice(start + video, start + video + length)
+        asking[video, stretch], labels[video, stretch] = event[video], video
+    target = target_of(labels, torch.arange(2))
+    audio, visual = (asking, streams["a2v"]) if direction == "a2v" else (streams["v2a"], asking)
+    return Batch(audio, visual, target, torch.ones_like(labels, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("direction", ["a2v", "v2a"])
+def test_distances_to_a_query_do_not_tell_where_it_stood(direction: Any) -> None:
+    """Shifting the event in the stream that is asked with changes nothing in strict mode, but much in joint mode."""
+    model = exact(tiny("cml"))
+    strict, joint = [], []
+    for start in (0, 1, 3):
+        whole = placed(start, direction)
+        asked = query(whole, 3, direction)
+        strict.append(model(asked.audio, asked.visual).distance)
+        everywhere = model(whole.audio, whole.visual).distance
+        searched = everywhere if direction == "a2v" else everywhere.mT
+        joint.append(torch.stack([searched[v, :, start + v : start + v + 2] for v in range(2)]))
+    assert strict[0].shape == ((2, 6, 2) if direction == "a2v" else (2, 2, 6))
+    for one, other in zip(strict[1:], joint[1:], strict=True):
+        assert torch.equal(one, strict[0])
+        assert ((other - joint[0]).abs().amax((1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("num_audio", [2, 6])
+def test_agva_is_guided_by_the_mean_of_sounds_that_are_not_synchronous(num_audio: int) -> None:
+    """Their order leaves the map as it is, until they are as many as the pictures."""
+    model = exact(tiny("cml"))
+    audio, visual = randn(1, 2, num_audio, 5), randn(2, 2, 6 if num_audio == 2 else 2, 2, 3, 6)
+    output, turned = model(audio, visual), model(audio.flip(1), visual)
+    same(turned.attention, output.attention.detach().numpy())
+    assert not torch.allclose(turned.distance, output.distance.flip(2))  # the Bi-LSTM does know the order
+    synchronous = randn(2, 2, num_audio, 2, 3, 6)
+    assert not torch.allclose(model(audio, synchronous).attention, model(audio.flip(1), synchronous).attention)
+
+
+@pytest.mark.parametrize(("num_audio", "num_visual"), [(2, 5), (5, 2), (1, 5), (5, 1)])
+def test_streams_of_two_lengths_are_for_cml_alone(num_audio: int, num_visual: int) -> None:
+    audio, visual = torch.randn(2, num_audio, 5), torch.randn(2, num_visual, 2, 3, 6)
+    output = tiny("cml", branch="AV+V+A")(audio, visual)
+    assert output.distance.shape == (2, num_visual, num_audio) and output.attention.shape == (2, num_visual, 2, 3)
+    lengths = {"fused_visual": num_visual, "visual": num_visual, "fused_audio": num_audio, "audio": num_audio}
+    assert {name: part.shape[1] for name, part in output.parts.items() if name != "distance"} == lengths
+    for task in ("full", "weak"):
+        with pytest.raises(AvelError, match=rf"audio of shape \(2, {num_audio}, 5\)(?s:.*)B and T alike"):
+            tiny(task)(audio, visual)
+
+
+# Ablations and branches
+
+
+GONE = {
+    "nothing": (),
+    "agva": ("fusion.attention.",),
+    "bilstm": ("fusion.visual.0.", "fusion.audio.0."),
+    "self_attention": ("fusion.visual.1.", "fusion.audio.1."),
+    "fusion": ("fusion.",),
+    "sbi": ("interaction.",),
+    "fee": ("foreground.",),
+    "integration": ("integration.", "foreground."),
+}
+
+
+@pytest.mark.parametrize(("task", "without"), WITHOUT)
+def test_an_ablation_takes_its_part_away_and_nothing_else(task: str, without: str) -> None:
+    whole = {name: tuple(p.shape) for name, p in tiny(task).named_parameters()}
+    names = {name: tuple(p.shape) for name, p in tiny(task, without=without).named_parameters()}
+    gone = {name for name in whole if name.startswith(GONE[without] or "-")}
+    assert bool(gone) == (without != "nothing")
+    added = {}
+    if without in ("bilstm", "fusion"):  # a linear map to D instead
+        for stream, dim in (("visual", 6), ("audio", 5)):
+            added |= {f"fusion.{stream}.0.0.weight": (8, dim), f"fusion.{stream}.0.0.bias": (8,)}
+    assert names == {name: shape for name, shape in whole.items() if name not in gone} | added
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@every_task
+def test_a_branch_mode_has_its_branches_and_w6_alone(task: str, branch: str) -> None:
+    model, (audio, visual, target) = tiny(task, branch=branch), batch()
+    names = {name for name, _ in model.named_parameters()}
+    streams = {name for name, letter in (("visual", "+V"), ("audio", "+A")) if letter in branch}
+    assert {name.split(".")[1] for name in names if name.startswith("branches.")} == streams
+    assert ("fusion_embedding.weight" in names) == bool(streams)
+    others = {name for name in names if not name.startswith(("branches.", "fusion_embedding."))}
+    assert others == {name for name, _ in tiny(task, branch="AV").named_parameters()}
+    parts = model(audio, visual).parts
+    fusions = {"fused_visual", "fused_audio"} if task == "cml" else {"fusion"}
+    heads = {"full": {"logits", "event"}, "weak": {"logits", "event"}, "cml": {"distance"}}[task]
+    assert set(parts) == heads | ((streams | fusions) if streams else set())
+    assert ("wccl" in model.loss(parts, target)) == bool(streams)
+
+
+@every_task
+def test_a_head_exists_only_where_the_loss_reads_it(task: str) -> None:
+    heads = {name.split(".")[0] for name, _ in tiny(task).named_parameters()}
+    backbone = {"fusion", "interaction", "integration", "branches", "fusion_embedding"}
+    special = {"full": {"classifier", "foreground"}, "weak": {"weak_head", "foreground"}, "cml": set()}
+    assert heads == backbone | special[task]
+
+
+def parameter_count(task: str, without: str, branch: str) -> int:
+    """Parameters of CCLN at its default width on the features of AVE: 7 x 7 x 512 and 128, 28 classes."""
+    with torch.device("meta"):
+        model = build_model(
+            "ccln",
+            audio_dim=128,
+            visual_dim=512,
+            grid=(7, 7),
+            num_classes=28,
+            task=task,
+            without=without,
+            branch=branch,
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("task", "without", "counts"),  # of AV, AV+V, AV+A, AV+V+A
+    [
+        ("full", "nothing", (2_779_042, 3_109_540, 3_109_540, 3_439_781)),
+        ("full", "fusion", (1_115_505, 1_446_003, 1_446_003, 1_776_244)),
+        ("full", "agva", (2_400_113, 2_730_611, 2_730_611, 3_060_852)),
+        ("full", "bilstm", (2_021_794, 2_352_292, 2_352_292, 2_682_533)),
+        ("full", "self_attention", (2_251_682, 2_582_180, 2_582_180, 2_912_421)),
+        ("full", "sbi", (2_516_898, 2_847_396, 2_847_396, 3_177_637)),
+        ("full", "fee", (2_757_454, 3_087_952, 3_087_952, 3_418_193)),
+        ("full", "integration", (2_097_486, 2_427_984, 2_427_984, 2_758_225)),
+        ("weak", "nothing", (2_779_072, 3_109_570, 3_109_570, 3_439_811)),
+        ("weak", "fusion", (1_115_535, 1_446_033, 1_446_033, 1_776_274)),
+        ("weak", "agva", (2_400_143, 2_730_641, 2_730_641, 3_060_882)),
+        ("weak", "bilstm", (2_021_824, 2_352_322, 2_352_322, 2_682_563)),
+        ("weak", "self_attention", (2_251_712, 2_582_210, 2_582_210, 2_912_451)),
+        ("weak", "sbi", (2_516_928, 2_847_426, 2_847_426, 3_177_667)),
+        ("weak", "fee", (2_757_484, 3_087_982, 3_087_982, 3_418_223)),
+        ("weak", "integration", (2_097_516, 2_428_014, 2_428_014, 2_758_255)),
+        ("cml", "nothing", (2_750_001, 3_080_499, 3_080_499, 3_410_740)),
+        ("cml", "fusion", (1_086_464, 1_416_962, 1_416_962, 1_747_203)),
+        ("cml", "agva", (2_371_072, 2_701_570, 2_701_570, 3_031_811)),
+        ("cml", "bilstm", (1_992_753, 2_323_251, 2_323_251, 2_653_492)),
+        ("cml", "self_attention", (2_222_641, 2_553_139, 2_553_139, 2_883_380)),
+        ("cml", "sbi", (2_487_857, 2_818_355, 2_818_355, 3_148_596)),
+    ],
+)
+def test_numbers_of_parameters(task: str, without: str, counts: Sequence[int]) -> None:
+    assert [parameter_count(task, without, branch) for branch in BRANCHES] == list(counts)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize(("task", "without"), WITHOUT)
+def test_every_ablation_of_every_branch_mode_trains(task: str, without: str, branch: str) -> None:
+    model, (audio, visual, target) = tiny(task, without=without, branch=branch), batch()
+    terms = step(model, audio, visual, target)
+    names = ["distance"] if task == "cml" else ["classification", "fee"]
+    if without in ("fee", "integration"):
+        names.remove("fee")
+    assert list(terms) == [*names, *(["wccl"] if branch != "AV" else []), "total"]
+    model.eval()
+    order = torch.tensor([2, 0, 3, 1])
+    output, permuted = model(audio, visual), model(audio[order], visual[order])
+    for one, other in zip_parts(output, permuted):
+        assert torch.allclose(one[order], other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("task", "options"), OPTIONS, ids=str)
+def test_every_option_trains_in_its_task(task: str, options: dict[str, Any]) -> None:
+    step(tiny(task, **options), *batch())
+
+
+def test_the_options_above_are_all_there_are() -> None:
+    known = {name for name, p in inspect.signature(CCLN).parameters.items() if p.default is not p.empty}
+    compared = [options for _, options in OPTIONS] + FULL_LOSSES + WEAK_LOSSES + CML_LOSSES
+    assert {name for options in compared for name in options} == known - {"dropout"}
+
+
+@every_task
+def test_the_defaults_are_those_of_the_specification(task: str) -> None:
+    model = build_model("ccln", audio_dim=128, visual_dim=512, grid=(7, 7), num_classes=28, task=task)
     assert isinstance(model, CCLN)
-    dropouts = [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert model.classifier.in_features == 256 and set(dropouts) == {0.2}
+    dropouts = [module.rate for module in model.modules() if isinstance(module, Dropout)]
+    assert set(dropouts) == {0.2}
     assert {module.heads for module in model.modules() if isinstance(module, SelfAttention)} == {4}
-    assert model.interaction.threshold == 0.05 and model.foreground.top_segments == 4
-    assert model.fusion_embedding.out_features == model.branch.embedding.out_features == 1
-    assert model.temperature == 0.1
+    assert all(isinstance(stream[0], BiLSTM) for stream in (model.fusion.visual, model.fusion.audio))
+    assert model.interaction is not None and model.interaction.visual_value.in_features == 256
+    assert list(model.branches) == ["visual"]
     assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))  # nothing is shared
+    parameters = inspect.signature(CCLN).parameters.values()
+    assert {p.name: p.default for p in parameters if p.default is not p.empty} == {
+        "width": 256,
+        "heads": 4,
+        "dropout": 0.2,
+        "without": "nothing",
+        "input_map": False,
+        "audio_axis": "position",
+        "cml_visual": "grid",
+        "threshold": 0.05,
+        "tau_scale": "absolute",
+        "pairing": "crossed",
+        "interaction_relu": False,
+        "integration_map": "linear",
+        "top_segments": 4,
+        "fee_gate": "log",
+        "fee_level": "video",
+        "classification": "cross_entropy",
+        "focal_alpha": 0.25,
+        "focal_gamma": 2.0,
+        "weak_pool": "mean",
+        "branch": "AV+V",
+        "branch_norm": "feature",
+        "branch_anchors": "pairs",
+        "embedding_width": 1,
+        "temperature": 0.1,
+        "normalize": True,
+        "wccl_labels": "video",
+        "wccl_reduction": "mean",
+        "cml_loss": "logistic",
+        "cml_pairs": "synchronous",
+        "fee_weight": 150 / 128,
+        "wccl_weight": 25 / 128,
+    }
 
 
-def finite_step(model: nn.Module, audio: torch.Tensor, visual: torch.Tensor, target: Target) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    output = model(audio, visual)
-    terms: dict[str, torch.Tensor] = model.loss(output.parts, target)  # type: ignore[operator]
-    terms["total"].backward()
-    assert all(term.isfinite() for term in terms.values()), terms
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert output.probabilities().isfinite().all()
-    return terms
+# Odd inputs
 
 
 @pytest.mark.parametrize(("num_videos", "num_segments"), [(1, 1), (1, 5), (4, 1), (3, 2), (2, 19)])
-def test_every_small_shape_is_finite(num_videos: int, num_segments: int) -> None:
-    finite_step(tiny(), *batch(num_videos, num_segments))
+@every_task
+def test_every_small_shape_is_finite(task: str, num_videos: int, num_segments: int) -> None:
+    step(tiny(task), *batch(num_videos, num_segments))
 
 
 @pytest.mark.filterwarnings("ignore:.*audio segments")
-def test_long_windows_whose_correlations_are_all_cut_are_finite() -> None:
-    model = tiny()
+@every_task
+def test_long_windows_whose_correlations_are_all_cut_are_finite(task: str) -> None:
+    model = tiny(task)
+    assert model.interaction is not None
     nn.init.zeros_(model.interaction.visual_query.weight)
-    finite_step(model, *batch(2, 40))
+    step(model, *batch(2, 40))
 
 
 @pytest.mark.parametrize("stream", ["audio", "visual", "both"])
-def test_a_zeroed_stream_is_finite(stream: str) -> None:
+@every_task
+def test_a_zeroed_stream_is_finite(task: str, stream: str) -> None:
     audio, visual, target = batch()
-    finite_step(tiny(), audio * (stream == "visual"), visual * (stream == "audio"), target)
+    step(tiny(task), audio * (stream == "visual"), visual * (stream == "audio"), target)
 
 
-def test_a_batch_without_events_has_no_fee_loss_and_finite_gradients() -> None:
+@pytest.mark.parametrize("task", ["full", "weak"])
+def test_a_batch_without_events_has_no_fee_loss_and_finite_gradients(task: str) -> None:
     audio, visual, target = batch()
-    terms = finite_step(tiny(), audio, visual, Target(torch.full_like(target.labels, 3), torch.full((4,), 3)))
+    terms = step(tiny(task), audio, visual, target_of(torch.full_like(target.labels, 3), torch.full((4,), 3)))
     assert terms["fee"] == 0
 
 
-def test_one_class_and_one_cell() -> None:
+@pytest.mark.parametrize("options", [{}, {"wccl_labels": "relevance", "embedding_width": 2}], ids=str)
+@pytest.mark.parametrize("event", [0, 3])
+def test_cml_where_all_or_nothing_is_event_is_finite(event: int, options: dict[str, Any]) -> None:
+    audio, visual, target = batch()
+    labels = torch.full_like(target.labels, event)
+    step(tiny("cml", **options), audio, visual, target_of(labels, torch.full((4,), event)))
+
+
+@every_task
+def test_one_class_and_one_cell(task: str) -> None:
     audio, visual, _ = batch()
-    model = tiny(grid=(1, 1), num_classes=1)
+    model = tiny(task, grid=(1, 1), num_classes=1)
     labels = torch.tensor([[0, 1, 1, 0, 1]] * 4)
-    finite_step(model, audio, visual[:, :, :1, :1], Target(labels, torch.zeros(4, dtype=torch.long)))
+    target = target_of(labels, torch.zeros(4, dtype=torch.long), num_classes=1)
+    step(model, audio, visual[:, :, :1, :1], target)
     assert model(audio, visual[:, :, :1, :1]).attention is None
 
 
-def test_mixed_precision_is_finite_and_its_losses_are_float32() -> None:
+@every_task
+def test_mixed_precision_is_finite_and_its_losses_are_float32(task: str) -> None:
     audio, visual, target = batch()
-    model = tiny().eval()
+    model = tiny(task).eval()
     want = model.loss(model(audio, visual).parts, target)
     with torch.autocast("cpu", torch.bfloat16):
-        terms = finite_step(model, audio, visual, target)
+        terms = step(model, audio, visual, target)
     assert {term.dtype for term in terms.values()} == {torch.float32}
     assert terms["total"].item() == pytest.approx(want["total"].item(), rel=0.1)
 
 
 def test_every_linear_map_but_the_last_ones_is_followed_by_dropout() -> None:
     """At a rate of nearly 1 a dropped map passes on nothing but zeros: what is left are residuals and norms."""
-    layer = Interaction(8, 0.05, dropout=0.999999).train()
+    rate = 65535 / 65536
+    torch.manual_seed(0)
     visual, audio = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    for got, want in zip(layer(visual, audio), (visual, audio), strict=True):
-        assert torch.equal(got, want)
-    attention = SelfAttention(8, 2, dropout=0.999999).train()
+    for relu in (False, True):
+        layer = Interaction(8, 0.05, dropout=rate, relu=relu).train()
+        for got, want in zip(layer(visual, audio), (visual, audio), strict=True):
+            assert torch.equal(got, want)
+    attention = SelfAttention(8, 2, dropout=rate).train()
     assert torch.allclose(attention(visual), attention.norm(visual))
-    agva = AudioGuidedAttention(6, 5, 6, dropout=0.999999).train()
+    agva = AudioGuidedAttention(6, 5, 6, dropout=rate).train()
     assert torch.allclose(agva(torch.randn(1, 2, 2, 3, 6), torch.randn(1, 2, 5))[1], torch.tensor(1 / 6))
+    kinds: tuple[Any, ...] = ("linear", "linear_relu", "linear_relu_linear")
+    for kind in kinds:  # the norm of nothing is its bias, 0
+        assert all((stream == 0).all() for stream in Integration(8, 2, rate, kind).train()(visual, audio))
+    branch = ContrastiveBranch(8, 2, rate, 1).train()
+    assert torch.allclose(branch(visual), branch.embedding.bias)
+    mapped = Fusion(6, 5, 1, 8, 2, rate, input_map=True).train()
+    assert torch.equal(mapped.visual[0][0](torch.randn(2, 5, 6)), torch.zeros(2, 5, 8))
+    replaced = Fusion(6, 5, 1, 8, 2, rate, without="fusion").train()
+    assert all((stream == 0).all() for stream in replaced(torch.randn(2, 5, 1, 1, 6), torch.randn(2, 5, 5))[:2])
+
+
+def test_every_linear_map_that_is_not_last_has_the_dropout_of_the_options() -> None:
+    """In training it is the dropouts alone that make two passes differ, and without them none do."""
+    for task in TASKS:
+        audio, visual, _ = batch()
+        for rate, different in ((0.0, False), (0.3, True)):
+            model = tiny(task, dropout=rate).train()
+            one, other = model(audio, visual).parts, model(audio, visual).parts
+            assert {not torch.equal(one[name], other[name]) for name in one} == {different}
+
+
+# Parts in other models
+
+
+class Other(nn.Module):
+    """A linear map to each stream and a classifier, with SBI and FEE dropped in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual, self.audio = nn.Linear(6, 8), nn.Linear(5, 8)
+        self.interaction = Interaction(8, 0.05)
+        self.foreground = ForegroundEnhancement(8, 3, top_segments=2)
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, audio: torch.Tensor, visual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        v, a = self.interaction(self.visual(visual.mean((2, 3))), self.audio(audio))
+        return self.classifier((v + a) / 2), self.foreground((v + a) / 2, v, a)
+
+
+def test_sbi_and_fee_work_in_another_model() -> None:
+    torch.manual_seed(0)
+    model, (audio, visual, target) = Other(), batch(8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    values = []
+    for _ in range(20):
+        logits, event = model(audio, visual)
+        fee = losses.foreground_enhancement(event, target.video)
+        loss = losses.cross_entropy(logits, torch.eye(4)[target.labels]) + fee
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < 0.8 * values[0]
+    assert not any(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 # What users get wrong
@@ -481,39 +1290,83 @@ def test_every_linear_map_but_the_last_ones_is_followed_by_dropout() -> None:
         ((2, 5, 4), (2, 5, 2, 3, 6)),
         ((2, 5, 5), (2, 5, 2, 3, 7)),
         ((2, 5, 5), (2, 5, 3, 2, 6)),
-        ((2, 5, 5), (2, 4, 2, 3, 6)),
         ((2, 5, 5), (1, 5, 2, 3, 6)),
         ((2, 5, 5), (2, 5, 6)),
         ((5, 5), (5, 2, 3, 6)),
         ((2, 0, 5), (2, 0, 2, 3, 6)),
+        ((2, 0, 5), (2, 5, 2, 3, 6)),
         ((0, 5, 5), (0, 5, 2, 3, 6)),
     ],
 )
-def test_wrong_shapes_are_named(audio_shape: tuple[int, ...], visual_shape: tuple[int, ...]) -> None:
+@every_task
+def test_wrong_shapes_are_named(task: str, audio_shape: tuple[int, ...], visual_shape: tuple[int, ...]) -> None:
     with pytest.raises(AvelError) as caught:
-        tiny()(torch.zeros(audio_shape), torch.zeros(visual_shape))
+        tiny(task)(torch.zeros(audio_shape), torch.zeros(visual_shape))
     assert str(audio_shape) in caught.value.found and str(visual_shape) in caught.value.found
     assert "audio (B, T, 5) and visual (B, T, 2, 3, 6)" in caught.value.expected
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "found", "expected"),
     [
-        ({"width": 9, "heads": 3}, "even"),
-        ({"width": 8, "heads": 3}, "divisible by heads"),
-        ({"width": 0}, "even"),
-        ({"heads": -2}, "divisible"),
-        ({"dropout": 1.0}, "dropout 1.0"),
-        ({"threshold": 1.0}, "threshold 1.0"),
-        ({"threshold": -0.1}, "threshold -0.1"),
-        ({"top_segments": 0}, "top_segments 0"),
-        ({"embedding_width": 0}, "embedding_width 0"),
-        ({"temperature": 0.0}, "temperature 0.0"),
-        ({"fee_weight": -1.0}, "loss weights -1.0"),
-        ({"task": "weak"}, "task 'weak' for ccln\n  expected: full"),
+        ({"width": 9, "heads": 3}, "width 9 with 3 heads", "even"),
+        ({"width": 8, "heads": 3}, "width 8 with 3 heads", "divisible by heads"),
+        ({"width": 0}, "width 0", "even"),
+        ({"heads": -2}, "-2 heads", "divisible"),
+        ({"dropout": 1.0}, "dropout 1.0", "0 <= dropout < 1"),
+        ({"dropout": -0.1}, "dropout -0.1", "0 <= dropout < 1"),
+        ({"threshold": 1.0}, "threshold 1.0", "0 <= threshold < 1"),
+        ({"threshold": -0.1}, "threshold -0.1", "0 <= threshold < 1"),
+        ({"top_segments": 0}, "top_segments 0", "at least 1"),
+        ({"embedding_width": 0}, "embedding_width 0", "at least 1"),
+        ({"temperature": 0.0}, "temperature 0.0", "above 0"),
+        ({"focal_alpha": 1.5}, "focal alpha 1.5", "0 <= alpha <= 1"),
+        ({"focal_alpha": -0.5}, "focal alpha -0.5", "0 <= alpha <= 1"),
+        ({"focal_gamma": -1.0}, "gamma -1.0", "gamma not below 0"),
+        ({"fee_weight": -1.0}, "loss weights -1.0", "none below 0"),
+        ({"wccl_weight": -1.0}, "and -1.0", "none below 0"),
+        ({"task": "dance"}, "task 'dance' for ccln", "full, weak or cml"),
+        ({"task": "weak", "fee_level": "segment"}, "fee_level segment", "no labels of segments"),
+        ({"task": "weak", "wccl_labels": "segment", "embedding_width": 2}, "wccl_labels segment in task weak", "video"),
+        ({"task": "weak", "wccl_labels": "relevance", "embedding_width": 2}, "wccl_labels relevance", "video"),
+        ({"task": "cml", "without": "fee"}, "without fee in task cml", "cml has no FEE"),
+        ({"task": "cml", "without": "integration"}, "without integration in task cml", "another ablation"),
+        ({"wccl_labels": "segment"}, "segment with embedding_width 1, normalised", "wider embeddings"),
+        ({"task": "cml", "wccl_labels": "relevance"}, "relevance with embedding_width 1", "normalize false"),
+        ({"branch": "AV+W"}, "option branch of ccln is 'AV+W'", "AV | AV+V | AV+A | AV+V+A"),
+        ({"without": "everything"}, "option without of ccln is 'everything'", " | ".join(ABLATIONS)),
+        ({"pairing": True}, "option pairing of ccln is True", "crossed | column"),
+        ({"normalize": 1}, "option normalize of ccln is 1", "true | false"),
+        ({"width": 8.0}, "option width of ccln is 8.0", "a whole number"),
+        ({"dropout": "much"}, "option dropout of ccln is 'much'", "a number"),
     ],
+    ids=str,
 )
-def test_impossible_options_are_named(options: dict[str, Any], words: str) -> None:
+def test_impossible_options_are_named(options: dict[str, Any], found: str, expected: str) -> None:
     with pytest.raises(AvelError) as caught:
         tiny(**options)
-    assert words in str(caught.value)
+    assert found in caught.value.found and expected in caught.value.expected and caught.value.do
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"wccl_labels": "segment", "normalize": False},
+        {"wccl_labels": "segment", "embedding_width": 2},
+        {"dropout": 0, "threshold": 0, "focal_gamma": 0, "fee_weight": 0, "wccl_weight": 0},
+        {"focal_alpha": 1},
+    ],
+    ids=str,
+)
+def test_what_is_just_possible_is_taken(options: dict[str, Any]) -> None:
+    step(tiny(**options), *batch())
+
+
+def test_the_table_above_names_a_test_for_every_equation() -> None:
+    rows = re.findall(r"^([\d, -]+\d) +(test_\w+)", __doc__, re.MULTILINE)
+    covered: list[int] = []
+    for numbers, name in rows:
+        assert callable(globals()[name])
+        for first, _, last in (part.partition("-") for part in numbers.split(",")):
+            covered += range(int(first), int(last or first) + 1)
+    assert sorted(covered) == list(range(1, 39))

@@ -13,7 +13,7 @@ import avel
 PACKAGE = Path(avel.__file__).parent
 
 BASE = {"errors", "files", "types"}
-USE = {"losses", "metrics", "floors", "models", "data", "features", "checkpoint", "localization", "plots"}
+USE = {"losses", "metrics", "floors", "models", "data", "features", "checkpoint", "cml", "localization", "plots"}
 USE |= BASE | {"config"}
 
 #: What each room may import, besides itself and ``avel`` for its version.
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE,
     "features": BASE | {"data"},
     "checkpoint": BASE | {"models"},
+    "cml": BASE | {"data", "metrics"},
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
     "training": USE,

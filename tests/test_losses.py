@@ -1,4 +1,7 @@
-"""Losses against oracles in plain Python, their gradients against finite differences, and their edges."""
+"""Losses against oracles in plain Python, their gradients against finite differences, and their edges.
+
+The oracles serve tests/test_ccln.py too.
+"""
 
 import math
 from collections.abc import Sequence
@@ -192,10 +195,20 @@ def log_softmax_oracle(logits: Sequence[float], index: int) -> float:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 3), min_size=1, max_size=5))
 def test_foreground_enhancement_is_the_mean_over_event_videos(seed: int, video: list[int]) -> None:
+    """Eq. 29 and 33."""
     logits = seeded(seed, len(video), 3)  # 3 is background
     costs = [-log_softmax_oracle(row, c) for row, c in zip(logits.tolist(), video, strict=True) if c != 3]
     got = losses.foreground_enhancement(logits, torch.tensor(video))
     assert got.item() == pytest.approx(sum(costs) / max(len(costs), 1))
+
+
+def test_foreground_enhancement_of_segments_is_the_mean_over_event_segments() -> None:
+    """Eq. 29 with its T x C: five segments of six are counted, whichever video they are of."""
+    logits, labels = seeded(15, 2, 3, 3), torch.tensor([[0, 3, 1], [2, 2, 0]])
+    rows = zip(logits.flatten(0, 1).tolist(), labels.flatten().tolist(), strict=True)
+    want = sum(-log_softmax_oracle(row, c) for row, c in rows if c != 3) / 5
+    assert losses.foreground_enhancement(logits, labels).item() == pytest.approx(want)
+    assert gradcheck(lambda z: losses.foreground_enhancement(z, labels), (logits.requires_grad_(),))
 
 
 def test_foreground_enhancement_without_events_is_zero_with_a_gradient() -> None:
@@ -213,14 +226,103 @@ def test_foreground_enhancement_gradients_and_large_logits() -> None:
     assert large.grad is not None and large.grad.isfinite().all()
 
 
-def test_segment_cross_entropy() -> None:
+def softmax_focal_oracle(logits: Sequence[float], targets: Sequence[float], gamma: float) -> float:
+    logs = [log_softmax_oracle(logits, k) for k in range(len(logits))]
+    return -sum(y * (1 - math.exp(log)) ** gamma * log for y, log in zip(targets, logs, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5]), st.booleans())
+def test_softmax_focal_sums_over_classes_and_averages_over_the_rest(seed: int, gamma: float, soft: bool) -> None:
+    logits = 3 * seeded(seed, 2, 3, 4)
+    targets = seeded(seed + 1, 2, 3, 4).softmax(-1) if soft else torch.eye(4)[seeded(seed, 2, 3, 4).argmin(-1)].double()
+    rows = list(zip(logits.flatten(0, 1).tolist(), targets.flatten(0, 1).tolist(), strict=True))
+    want = sum(softmax_focal_oracle(*row, gamma) for row in rows) / 6
+    assert losses.softmax_focal(logits, targets, gamma=gamma).item() == pytest.approx(want, rel=1e-9)
+    if gamma == 0:
+        assert losses.cross_entropy(logits, targets).item() == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_softmax_focal_gradients(gamma: float) -> None:
+    logits, targets = seeded(7, 2, 3, 4).requires_grad_(), seeded(8, 2, 3, 4).softmax(-1)
+    assert gradcheck(lambda x: losses.softmax_focal(x, targets, gamma=gamma), (logits,))
+    certain = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
+    loss = losses.softmax_focal(certain, torch.eye(2), gamma=gamma)
+    loss.backward()
+    assert loss.isfinite() and certain.grad is not None and certain.grad.isfinite().all()
+
+
+def test_cross_entropy() -> None:
+    """That of PyTorch for classes, and -sum y log p, as printed, for soft targets."""
     logits, labels = seeded(12, 2, 3, 4), torch.tensor([[0, 3, 1], [2, 2, 3]])
-    rows = [
-        (row, c)
-        for video, ids in zip(logits.tolist(), labels.tolist(), strict=True)
-        for row, c in zip(video, ids, strict=True)
-    ]
-    want = -sum(log_softmax_oracle(row, c) for row, c in rows) / 6
-    assert losses.segment_cross_entropy(logits, labels).item() == pytest.approx(want)
-    assert losses.segment_cross_entropy(logits.bfloat16(), labels).dtype == torch.float32
-    assert gradcheck(lambda x: losses.segment_cross_entropy(x, labels), (logits.requires_grad_(),))
+    one_hot = functional.one_hot(labels, 4)
+    want = functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    assert losses.cross_entropy(logits, one_hot).item() == pytest.approx(want.item(), rel=1e-12)
+    soft = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
+    by_hand = -(log_softmax_oracle([1.0, 2.0, 3.0, 4.0], 0) + log_softmax_oracle([1.0, 2.0, 3.0, 4.0], 2)) / 2
+    assert losses.cross_entropy(torch.arange(1.0, 5.0)[None], soft).item() == pytest.approx(by_hand)
+    assert losses.cross_entropy(logits.bfloat16(), one_hot).dtype == torch.float32
+    assert gradcheck(lambda x: losses.cross_entropy(x, one_hot), (logits.requires_grad_(),))
+
+
+# Distances
+
+DISTANCE_LOSSES = {
+    "logistic": losses.distance_logistic,
+    "exponential": losses.distance_exponential,
+    "contrastive": losses.distance_contrastive,
+}
+every_distance_loss = pytest.mark.parametrize("kind", DISTANCE_LOSSES)
+
+
+def distance_oracle(kind: str, distance: float, same: bool) -> float:
+    """Eq. 36 for one pair, with y = 1 asking for a small distance and the term for y = 0 that is not printed."""
+    if kind == "contrastive":
+        return distance**2 if same else max(1 - distance, 0) ** 2
+    near = 1 / (1 + math.exp(-5 * (1 - distance))) if kind == "logistic" else math.exp(-distance)
+    return -math.log(near if same else 1 - near)
+
+
+@every_distance_loss
+@settings(max_examples=30, deadline=None)
+@given(pairs=st.lists(st.tuples(st.floats(0.01, 4), st.booleans()), min_size=6, max_size=6))
+def test_distance_losses_are_equation_36(kind: str, pairs: list[tuple[float, bool]]) -> None:
+    distance = torch.tensor([d for d, _ in pairs], dtype=torch.float64).view(2, 3)
+    same = torch.tensor([y for _, y in pairs]).view(2, 3)
+    want = sum(distance_oracle(kind, *pair) for pair in pairs) / 6
+    assert DISTANCE_LOSSES[kind](distance, same).item() == pytest.approx(want, rel=1e-9, abs=1e-15)
+
+
+@every_distance_loss
+def test_distance_losses_pull_what_belongs_together_and_push_the_rest(kind: str) -> None:
+    for far in (0.0, 0.5, 0.9, 3.0):
+        distance = torch.tensor([far, far], dtype=torch.float64, requires_grad=True)
+        DISTANCE_LOSSES[kind](distance, torch.tensor([True, False])).backward()
+        assert distance.grad is not None
+        pull, push = distance.grad.tolist()
+        assert pull > 0 or (kind == "contrastive" and far == 0)
+        assert push < 0 or (kind == "contrastive" and far > 1) or (kind == "exponential" and far == 0)
+
+
+@every_distance_loss
+def test_distance_loss_gradients(kind: str) -> None:
+    distance = seeded(13, 2, 3, 3).abs().add(0.01).requires_grad_()
+    same = seeded(14, 2, 3, 3) > 0
+    assert ((distance > 1) & ~same).any() and ((distance < 1) & ~same).any()  # both sides of the margin
+    assert gradcheck(lambda d: DISTANCE_LOSSES[kind](d, same), (distance,))
+
+
+@every_distance_loss
+@pytest.mark.parametrize("value", [0.0, 1e-12, 1e-7, 1e-3, 30.0, 1e4])
+def test_distance_losses_are_finite_at_the_edges_in_float32(kind: str, value: float) -> None:
+    distance = torch.full((2,), value, requires_grad=True)
+    loss = DISTANCE_LOSSES[kind](distance, torch.tensor([True, False]))
+    loss.backward()
+    assert loss.isfinite() and distance.grad is not None and distance.grad.isfinite().all()
+    assert DISTANCE_LOSSES[kind](distance.half(), torch.tensor([True, False])).dtype == torch.float32
+
+
+def test_the_contrastive_margin() -> None:
+    distance, apart = torch.tensor([0.5, 1.5]), torch.tensor([False, False])
+    assert losses.distance_contrastive(distance, apart, margin=2.0).item() == pytest.approx((1.5**2 + 0.5**2) / 2)

@@ -1,6 +1,7 @@
-"""Training: it learns, it is reproducible, it resumes after any kill to the very same weights."""
+"""Training: every task learns, it is reproducible, it resumes after any kill to the very same weights."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -15,14 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from synthetic import CLASSES, write_store
+from synthetic import CLASSES, relabel, write_store
 
 from avel.checkpoint import load
+from avel.cml import DIRECTIONS, events
 from avel.config import TrainConfig
-from avel.data.loader import Windows
+from avel.data.loader import Windows, task_split
 from avel.data.store import open_store
 from avel.errors import AvelError
-from avel.training import forward, train, train_seeds
+from avel.floors import segment_floors, window_floors
+from avel.training import Part, forward, learning_rate, plan, train, train_seeds
 
 SMALL = {"width": 16, "heads": 2}
 EPOCHS = 4
@@ -46,20 +49,74 @@ def outcome(run: Path) -> dict[str, object]:
 def unkilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store and the run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("unkilled")
-    write_store(folder / "store")
+    write_store(folder / "store", background=4, match=True)
     train(config(folder))
     return folder
+
+
+# --- every task learns ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def learnable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store of more clips and less noise."""
+    folder = tmp_path_factory.mktemp("learnable")
+    write_store(folder / "store", clips=96, noise=0.2, background=6, match=True)
+    return folder
+
+
+def learning(folder: Path, out: Path, **changes: object) -> TrainConfig:
+    options = {**SMALL, "dropout": 0.0, **changes.pop("options", {})}  # type: ignore[dict-item]
+    return config(folder, out=out, learning_rate=1e-2, batch_size=8, options=options, **changes)
 
 
 def test_it_learns_the_planted_classes(tmp_path: Path) -> None:
     write_store(tmp_path / "store", noise=0.2)
     seen: list[tuple[str, int, int]] = []
-    run = train(config(tmp_path, epochs=40), progress=lambda *step: seen.append(step))
+    run = train(config(tmp_path, epochs=30, learning_rate=1e-2), progress=lambda *step: seen.append(step))
     assert run.best_accuracy > 0.8
     assert run.metrics[-1]["train"]["total"] < run.metrics[0]["train"]["total"]
-    assert seen == [("train", epoch, 40) for epoch in range(41)]
+    assert seen == [("train", epoch, 30) for epoch in range(31)]
     best = max(run.metrics, key=lambda line: line["val"]["accuracy"])
     assert (run.best_epoch, run.best_accuracy) == (best["epoch"], best["val"]["accuracy"])
+
+
+def test_weak_learns_which_class_a_video_shows(learnable: Path, tmp_path: Path) -> None:
+    train(learning(learnable, tmp_path / "run", task="weak", epochs=8))
+    store = open_store(learnable / "store")
+    windows = Windows(store, store.split("test"), 6)
+    target = windows.batch(range(len(windows))).target
+    with torch.no_grad():
+        said = forward(
+            load(tmp_path / "run" / "last.json").network, windows.batch(range(len(windows))), "both"
+        ).labels()
+    event = target.labels < len(CLASSES)
+    assert (said == target.labels)[event].float().mean() > 0.9  # a guess: a third
+
+
+def test_weak_learns_where_the_event_is_if_told_how_long(learnable: Path, tmp_path: Path) -> None:
+    run = train(learning(learnable, tmp_path / "run", task="weak", weak_labels="proportion", epochs=20, seed=1))
+    store = open_store(learnable / "store")
+    labels = Windows(store, store.split("val"), 6).labels.numpy()
+    assert run.best_accuracy > max(segment_floors(labels, len(CLASSES)).values()) + 0.1
+
+
+@pytest.mark.parametrize("mode", ["joint", "strict"])
+def test_cml_learns_to_find_the_event_in_the_other_stream(mode: str, learnable: Path, tmp_path: Path) -> None:
+    same = learning(learnable, tmp_path / "run", task="cml", cml_mode=mode, options={"cml_pairs": "all"}, epochs=12)
+    run = train(same)
+    store = open_store(learnable / "store")
+    masks = [Windows(store, task_split(store, name, "cml"), 6).labels.numpy() < 3 for name in ("train", "val")]
+    assert run.best_accuracy > window_floors(*masks).values["most frequent start per length"] + 0.3
+    assert set(run.metrics[-1]["train"]) == {"distance", "wccl", "total"}
+    for line in run.metrics:
+        scores = line["val"]
+        assert scores["accuracy"] == pytest.approx((scores["a2v"] + scores["v2a"]) / 2)
+        assert scores["a2v"] * 23 == pytest.approx(round(scores["a2v"] * 23))  # of 24 events one fills its clip
+    assert max(line["val"]["a2v"] for line in run.metrics) > 0.6 < max(line["val"]["v2a"] for line in run.metrics)
+
+
+# --- what a run is --------------------------------------------------------------------------------------------------
 
 
 def test_the_run_folder_says_where_it_comes_from(unkilled: Path) -> None:
@@ -105,6 +162,14 @@ def test_more_epochs_go_on_from_where_it_ended(unkilled: Path, tmp_path: Path) -
     assert outcome(tmp_path / "run") == outcome(unkilled / "run")
 
 
+def test_updates_are_counted_and_a_last_batch_can_be_left_out(unkilled: Path, tmp_path: Path) -> None:
+    uneven = config(unkilled, out=tmp_path / "all", batch_size=5, epochs=2)
+    assert [line["updates"] for line in train(uneven).metrics] == [3, 6]  # of 12 windows
+    short = replace(uneven, out=tmp_path / "full", drop_last=True)
+    assert [line["updates"] for line in train(short).metrics] == [2, 4]
+    assert outcome(tmp_path / "full")["last.safetensors"] != outcome(tmp_path / "all")["last.safetensors"]
+
+
 @pytest.mark.parametrize("streams", ["audio", "visual"])
 def test_a_single_stream_never_sees_the_other(streams: str, tmp_path: Path) -> None:
     store = write_store(tmp_path / "store")
@@ -142,6 +207,173 @@ def test_several_seeds_get_a_folder_each(tmp_path: Path) -> None:
     runs = train_seeds(config(tmp_path, epochs=1), [3, 5])
     assert [run.folder.name for run in runs] == ["seed-3", "seed-5"]
     assert json.loads((tmp_path / "run" / "seed-5" / "run.json").read_text())["seed"] == 5
+
+
+# --- the updates of an epoch ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    """48 windows, of which 47 hold an event of a part of their length."""
+    store = write_store(tmp_path_factory.mktemp("many") / "store", clips=96)
+    windows = Windows(store, store.split("train"), 6)
+    assert (len(windows), len(events(windows))) == (48, 47)
+    return windows
+
+
+ALL = config(Path(), batch_size=10)
+STRICT = replace(ALL, batch_size=4, task="cml", cml_mode="strict")
+
+
+def indices(parts: list[Part]) -> list[int]:
+    return [index for part in parts for index in part.windows]
+
+
+@pytest.mark.parametrize("task", ["full", "weak", "cml"])
+def test_every_window_comes_once_an_epoch(task: str, many: Windows) -> None:
+    parts = plan(many, replace(ALL, task=task), 1)
+    assert sorted(indices(parts)) == list(range(48))
+    assert [len(part.windows) for part in parts] == [10, 10, 10, 10, 8]
+    assert all(part.query is None for part in parts)
+
+
+def test_every_partial_event_comes_once_a_strict_epoch_one_length_and_direction_a_batch(many: Windows) -> None:
+    asked = set()
+    for epoch in (1, 2, 3):
+        parts = plan(many, STRICT, epoch)
+        assert sorted(indices(parts)) == sorted(events(many))
+        assert {len(part.windows) for part in parts} == {1, 2, 3, 4}  # lengths do not fill their last batch
+        for part in parts:
+            assert len({events(many)[index][1] for index in part.windows}) == 1
+            asked.add(part.query)
+        lengths = [events(many)[part.windows[0]][1] for part in parts]
+        assert lengths != sorted(lengths), "lengths come in any order"
+    assert asked == set(DIRECTIONS)
+
+
+@pytest.mark.parametrize("settings", [ALL, STRICT], ids=["joint", "strict"])
+def test_seed_and_epoch_fix_the_updates(settings: TrainConfig, many: Windows) -> None:
+    first = plan(many, settings, 1)
+    assert plan(many, settings, 1) == first
+    for other in (plan(many, settings, 2), plan(many, replace(settings, seed=1), 1)):
+        assert indices(other) != indices(first)
+        assert {tuple(sorted(part.windows)) for part in other} != {tuple(sorted(part.windows)) for part in first}
+    if settings is STRICT:
+        directions = [[part.query for part in plan(many, settings, epoch)] for epoch in (1, 2, 3)]
+        assert directions[0] != directions[1] != directions[2]
+
+
+@pytest.mark.parametrize("settings", [ALL, STRICT], ids=["joint", "strict"])
+def test_drop_last_leaves_full_batches_only(settings: TrainConfig, many: Windows) -> None:
+    short = plan(many, replace(settings, drop_last=True), 1)
+    assert short == [part for part in plan(many, settings, 1) if len(part.windows) == settings.batch_size]
+    assert plan(many, replace(settings, drop_last=True, batch_size=100), 1) == plan(
+        many, replace(settings, batch_size=100), 1
+    ), "not all is left out"
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("settings", [ALL, STRICT], ids=["joint", "strict"])
+def test_what_the_processes_do_not_divide_is_left_out(settings: TrainConfig, processes: int, many: Windows) -> None:
+    said: list[str] = []
+    alone, shared = plan(many, settings, 1), plan(many, settings, 1, processes, said.append)
+    expected = [
+        Part(part.windows[: len(part.windows) - len(part.windows) % processes], part.query)
+        for part in alone
+        if len(part.windows) >= processes
+    ]
+    assert shared == expected
+    lost = len(indices(alone)) - len(indices(shared))
+    if (settings, processes) == (ALL, 2):
+        assert lost == 0 and said == []
+    else:
+        assert lost > 0
+        assert said == [
+            f"{processes} processes do not divide the last batch: {lost} windows are left out of every epoch"
+        ]
+
+
+def test_more_processes_than_windows_in_a_batch_are_refused(many: Windows) -> None:
+    with pytest.raises(AvelError, match="5 processes share batches of at most 4 windows"):
+        plan(many, replace(ALL, batch_size=4), 1, 5)
+
+
+# --- the weak task --------------------------------------------------------------------------------------------------
+
+
+def weights(folder: Path, out: Path, **changes: object) -> bytes:
+    train(config(folder, out=out, epochs=2, task="weak", **changes))
+    return (out / "last.safetensors").read_bytes()
+
+
+def test_weak_training_cannot_see_which_segments_hold_the_event(tmp_path: Path) -> None:
+    def scattered(index: int, spans: list, number: int = 0) -> list:
+        """As many of the six segments as before, or ``number``, anywhere."""
+        (label, start, end), dice = spans[0], random.Random(index)
+        return [[label, t, t + 1.0] for t in dice.sample(range(6), number or round(end - start))]
+
+    folders = [tmp_path / name for name in ("as it was", "shuffled", "other length")]
+    for folder in folders:
+        write_store(folder / "store")
+    relabel(folders[1] / "store", scattered)
+    relabel(folders[2] / "store", lambda index, spans: scattered(index, spans, 1 + index % 5))
+    labels = [Windows(open_store(folder / "store"), range(24), 6).labels for folder in folders]
+    assert not torch.equal(labels[0], labels[1]) and torch.equal(labels[0].sum(1), labels[1].sum(1))
+    one, two, three = (weights(folder, folder / "onehot") for folder in folders)
+    assert one == two == three
+    told, shuffled, other = (weights(folder, folder / "proportion", weak_labels="proportion") for folder in folders)
+    assert told == shuffled != other, "shares of the segments tell how long the event lasts, not when it is"
+    assert told != one
+
+
+def test_background_videos_join_the_weak_training_where_there_are_some(unkilled: Path, tmp_path: Path) -> None:
+    def windows(out: str) -> int:
+        return json.loads((tmp_path / out / "run.json").read_text())["windows"]["train"]
+
+    write_store(tmp_path / "plain" / "store")  # the same clips without those of background alone
+    with_them = weights(unkilled, tmp_path / "with")
+    left_out = weights(unkilled, tmp_path / "left out", background_videos=False)
+    without = weights(tmp_path / "plain", tmp_path / "without")
+    assert (windows("with"), windows("left out"), windows("without")) == (12 + 4, 12, 12)
+    assert with_them != left_out == without
+    assert json.loads((unkilled / "run" / "run.json").read_text())["windows"]["train"] == 12, "task full"
+
+
+# --- rates and looks at the validation split ------------------------------------------------------------------------
+
+
+def test_the_learning_rate_stays_or_falls_along_a_cosine(unkilled: Path, tmp_path: Path) -> None:
+    falling = config(unkilled, out=tmp_path / "run", schedule="cosine", learning_rate=8.0)
+    by_hand = [8.0, 4 + 2 * math.sqrt(2), 4.0, 4 - 2 * math.sqrt(2)]
+    assert [learning_rate(falling, epoch) for epoch in (1, 2, 3, 4)] == pytest.approx(by_hand)
+    assert [learning_rate(replace(falling, schedule="constant"), epoch) for epoch in (1, 4)] == [8.0, 8.0]
+
+    run = train(replace(falling, learning_rate=1e-3))
+    assert [line["learning_rate"] * 8e3 for line in run.metrics] == pytest.approx(by_hand)
+    constant = outcome(unkilled / "run")["lines"]
+    assert run.metrics[0]["train"] == constant[0]["train"]  # type: ignore[index]
+    assert run.metrics[2]["train"] != constant[2]["train"]  # type: ignore[index]
+
+
+def test_another_number_of_epochs_does_not_go_with_a_cosine(unkilled: Path, tmp_path: Path) -> None:
+    falling = config(unkilled, out=tmp_path / "run", schedule="cosine", epochs=2)
+    train(falling)
+    for epochs in (1, 3):
+        with pytest.raises(AvelError, match=rf"2 epochs, and {epochs} were asked for[\s\S]*cosine depends on them"):
+            train(replace(falling, epochs=epochs))
+
+
+def test_only_epochs_that_were_looked_at_can_be_the_best(unkilled: Path, tmp_path: Path) -> None:
+    run = train(config(unkilled, out=tmp_path / "run", epochs=8, validate_every=3, learning_rate=1e-2))
+    assert [line["epoch"] for line in run.metrics if "val" in line] == [3, 6, 8]
+    best = max((line for line in run.metrics if "val" in line), key=lambda line: line["val"]["accuracy"])
+    assert (run.best_epoch, run.best_accuracy) == (best["epoch"], best["val"]["accuracy"])
+    described = json.loads((tmp_path / "run" / "best.json").read_text())
+    assert (described["epoch"], described["accuracy"]) == (run.best_epoch, run.best_accuracy)
+    every = train(config(unkilled, out=tmp_path / "every", epochs=8, learning_rate=1e-2))
+    assert [line["train"] for line in run.metrics] == [line["train"] for line in every.metrics], (
+        "looking changes nothing"
+    )
 
 
 # --- killed, then resumed -------------------------------------------------------------------------------------------
@@ -186,7 +418,7 @@ def kill_at(config: TrainConfig, module: str, name: str, count: int, before: boo
     [
         ("avel.training", "fit_epoch", 1, True),  # before anything was learned
         ("avel.training", "fit_epoch", 3, False),
-        ("avel.training", "accuracy_on", 2, False),
+        ("avel.training", "scores_on", 2, False),
         # A checkpoint write, half done: an epoch writes best (if better), metrics, last and state, all by write_file.
         ("avel.checkpoint", "write_file", 1, False),  # best's weights without its description
         ("avel.checkpoint", "write_file", 4, True),  # last's description missing
@@ -208,6 +440,36 @@ def test_killed_in_an_epoch_or_a_checkpoint_write_it_resumes_exactly(
     train(same, progress=lambda _, done, total: trained.append(done))
     assert trained == list(range(finished, EPOCHS + 1)), "nothing finished is done again"
     assert outcome(tmp_path / "run") == outcome(unkilled / "run")
+
+
+OTHERS: dict[str, dict[str, object]] = {
+    "weak": {"task": "weak"},
+    "strict": {"task": "cml", "cml_mode": "strict"},
+    "cosine": {"schedule": "cosine", "validate_every": 3, "epochs": 5},  # killed before it was ever looked at
+}
+
+
+@pytest.fixture(scope="module")
+def others(unkilled: Path) -> Path:
+    for name, changes in OTHERS.items():
+        train(config(unkilled, out=unkilled / name, **changes))
+    return unkilled
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "count", "before"),
+    [("avel.training", "fit_epoch", 3, False), ("avel.checkpoint", "save_state", 2, True)],
+)
+@pytest.mark.parametrize("run", OTHERS)
+def test_other_kinds_of_training_resume_exactly_too(
+    run: str, module: str, name: str, count: int, before: bool, others: Path, tmp_path: Path
+) -> None:
+    same = config(others, out=tmp_path / "run", **OTHERS[run])
+    assert in_child(kill_at, same, module, name, count, before) == -signal.SIGKILL
+    trained: list[int] = []
+    train(same, progress=lambda _, done, total: trained.append(done))
+    assert trained[0] == count - 1
+    assert outcome(tmp_path / "run") == outcome(others / run)
 
 
 @pytest.mark.slow
@@ -233,6 +495,9 @@ def test_killed_at_ten_random_moments_it_ends_as_if_never_killed(unkilled: Path,
         ({"model": "nonsense"}, "ccln"),
         ({"options": {"widht": 3}}, "width"),
         ({"select_on": "nowhere"}, "test"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"validate_every": 0}, "validate-every"),
     ],
 )
 def test_settings_that_do_not_fit_the_store_are_refused(
