@@ -6,18 +6,22 @@
     python benchmarks/study.py --store small-store --work runs/study --table modules --width 64
 
 One choice at a time, against the same start, for an equal number of updates. A choice is judged on the validation
-videos, which also chose the epoch; the difference on the test videos stands beside it. Runs that are finished are not
-repeated: the same command goes on where it was stopped, and adds what is missing.
+videos, which also chose the epoch; the difference on the test videos stands beside it.
+
+What each run had right in every video is kept in results/study_TABLE.npz, and results/study_TABLE.json is made of it
+after every run. Runs that are kept there are not repeated: the same command adds what is missing.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +42,7 @@ from avel.metrics import paired_interval
 from avel.training import plan, train
 
 TASKS = ("full", "weak", "cml")
+WINDOW = 10
 LOOKS = 12  # at the validation videos in a run
 
 
@@ -167,79 +172,79 @@ def config_of(row: Row, seed: int, arguments: argparse.Namespace) -> TrainConfig
         device="cpu",
         threads=arguments.threads,
     )
-    store = open_store(config.store)
-    clips = task_split(store, "train", config.task)
-    if config.task == "weak" and config.background_videos and "background" in store.splits():
-        clips += store.split("background")
-    updates = len(plan(Windows(store, clips, config.window), config, 1))
+    updates = len(plan(train_windows(config.store, config.task, config.background_videos), config, 1))
     epochs = max(1, round(arguments.updates / updates))
     return replace(config, epochs=epochs, validate_every=max(1, epochs // LOOKS))
 
 
-def run(config: TrainConfig) -> Path:
-    """Train and keep what was right in every video of both splits."""
-    hits = config.out / "hits.npz"
-    if not hits.is_file():
-        torch.set_num_threads(config.threads)
-        result = train(config)
-        model = load(config.out)
-        store = open_store(config.store)
+@cache
+def train_windows(path: Path, task: str, background_videos: bool) -> Windows:
+    """What `train` trains on."""
+    store = open_store(path)
+    clips = task_split(store, "train", task)
+    if task == "weak" and background_videos:
+        clips += store.split("background")
+    return Windows(store, clips, WINDOW)
 
-        def network(batch: Batch) -> Any:
-            return model.network(batch.audio, batch.visual)
 
-        found: dict[str, Any] = {"updates": result.metrics[-1]["updates"], "epoch": result.best_epoch}
-        for split in ("val", "test"):
-            windows = Windows(store, task_split(store, split, config.task), config.window)
-            if config.task == "cml":
-                for mode in MODES:
-                    right = located(network, windows, mode, batch_size=64)
-                    found |= {f"{split}_{mode}_{direction}": right[direction] for direction in DIRECTIONS}
-            else:
-                with torch.inference_mode():
-                    right_segments = [
-                        (network(batch).labels() == batch.target.labels).sum(1) for batch in windows.batches(64)
-                    ]
-                found[f"{split}_right"] = torch.cat(right_segments).numpy()
-                found[f"{split}_asked"] = np.full(len(windows), config.window)
-        with replacing(hits) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **found)
-        for name in ("last.safetensors", "last.state.safetensors"):  # of hundreds of runs, nobody goes on with one
-            (config.out / name).unlink(missing_ok=True)
+Hits = dict[str, Any]  # what was right in every video of both splits, and what else is known of a run
+
+
+def run(config: TrainConfig) -> Hits:
+    """Train, and look at every video of both splits."""
+    torch.set_num_threads(config.threads)
+    result = train(config)
+    model = load(config.out)
+    store = open_store(config.store)
+
+    def network(batch: Batch) -> Any:
+        return model.network(batch.audio, batch.visual)
+
+    hits: Hits = {"updates": result.metrics[-1]["updates"], "epoch": result.best_epoch}
+    for split in ("val", "test"):
+        windows = Windows(store, task_split(store, split, config.task), config.window)
+        if config.task == "cml":
+            for mode in MODES:
+                right = located(network, windows, mode, batch_size=64)
+                hits |= {f"{split}_{mode}_{direction}": right[direction] for direction in DIRECTIONS}
+        else:
+            with torch.inference_mode():
+                right_segments = [
+                    (network(batch).labels() == batch.target.labels).sum(1) for batch in windows.batches(64)
+                ]
+            hits[f"{split}_right"] = torch.cat(right_segments).numpy().astype(np.uint8)
+    shutil.rmtree(config.out)
     return hits
 
 
-def tables(hits: Iterable[Path], split: str, mode: str) -> tuple[np.ndarray, np.ndarray]:
+def tables(hits: Sequence[Hits], split: str, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """(S, N) what was right, (S, N) what was asked, a line a seed."""
-    right, asked = [], []
-    for file in hits:
-        saved = np.load(file)
-        if f"{split}_right" in saved:
-            right.append(saved[f"{split}_right"])
-            asked.append(saved[f"{split}_asked"])
-        else:
-            right.append(np.sum([saved[f"{split}_{mode}_{direction}"] for direction in DIRECTIONS], axis=0))
-            asked.append(np.full(right[-1].shape, 2))
-    return np.stack(right), np.stack(asked)
+    if f"{split}_right" in hits[0]:
+        right = np.stack([each[f"{split}_right"] for each in hits])
+        return right, np.full(right.shape, WINDOW)
+    both = [[each[f"{split}_{mode}_{direction}"] for direction in DIRECTIONS] for each in hits]
+    right = np.sum(both, axis=1)
+    return right, np.full(right.shape, len(DIRECTIONS))
 
 
-def summary(row: Row, hits: list[Path], start: list[Path], start_mode: str) -> dict[str, Any]:
-    """A row of the results."""
+def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode: str) -> dict[str, Any]:
+    """A row of the results; what it differs by is taken over the seeds that both have."""
     mode = row.settings.get("cml_mode", "joint")
     line: dict[str, Any] = {"task": row.task, "name": row.name, "settings": row.settings, "config": row.config}
-    line |= {"seeds": len(hits), "updates": int(np.load(hits[0])["updates"])}
+    line |= {"seeds": sorted(hits), "updates": int(next(iter(hits.values()))["updates"])}
+    shared = sorted(set(hits) & set(start))
     for split in ("val", "test"):
-        right, asked = tables(hits, split, mode)
+        right, asked = tables(list(hits.values()), split, mode)
         each = (right.sum(1) / asked.sum(1)).tolist()
         line[split] = {"mean": mean(each), "spread": stdev(each) if len(each) > 1 else None, "each": each}
-        if hits != start:
-            interval = paired_interval(right, asked, *tables(start[: len(hits)], split, start_mode))
+        if hits is not start and shared:
+            one, other = [hits[seed] for seed in shared], [start[seed] for seed in shared]
+            interval = paired_interval(*tables(one, split, mode), *tables(other, split, start_mode))
             line[split]["difference"] = [interval.value, interval.low, interval.high]
         if row.task == "cml":
-            saved = [np.load(file) for file in hits]
             line[split] |= {
-                f"{mode}_{direction}": [float(one[f"{split}_{mode}_{direction}"].mean()) for one in saved]
-                for mode in MODES
+                f"{kind}_{direction}": [float(one[f"{split}_{kind}_{direction}"].mean()) for one in hits.values()]
+                for kind in MODES
                 for direction in DIRECTIONS
             }
     return line
@@ -252,7 +257,7 @@ def floors_of(store_path: Path) -> dict[str, dict[str, float]]:
     for task in TASKS:
         masks = {}
         for split in ("train", "test"):
-            windows = Windows(store, task_split(store, split, task), 10)
+            windows = Windows(store, task_split(store, split, task), WINDOW)
             masks[split] = [row.numpy() for row in windows.labels]
         if task == "cml":
             events_of = {split: [row < len(store.classes) for row in rows] for split, rows in masks.items()}
@@ -277,6 +282,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
+    arguments.out = arguments.out or ROOT / "results" / f"study_{arguments.table}.json"
     rows = [row for row in (CHOICES if arguments.table == "choices" else modules()) if row.task in arguments.tasks]
     firsts = {task: next(row for row in rows if row.task == task) for task in arguments.tasks}
     if arguments.rows:
@@ -284,46 +290,68 @@ def main() -> None:
     # Seed by seed, the big choices first: a study that is cut short has seen as much as it could.
     jobs = [(row, seed) for big in (True, False) for seed in arguments.seeds for row in rows if row.big is big]
     jobs = [(row, seed) for row, seed in jobs if row.big or seed == arguments.seeds[0]]
-    born = birth()  # before the runs: the code may move on while they go
-    began = time.perf_counter()
-    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("forkserver")) as pool:
-        running = {}
-        for row, seed in jobs:
-            running[pool.submit(run, config_of(row, seed, arguments))] = (row, seed)
-        done: dict[str, dict[int, Path]] = {}
-        for number, future in enumerate(as_completed(running), start=1):
-            row, seed = running[future]
-            done.setdefault(f"{row.task} {row.name}", {})[seed] = future.result()
-            left = (time.perf_counter() - began) / number * (len(jobs) - number) / 60
-            print(f"{number}/{len(jobs)} {row.task}: {row.name}, seed {seed}; about {left:.0f} min left", flush=True)
-    hits = {key: [by_seed[seed] for seed in sorted(by_seed)] for key, by_seed in done.items()}
+    kept = arguments.out.with_suffix(".npz")
+    hits = read(kept)
+    jobs = [(row, seed) for row, seed in jobs if seed not in hits.get(f"{row.task}: {row.name}", {})]
     store = open_store(arguments.store)
-    lines = []
-    for row in rows:
-        first = firsts[row.task]
-        start = hits[f"{first.task} {first.name}"]
-        lines.append(summary(row, hits[f"{row.task} {row.name}"], start, first.settings.get("cml_mode", "joint")))
-    results = {
+    about = {
         "title": f"{store.origin}: {arguments.table} of CCLN",
-        **born,
+        **birth(),  # before the runs: the code may move on while they go
         "grid": list(store.grid),
         "visual_dim": store.visual_dim,
         "width": arguments.width,
         "batch_size": arguments.batch_size,
-        "seeds": arguments.seeds,
         "videos": {
             f"{task} {split}": len(task_split(store, split, task))
             for task in arguments.tasks
             for split in ("train", "val", "test")
         },
-        "events": len(events(Windows(store, task_split(store, "test", "cml"), 10))),
+        "events": len(events(Windows(store, task_split(store, "test", "cml"), WINDOW))),
         "floors": floors_of(arguments.store),
-        "rows": lines,
     }
-    write_file(
-        arguments.out or ROOT / "results" / f"study_{arguments.table}.json", json.dumps(results, indent=1) + "\n"
-    )
-    print(f"{len(jobs)} runs in {(time.perf_counter() - began) / 60:.0f} min")
+    began = time.perf_counter()
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("forkserver")) as pool:
+        running = {pool.submit(run, config_of(row, seed, arguments)): (row, seed) for row, seed in jobs}
+        for number, future in enumerate(as_completed(running), start=1):
+            row, seed = running[future]
+            hits.setdefault(f"{row.task}: {row.name}", {})[seed] = {**future.result(), "commit": about["commit"]}
+            write(kept, hits)
+            write_file(arguments.out, json.dumps({**about, "rows": lines(rows, hits)}, indent=1) + "\n")
+            left = (time.perf_counter() - began) / number * (len(jobs) - number) / 60
+            print(f"{number}/{len(jobs)} {row.task}: {row.name}, seed {seed}; about {left:.0f} min left", flush=True)
+
+
+def lines(rows: Sequence[Row], hits: dict[str, dict[int, Hits]]) -> list[dict[str, Any]]:
+    """The rows that have been run, each against the first of its task."""
+    found = []
+    for row in rows:
+        first = next(other for other in rows if other.task == row.task)
+        of, start = hits.get(f"{row.task}: {row.name}"), hits.get(f"{first.task}: {first.name}")
+        if of and start:
+            found.append(summary(row, of, start, first.settings.get("cml_mode", "joint")))
+    return found
+
+
+def read(file: Path) -> dict[str, dict[int, Hits]]:
+    """Row -> seed -> what a run had right."""
+    hits: dict[str, dict[int, Hits]] = {}
+    if file.is_file():
+        for key, value in np.load(file).items():
+            row, seed, name = key.split("|")
+            hits.setdefault(row, {}).setdefault(int(seed), {})[name] = value if value.ndim else value.item()
+    return {row: dict(sorted(of.items())) for row, of in hits.items()}
+
+
+def write(file: Path, hits: dict[str, dict[int, Hits]]) -> None:
+    """What `read` reads."""
+    flat = {
+        f"{row}|{seed}|{name}": value
+        for row, of in hits.items()
+        for seed, each in of.items()
+        for name, value in each.items()
+    }
+    with replacing(file) as temporary, open(temporary, "wb") as opened:
+        np.savez_compressed(opened, allow_pickle=False, **flat)
 
 
 if __name__ == "__main__":
