@@ -1,0 +1,185 @@
+"""Can cross-modality localization see the answer? Trained on pure noise, and asked beside a stranger's partner stream.
+
+    python benchmarks/leak.py --ave FOLDER --store small-store --work runs/leak
+
+FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``: the noise has AVE's real starts and lengths. What scores
+above the floors there has not looked and not listened; it was told where the event is by the stream that it searches
+with. The second part takes a model trained ``joint`` on simulated features and lets the stream that is searched meet
+the partner stream of another video before distances are taken: what that costs is what the aligned partner brought.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from birth import ROOT, birth
+from torch import Tensor
+
+from avel.checkpoint import load
+from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located
+from avel.config import TrainConfig
+from avel.data.ave import CLASSES, SEGMENTS
+from avel.data.ave_survey import survey
+from avel.data.loader import Batch, Windows, task_split
+from avel.data.store import Settings, Store, StoredClip, checksum, open_store, write_index, write_shard
+from avel.files import write_file
+from avel.floors import window_floors
+from avel.models.ccln import distances
+from avel.training import plan, train
+from avel.types import DistanceOutput
+
+GRID, WIDTH = (2, 2), 16  # of the noise
+
+
+def noise_store(ave: Path, out: Path, seed: int) -> Store:
+    """A store with AVE's own events and match splits, whose features are independent Gaussian numbers."""
+    found = survey(ave)
+    splits = {name: set(rows.tolist()) for name, rows in found.splits.items() if name.endswith("_match")}
+    random = np.random.default_rng(seed)
+    rows = len(found.annotations) * SEGMENTS
+    visual = random.standard_normal((rows, *GRID, WIDTH)).astype(np.float16)
+    audio = random.standard_normal((rows, WIDTH)).astype(np.float32)
+    out.mkdir(parents=True, exist_ok=True)
+    write_shard(out / "noise.safetensors", visual, audio)
+    extractors = {kind: {"name": "noise", "tag": f"noise-{seed}", "options": {}} for kind in ("visual", "audio")}
+    settings = Settings(1.0, "time", extractors, GRID, WIDTH, WIDTH, f"noise (seed {seed}) under AVE's events, not AVE")
+    clips = []
+    for each in found.annotations:
+        where = slice(each.row * SEGMENTS, (each.row + 1) * SEGMENTS)
+        clips.append(
+            StoredClip(
+                id=each.clip_id,
+                video=each.video,
+                duration=float(SEGMENTS),
+                spans=(each.span,) if each.span.end > each.span.start else (),
+                splits=tuple(name for name, members in splits.items() if each.row in members),
+                shard="noise.safetensors",
+                row=where.start,
+                segments=SEGMENTS,
+                checksum=checksum(visual[where], audio[where]),
+                audio_valid=True,
+                source="",
+                bad_packets=0,
+            )
+        )
+    write_index(out, settings, CLASSES, ["noise.safetensors"], clips)
+    return open_store(out)
+
+
+def trained(store: Store, out: Path, mode: Mode, seed: int, updates: int, options: dict[str, Any]) -> Any:
+    """A network trained in one mode, chosen on validation."""
+    config = TrainConfig(
+        store=store.path,
+        out=out,
+        task="cml",
+        cml_mode=mode,
+        seed=seed,
+        device="cpu",
+        threads=1,
+        options=options,
+    )
+    each = len(plan(Windows(store, task_split(store, "train", "cml"), SEGMENTS), config, 1))
+    epochs = max(1, round(updates / each))
+    train(TrainConfig(**{**vars(config), "epochs": epochs, "validate_every": max(1, epochs // 12)}))
+    return load(out).network
+
+
+def shares(network: Any, windows: Windows) -> dict[str, float]:
+    """Events found exactly, mode and direction -> share."""
+
+    def run(batch: Batch) -> DistanceOutput:
+        output: DistanceOutput = network(batch.audio, batch.visual)
+        return output
+
+    found = {mode: located(run, windows, mode, batch_size=64) for mode in MODES}
+    return {f"{mode} {direction}": float(found[mode][direction].mean()) for mode in MODES for direction in DIRECTIONS}
+
+
+def with_a_strangers_partner(network: Any, windows: Windows, seed: int) -> dict[str, float]:
+    """As `shares` in mode joint, but the searched stream has met the partner stream of another video."""
+    asked = list(events(windows))
+    ring = np.random.default_rng(seed).permutation(asked).tolist()
+    strangers = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    finals: dict[str, Tensor] = {}
+    network.integration.register_forward_hook(
+        lambda module, inputs, output: finals.update(visual=output[0], audio=output[1])
+    )
+    found = {}
+    for direction in DIRECTIONS:
+        places = iter(asked)
+
+        def run(batch: Batch, direction: Direction = direction, places: Any = places) -> DistanceOutput:
+            partners = windows.batch([strangers[next(places)] for _ in range(len(batch.audio))])
+            network(batch.audio, batch.visual)
+            query = finals["audio" if direction == "a2v" else "visual"]
+            if direction == "a2v":
+                network(partners.audio, batch.visual)
+                return DistanceOutput(distances(finals["visual"], query))
+            network(batch.audio, partners.visual)
+            return DistanceOutput(distances(query, finals["audio"]))
+
+        hits = located(run, windows, "joint", batch_size=64)
+        found[f"joint, a stranger's partner {direction}"] = float(hits[direction].mean())
+    return found
+
+
+def gathered(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """Name -> mean, spread and each seed's."""
+    each = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: {"mean": mean(of), "spread": stdev(of) if len(of) > 1 else None, "each": of} for name, of in each.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ave", type=Path, required=True, help="folder with AVE's Annotations.txt and order files")
+    parser.add_argument("--store", type=Path, required=True, help="store of simulated features")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {**birth(), "seeds": arguments.seeds, "updates": arguments.updates}
+    results["width"] = arguments.width
+    torch.set_num_threads(1)
+    options = {"width": arguments.width}
+    for name in ("noise", "simulated"):
+        rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
+        for seed in arguments.seeds:
+            if name == "noise":
+                store = noise_store(arguments.ave, arguments.work / f"noise-{seed}", seed)
+            else:
+                store = open_store(arguments.store)
+            windows = Windows(store, task_split(store, "test", "cml"), SEGMENTS)
+            for mode in MODES:
+                out = arguments.work / f"{name}-{mode}-{seed}"
+                network = trained(store, out, mode, seed, arguments.updates, options)
+                row = shares(network, windows)
+                if name == "simulated" and mode == "joint":
+                    row |= with_a_strangers_partner(network, windows, seed)
+                rows[mode].append(row)
+                print(name, "trained", mode, seed, {key: round(value, 3) for key, value in row.items()}, flush=True)
+        masks = [
+            [
+                row.numpy() < len(store.classes)
+                for row in Windows(store, task_split(store, split, "cml"), SEGMENTS).labels
+            ]
+            for split in ("train", "test")
+        ]
+        floors = window_floors(*masks)
+        results[name] = {
+            "title": store.origin if name == "simulated" else "Noise under AVE's events, not AVE",
+            "trained": {mode: gathered(of) for mode, of in rows.items()},
+            "floors": floors.values,
+            "events": floors.counted,
+        }
+    write_file(ROOT / "results" / "leak.json", json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
