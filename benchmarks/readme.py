@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "simulated.md", ROOT / "docs" / "data.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("simulated", "data", "study", "train")))
 BLOCK = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -82,6 +83,111 @@ def data(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", birth(copied)]) + "\n"
 
 
+def study(results: dict[str, Any]) -> str:
+    """Each row of the study beside the row that it is compared with: validation, test, difference and its interval."""
+    units = {"full": "segment accuracy", "weak": "segment accuracy", "cml": "mean of A2V and V2A"}
+    pieces = []
+    for task, unit in units.items():
+        rows = [row for row in results["rows"] if row["task"] == task]
+        if not rows:
+            continue
+        videos = [results["videos"][f"{task} {split}"] for split in ("train", "val", "test")]
+        head = f"**{results['title']}, task {task}: {unit}, %.**"
+        pieces += [f"{head} {videos[0]} training, {videos[1]} validation, {videos[2]} test videos.", ""]
+        pieces += ["| | validation | difference on validation | test | difference on test | seeds | updates |"]
+        pieces += ["|---|---|---|---|---|---|---|"]
+        for row in rows:
+            cells = [_percent(row["val"]), _difference(row["val"]), _percent(row["test"]), _difference(row["test"])]
+            pieces.append(f"| {row['name']} | {' | '.join(cells)} | {len(row['seeds'])} | {row['updates']} |")
+        floors = ", ".join(f"{name} {100 * value:.1f}" for name, value in results["floors"][task].items())
+        pieces += ["", f"Floors on test: {floors}.", ""]
+        if task == "cml":
+            pieces += ["**The same runs on test, by mode and direction, %.**", ""]
+            names = [f"{mode}_{direction}" for mode in ("joint", "strict") for direction in ("a2v", "v2a")]
+            pieces += [
+                "| | "
+                + " | ".join(
+                    name.replace("_", " ").upper().replace("JOINT", "joint").replace("STRICT", "strict")
+                    for name in names
+                )
+                + " |"
+            ]
+            pieces += ["|---" * 5 + "|"]
+            pieces += [f"| {row['name']} | {' | '.join(_mean(row['test'][name]) for name in names)} |" for row in rows]
+            pieces += [""]
+    height, width = results["grid"]
+    size = f"Grid {height} x {width}, {results['visual_dim']} visual features, D = {results['width']}"
+    pieces += [f"{size}, batch {results['batch_size']}. {birth(results)}"]
+    return "\n".join(pieces) + "\n"
+
+
+def leak(results: dict[str, Any]) -> str:
+    """What cross-modality localization scores on noise, and beside a stranger's partner stream."""
+    pieces = []
+    for name in ("noise", "simulated"):
+        part = results[name]
+        trained = part["trained"]
+        names = list(dict.fromkeys(key for row in trained.values() for key in row))
+        pieces += [f"**{part['title']}: events found exactly, %.** {part['events']} test events.", ""]
+        pieces += [
+            "| asked | " + " | ".join(f"trained {mode}" for mode in trained) + " |",
+            "|---" * (1 + len(trained)) + "|",
+        ]
+        for key in names:
+            label = key.replace("a2v", "A2V").replace("v2a", "V2A")
+            cells = [_mean(row[key]["each"]) if key in row else "" for row in trained.values()]
+            pieces.append(f"| {label} | {' | '.join(cells)} |")
+        floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in part["floors"].items())
+        pieces += ["", f"Floors: {floors}.", ""]
+    seeds = ", ".join(map(str, results["seeds"]))
+    pieces += [f"{results['updates']} updates, width {results['width']}, seeds {seeds}. {birth(results)}"]
+    return "\n".join(pieces) + "\n"
+
+
+def train(results: dict[str, Any]) -> str:
+    """Seconds of an epoch, and what share of the machine's matrix product that is."""
+    lines = [
+        f"**{results['title']}.** {results['32-true']['windows']} windows, batch 128, {results['threads']} threads.",
+        "",
+    ]
+    lines += [
+        "| arithmetic | an epoch | share of the float32 product's rate | validation accuracy on the small set |",
+        "|---|---|---|---|",
+    ]
+    for precision in ("32-true", "bf16-mixed"):
+        row = results[precision]
+        small = row["small_accuracy"]
+        lines.append(
+            f"| {precision} | {row['median_seconds']:.1f} s | {row['median_share']:.0%} "
+            f"| {small['mean']:.3f} +- {small['spread']:.3f} |"
+        )
+    rates = results["32-true"]["float32_product_rates"]
+    steps = results["32-true"]["operations_of_a_step"]
+    note = (
+        f"The float32 product: {min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GFLOP/s between the epochs; bfloat16 "
+    )
+    note += f"{results['bf16-mixed']['own_product_rate'] / 1e9:.0f}. A step has {sum(steps.values()) / 1e9:.1f} GFLOP."
+    return "\n".join([*lines, "", f"{note} Small set: {results['small_updates']} updates.", "", birth(results)]) + "\n"
+
+
+def _percent(of: dict[str, Any]) -> str:
+    return f"{100 * of['mean']:.1f}" + (f" +- {100 * of['spread']:.1f}" if of["spread"] is not None else "")
+
+
+def _mean(each: list[float]) -> str:
+    spread = f" +- {100 * stdev(each):.1f}" if len(each) > 1 else ""
+    return f"{100 * sum(each) / len(each):.1f}{spread}"
+
+
+def _difference(of: dict[str, Any]) -> str:
+    """The difference with its interval, in bold where that excludes 0."""
+    if "difference" not in of:
+        return ""
+    value, low, high = (100 * each for each in of["difference"])
+    text = f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return text if low <= 0 <= high else f"**{text}**"
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(f"{each:.3f}" for each in value)
@@ -96,6 +202,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "worlds.json": worlds,
     "simulated.json": simulated,
     "data.json": data,
+    "study_choices.json": study,
+    "study_modules.json": study,
+    "leak.json": leak,
+    "train.json": train,
 }
 
 

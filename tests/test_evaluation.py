@@ -11,10 +11,13 @@ from synthetic import CLASSES, write_store
 
 from avel import cli
 from avel.checkpoint import load
+from avel.cml import DIRECTIONS, MODES
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.evaluation import IOUS, Prediction, compare_runs, evaluate, floors, per_video, predict, score
+from avel.localization import localize
+from avel.metrics import locate, partial_event
 from avel.rivals import fit_logistic, logistic_regression, nearest_class_mean
 from avel.training import train
 
@@ -71,6 +74,20 @@ def test_a_perfect_prediction_scores_one(folder: Path) -> None:
     scores = score(perfect, store)
     assert scores["segment_accuracy"] == scores["event_f1"] == 1.0
     assert all(value == 1.0 for value in scores["class_recall"].values())
+
+
+def test_clips_predicted_together_are_as_each_alone_and_in_the_order_asked(tmp_path: Path, folder: Path) -> None:
+    store = write_store(tmp_path / "store", segments=(6, 9, 4), noise=0.2)
+    model = load(folder / "run")
+    clips = [5, 0, 1, 2, 7, 4, 3]
+    together = predict(model, store, clips)
+    assert [prediction.clip for prediction in together] == clips
+    for prediction in together:
+        (alone,) = predict(model, store, [prediction.clip])
+        assert np.allclose(prediction.probabilities, alone.probabilities, atol=1e-6)
+        assert prediction.attention is not None and alone.attention is not None
+        assert np.allclose(prediction.attention, alone.attention, atol=1e-6)
+        assert len(prediction.probabilities) == store.clips[prediction.clip].segments
 
 
 def test_no_such_split_names_those_there_are(folder: Path) -> None:
@@ -185,6 +202,98 @@ def test_the_floors_of_a_store_against_a_count_by_hand(folder: Path) -> None:
     partial = [row for row, length in zip(labels, lengths, strict=True) if 0 < length < 6]
     assert found.windows_counted == len(partial) and found.windows_split == "val"
     assert found.windows["first window"] == pytest.approx(sum(row[0] != 3 for row in partial) / len(partial))
+
+
+# --- cross-modality localization ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def localized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and runs of task cml, trained in both modes."""
+    folder = tmp_path_factory.mktemp("cml")
+    write_store(folder / "store", noise=0.2)
+    for mode in MODES:
+        train(
+            TrainConfig(
+                store=folder / "store",
+                out=folder / mode,
+                task="cml",
+                cml_mode=mode,
+                window=6,
+                epochs=3,
+                batch_size=4,
+                options={"width": 16, "heads": 2},
+                device="cpu",
+                threads=1,
+            )
+        )
+    return folder
+
+
+@pytest.mark.parametrize("trained", MODES)
+def test_both_modes_of_cml_are_those_of_a_count_one_clip_at_a_time(localized: Path, trained: str) -> None:
+    scores = evaluate(localized / trained, "test")
+    assert scores["trained_mode"] == trained and scores["task"] == "cml"
+    store, model = open_store(localized / "store"), load(localized / trained)
+    found: dict[str, list[bool]] = {f"{mode}_{direction}": [] for mode in MODES for direction in DIRECTIONS}
+    lengths = []
+    for index in store.split("test"):
+        event = partial_event(store.labels(index).numpy() < len(CLASSES))
+        if event is None:
+            continue
+        start, length = event
+        lengths.append(length)
+        audio, visual = store.audio(index)[None], store.visual(index)[None]
+        part = slice(start, start + length)
+        with torch.no_grad():
+            joint = model.network(audio, visual).distance[0].numpy()
+            asked_with_sound = model.network(audio[:, part], visual).distance[0].numpy()
+            asked_with_sight = model.network(audio, visual[:, part]).distance[0].numpy()
+        found["joint_a2v"].append(locate(joint[:, part]) == start)
+        found["joint_v2a"].append(locate(joint[part].T) == start)
+        found["strict_a2v"].append(locate(asked_with_sound) == start)
+        found["strict_v2a"].append(locate(asked_with_sight.T) == start)
+    saved = np.load(localized / trained / "predictions_test.npz")
+    for mode in MODES:
+        for direction in DIRECTIONS:
+            expected = found[f"{mode}_{direction}"]
+            assert saved[f"{mode}_{direction}"].tolist() == expected
+            assert scores[mode][direction] == pytest.approx(np.mean(expected))
+        assert scores[mode]["mean"] == pytest.approx(np.mean([scores[mode][direction] for direction in DIRECTIONS]))
+        low, high = scores[mode]["interval_95"]
+        assert low <= scores[mode]["mean"] <= high
+        events_of = {int(length): row["events"] for length, row in scores[mode]["by_length"].items()}
+        assert events_of == {length: lengths.count(length) for length in set(lengths)}
+        assert all(row["uniform"] == 1 / (7 - int(length)) for length, row in scores[mode]["by_length"].items())
+    assert scores["events"] == len(lengths) and scores["floors"] == floors(localized / "store").windows
+    pictures = {file.name for file in (localized / trained / "plots").iterdir()}
+    assert pictures == {"curves.png", "events_test.png"}
+    assert json.loads((localized / trained / "evaluation_test.json").read_text()) == scores
+
+
+def test_runs_of_cml_are_compared_each_in_the_mode_it_was_trained_in(localized: Path) -> None:
+    scores = {mode: evaluate(localized / mode, "test") for mode in MODES}
+    interval, videos = compare_runs([localized / "joint"], [localized / "strict"])
+    assert videos == scores["joint"]["events"]
+    assert interval.value == pytest.approx(scores["joint"]["joint"]["mean"] - scores["strict"]["strict"]["mean"])
+
+
+def test_the_command_line_prints_both_modes_and_the_floors(
+    localized: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["evaluate", str(localized / "strict")]) == 0
+    said = capsys.readouterr().out
+    for words in ("joint A2V", "strict V2A", "trained strict", "floor, most frequent start per length"):
+        assert words in said
+
+
+def test_a_model_for_cml_says_nothing_of_segments(localized: Path) -> None:
+    store, model = open_store(localized / "store"), load(localized / "joint")
+    for use in (lambda: predict(model, store, [0]), lambda: localize(localized / "no.mp4", model)):
+        with pytest.raises(AvelError, match="task cml") as caught:
+            use()
+        assert "full or weak" in caught.value.expected
 
 
 # --- rivals ---------------------------------------------------------------------------------------------------------

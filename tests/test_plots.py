@@ -216,6 +216,30 @@ def test_training_curves(tmp_path, num_epochs, split):
     assert pixels(tmp_path / "p.png").shape[1] == 1260
 
 
+def test_training_curves_of_cml_and_of_epochs_that_were_not_looked_at(tmp_path):
+    lines = [{"epoch": epoch, "train": {"distance": 1.0, "total": 1 / epoch}} for epoch in range(1, 9)]
+    for line in lines[3::4]:
+        line["val"] = {"a2v": 0.2, "v2a": 0.4, "accuracy": 0.3}
+    plots.training_curves(lines, tmp_path / "p.png")
+    without = [{**line, "val": {"accuracy": 0.3}} for line in lines]
+    plots.training_curves(without, tmp_path / "q.png")
+    assert (pixels(tmp_path / "p.png") != pixels(tmp_path / "q.png")).any()  # the title says what was measured
+
+
+@pytest.mark.parametrize("lengths", [1, 9])
+def test_localized_events(tmp_path, lengths):
+    shares = {
+        mode: {
+            str(n): {"a2v": 0.1 * n, "v2a": 0.5, "uniform": 1 / (11 - n), "events": 40 + n}
+            for n in range(1, lengths + 1)
+        }
+        for mode in ("joint", "strict")
+    }
+    plots.localized_events(shares, tmp_path / "p.png")
+    image = pixels(tmp_path / "p.png")
+    assert image.shape[1] == 1260 and (image[:2] == 255).all() and (image[-2:] == 255).all()
+
+
 @pytest.mark.parametrize("count", [1, 10, 28])
 def test_confusion_and_bars(tmp_path, count):
     random = np.random.default_rng(0)

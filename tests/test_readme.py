@@ -26,6 +26,8 @@ def shell_lines() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), shell_lines())
 def test_every_command_is_one_that_exists(page: str, line: str) -> None:
     program, *words = line.split()
+    if program == "torchrun":
+        program, *words = words[words.index("-m") + 1 :]
     if program == "avel":
         words = [cli._underscored(word) for word in words]
         parser = cli._parser(prog="avel")
