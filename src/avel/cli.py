@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -218,6 +219,8 @@ def train(arguments: Namespace) -> int:
     seeds = arguments.seeds or [config.seed]
     with bars() as progress:
         runs = train_seeds(config, seeds, progress=progress, notice=complain)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
+        return OK
     measure = "A2V and V2A" if config.task == "cml" else "accuracy"
     for run, seed in zip(runs, seeds, strict=True):
         line = (
@@ -607,7 +610,7 @@ def _parser(**settings: Any) -> ArgumentParser:
 
 def _underscored(word: str) -> str:
     """``--batch-size=3`` as jsonargparse knows it: ``--batch_size=3``."""
-    match = re.match(r"--[a-z][a-z-]*", word)
+    match = re.match(r"--[a-z][a-z.-]*", word)
     return match[0][:2] + match[0][2:].replace("-", "_") + word[match.end() :] if match else word
 
 

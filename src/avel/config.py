@@ -20,7 +20,7 @@ class TrainConfig:
     task: Literal["full", "weak", "cml"] = "full"
     """Task: full (a label for every segment), weak (one for the whole video), cml (cross-modality localization)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the model, as in --options.width 128."""
+    """Options of the model, as in --options.width 128; an unknown one is answered with the list of all."""
     window: int = 10
     """Segments the model sees at once; longer clips are cut into windows."""
     epochs: int = 60

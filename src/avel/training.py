@@ -43,7 +43,7 @@ class Run:
     Attributes:
         folder: where it lies.
         best_epoch: the epoch whose weights were kept.
-        best_accuracy: its segment accuracy on the split that chose it.
+        best_accuracy: its accuracy on the split that chose it: of segments, or in task cml the mean of A2V and V2A.
         metrics: one dict an epoch, as in ``metrics.jsonl``.
     """
 
