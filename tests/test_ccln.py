@@ -21,7 +21,9 @@ equation    test
 ==========  ==================================================================================
 """
 
+import functools
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -82,7 +84,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((task, {"branch": branch}) for task in TASKS for branch in BRANCHES),
     *((task, {"input_map": True}) for task in TASKS),
     *((task, {"audio_axis": "hidden"}) for task in TASKS),
-    *((task, {"threshold": 0.21}) for task in TASKS),
+    *((task, {"threshold": 0.19}) for task in TASKS),
     *((task, {"tau_scale": "relative", "threshold": 0.9}) for task in TASKS),
     *((task, {"pairing": "column"}) for task in TASKS),
     *((task, {"interaction_relu": True}) for task in TASKS),
@@ -103,6 +105,15 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 def tiny(task: str = "full", **options: Any) -> CCLN:
     sizes: dict[str, Any] = {"audio_dim": 5, "visual_dim": 6, "grid": (2, 3), "num_classes": 3}
     return build_model("ccln", **{**sizes, "task": task, "width": 8, "heads": 2, **options})  # type: ignore[return-value]
+
+
+def drawn(task: str = "full", **options: Any) -> CCLN:
+    """`exact`, with correlations far enough from equal that the gate has something to cut and something to keep."""
+    model = exact(tiny(task, **options))
+    if model.interaction is not None:
+        with torch.no_grad():
+            model.interaction.visual_query.weight *= 5
+    return model  # type: ignore[no-any-return]
 
 
 def target_of(labels: torch.Tensor, video: torch.Tensor, form: str = "onehot", num_classes: int = 3) -> Target:
@@ -576,12 +587,19 @@ def test_contrastive_branch_is_equations_25_and_26_and_no_constant(branch_norm: 
     assert layer(stream).std() > 1e-3  # LayerNorm over a width of 1, as printed, would give its bias everywhere
 
 
+@pytest.mark.xfail(strict=True, reason="LayerNorm over time takes the bias of the map before it off again")
+def test_every_parameter_of_a_branch_normalised_over_time_has_a_gradient() -> None:
+    layer = exact(ContrastiveBranch(8, 2, 0.0, 2, "time"))
+    (layer(randn(0, 2, 5, 8)) * randn(1, 2, 5, 2)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 1e-9 for p in layer.embedding.parameters())
+
+
 # The whole
 
 
 @every_task
 def test_ccln_is_its_parts_in_the_order_of_the_paper(task: str) -> None:
-    model = exact(tiny(task, embedding_width=2))
+    model = drawn(task, embedding_width=2)
     audio, visual = randn(1, 3, 5, 5), randn(2, 3, 5, 2, 3, 6)
     same_output(
         model(audio, visual),
@@ -601,11 +619,11 @@ def same_output(output: SegmentOutput | DistanceOutput, want: dict[str, Array]) 
 
 @pytest.mark.parametrize(("task", "options"), OPTIONS, ids=str)
 def test_every_option_is_its_oracle(task: str, options: dict[str, Any]) -> None:
-    model = exact(tiny(task, **options))
+    model = drawn(task, **options)
     audio, visual = randn(1, 2, 5, 5), randn(2, 2, 5, 2, 3, 6)
     output = model(audio, visual)
     same_output(output, each(lambda v, a: ccln_oracle(v, a, model, task, **options), visual, audio))
-    plain = exact(tiny(task))
+    plain = drawn(task)
     shapes = [{name: p.shape for name, p in m.named_parameters()} for m in (model, plain)]
     if shapes[0] == shapes[1] and options not in ({"without": "nothing"}, {"branch": "AV+V"}):
         other = plain(audio, visual)  # of the same parameters: the option makes the difference
@@ -620,7 +638,7 @@ def zip_parts(*outputs: Any) -> list[tuple[torch.Tensor, ...]]:
 @pytest.mark.parametrize("direction", ["a2v", "v2a"])
 @pytest.mark.parametrize("options", [{}, {"branch": "AV+V+A"}, {"cml_visual": "pooled"}, {"without": "agva"}], ids=str)
 def test_a_query_of_a_few_segments_is_the_oracle_too(options: dict[str, Any], direction: str) -> None:
-    model = exact(tiny("cml", **options))
+    model = drawn("cml", **options)
     num_audio, num_visual = (2, 5) if direction == "a2v" else (5, 2)
     audio, visual = randn(1, 2, num_audio, 5), randn(2, 2, num_visual, 2, 3, 6)
     want = each(lambda v, a: ccln_oracle(v, a, model, "cml", **options), visual, audio)
@@ -638,10 +656,9 @@ def test_pooled_vision_is_the_model_on_pooled_input() -> None:
     assert model(audio, visual).attention is None
 
 
-@every_task
-def test_the_mean_of_the_two_embeddings_is_that_of_the_fusion(task: str) -> None:
+def test_the_mean_of_the_two_embeddings_is_that_of_the_fusion() -> None:
     """W6 is linear: what cml contrasts in two halves is P_f = W6 (v_Z + a_Z) / 2, eq. 13 and 15."""
-    cml, full = exact(tiny("cml")), exact(tiny("full"))
+    cml, full = drawn("cml"), drawn("full")
     full.load_state_dict({**full.state_dict(), **cml.state_dict()})
     audio, visual = randn(1, 2, 5, 5), randn(2, 2, 5, 2, 3, 6)
     parts = cml(audio, visual).parts
@@ -758,14 +775,19 @@ def loss_oracle(parts: dict[str, Array], target: Target, task: str, **options: A
     return {**terms, "total": sum(terms.values())}
 
 
+@functools.cache
+def default_loss(task: str, form: str = "onehot") -> float:
+    return check_loss(task, {}, form)["total"]
+
+
 def check_loss(task: str, options: dict[str, Any], form: str = "onehot") -> dict[str, float]:
     """The loss on random features and parameters is the oracle's, term by term; returns it."""
-    model = exact(tiny(task, **options))
+    model = drawn(task, **options)
     audio, visual, target = batch(6, form=form)
     parts = model(audio, visual).parts
     got = {name: term.item() for name, term in model.loss(parts, target).items()}
     want = loss_oracle({name: part.detach().numpy() for name, part in parts.items()}, target, task, **options)
-    assert got == pytest.approx(want, rel=1e-9)
+    assert got == pytest.approx(want, rel=1e-7)  # the one-hot targets are float32 in sigmoid_focal
     assert list(got) == list(want)
     return got
 
@@ -820,13 +842,13 @@ CML_LOSSES = [
 
 @pytest.mark.parametrize("options", FULL_LOSSES, ids=str)
 def test_full_loss_is_equations_28_to_31(options: dict[str, Any]) -> None:
-    assert check_loss("full", options)["total"] != pytest.approx(check_loss("full", {})["total"], rel=1e-6)
+    assert check_loss("full", options)["total"] != pytest.approx(default_loss("full"), rel=1e-6)
 
 
 @pytest.mark.parametrize("form", ["onehot", "proportion"])
 @pytest.mark.parametrize("options", WEAK_LOSSES, ids=str)
 def test_weak_loss_is_equations_32_to_35(options: dict[str, Any], form: str) -> None:
-    assert check_loss("weak", options, form)["total"] != pytest.approx(check_loss("weak", {}, form)["total"], rel=1e-6)
+    assert check_loss("weak", options, form)["total"] != pytest.approx(default_loss("weak", form), rel=1e-6)
 
 
 def test_the_two_forms_of_weak_labels_differ_in_the_classification_alone() -> None:
@@ -844,7 +866,7 @@ def test_the_weak_loss_knows_nothing_of_segments() -> None:
 
 @pytest.mark.parametrize("options", CML_LOSSES, ids=str)
 def test_cml_loss_is_equations_36_to_38(options: dict[str, Any]) -> None:
-    assert check_loss("cml", options)["total"] != pytest.approx(check_loss("cml", {})["total"], rel=1e-6)
+    assert check_loss("cml", options)["total"] != pytest.approx(default_loss("cml"), rel=1e-6)
 
 
 @pytest.mark.parametrize("direction", ["a2v", "v2a"])
@@ -853,7 +875,7 @@ def test_cml_loss_is_equations_36_to_38(options: dict[str, Any]) -> None:
 def test_cml_loss_of_a_query_is_equations_36_to_38(direction: Any, wccl_labels: str, cml_loss: str) -> None:
     """The whole l x T is trained, whatever ``cml_pairs``; contrasted are the event's segments of both streams."""
     options = {"wccl_labels": wccl_labels, "cml_loss": cml_loss, "branch": "AV+V+A", "embedding_width": 2}
-    model, asked = exact(tiny("cml", **options)), query(placed(1, direction), 3, direction)
+    model, asked = drawn("cml", **options), query(placed(1, direction), 3, direction)
     parts = model(asked.audio, asked.visual).parts
     got = {name: term.item() for name, term in model.loss(parts, asked.target).items()}
     arrays = {name: part.detach().numpy() for name, part in parts.items()}
@@ -863,7 +885,7 @@ def test_cml_loss_of_a_query_is_equations_36_to_38(direction: Any, wccl_labels: 
 @every_task
 def test_the_contrastive_loss_is_equation_27(task: str) -> None:
     """In every task, between the flattened fusion and visual embeddings of the videos, classes C for none included."""
-    model, (audio, visual, target) = exact(tiny(task)), batch(6)
+    model, (audio, visual, target) = drawn(task), batch(6)
     parts = model(audio, visual).parts
     fusion = parts["fusion"] if "fusion" in parts else (parts["fused_visual"] + parts["fused_audio"]) / 2
     rows = torch.cat([fusion, parts["visual"]]).flatten(1).tolist()
@@ -873,7 +895,7 @@ def test_the_contrastive_loss_is_equation_27(task: str) -> None:
 
 
 def test_pairs_are_the_mean_of_two_losses_and_joint_is_one() -> None:
-    model, (audio, visual, target) = exact(tiny(branch="AV+V+A", wccl_weight=1.0)), batch(6)
+    model, (audio, visual, target) = drawn(branch="AV+V+A", wccl_weight=1.0), batch(6)
     parts = model(audio, visual).parts
     flat = {name: parts[name].flatten(1) for name in ("fusion", "visual", "audio")}
     two = [
@@ -881,11 +903,11 @@ def test_pairs_are_the_mean_of_two_losses_and_joint_is_one() -> None:
         for name in ("visual", "audio")
     ]
     same(model.loss(parts, target)["wccl"], (two[0].item() + two[1].item()) / 2)
-    joint = exact(tiny(branch="AV+V+A", branch_anchors="joint", wccl_weight=1.0))
+    joint = drawn(branch="AV+V+A", branch_anchors="joint", wccl_weight=1.0)
     one = losses.contrastive(torch.cat([*flat.values()]), target.video.repeat(3), temperature=0.1, normalize=True)
     same(joint.loss(parts, target)["wccl"], one.item())
     for name in ("AV+V", "AV+A"):  # of one branch they are the same
-        values = [exact(tiny(branch=name, branch_anchors=kind)) for kind in ("pairs", "joint")]
+        values = [drawn(branch=name, branch_anchors=kind) for kind in ("pairs", "joint")]
         terms = [m.loss(m(audio, visual).parts, target)["wccl"].item() for m in values]
         assert terms[0] == terms[1]
 
@@ -937,7 +959,7 @@ def placed(start: int, direction: str, length: int = 2, num_segments: int = 6) -
 @pytest.mark.parametrize("direction", ["a2v", "v2a"])
 def test_distances_to_a_query_do_not_tell_where_it_stood(direction: Any) -> None:
     """Shifting the event in the stream that is asked with changes nothing in strict mode, but much in joint mode."""
-    model = exact(tiny("cml"))
+    model = drawn("cml")
     strict, joint = [], []
     for start in (0, 1, 3):
         whole = placed(start, direction)
@@ -955,7 +977,7 @@ def test_distances_to_a_query_do_not_tell_where_it_stood(direction: Any) -> None
 @pytest.mark.parametrize("num_audio", [2, 6])
 def test_agva_is_guided_by_the_mean_of_sounds_that_are_not_synchronous(num_audio: int) -> None:
     """Their order leaves the map as it is, until they are as many as the pictures."""
-    model = exact(tiny("cml"))
+    model = drawn("cml")
     audio, visual = randn(1, 2, num_audio, 5), randn(2, 2, 6 if num_audio == 2 else 2, 2, 3, 6)
     output, turned = model(audio, visual), model(audio.flip(1), visual)
     same(turned.attention, output.attention.detach().numpy())
@@ -1211,32 +1233,57 @@ def test_mixed_precision_is_finite_and_its_losses_are_float32(task: str) -> None
     assert terms["total"].item() == pytest.approx(want["total"].item(), rel=0.1)
 
 
-def test_every_linear_map_but_the_last_ones_is_followed_by_dropout() -> None:
-    """At a rate of nearly 1 a dropped map passes on nothing but zeros: what is left are residuals and norms."""
-    rate = 65535 / 65536
+def test_every_linear_map_but_the_last_ones_is_followed_by_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With masks that drop everything, what is left are residuals and norms, and what the last maps make of them."""
+    monkeypatch.setattr("avel.models.layers.cheap_mask", lambda shape, rate: (torch.ones(shape, dtype=torch.bool), 1.0))
     torch.manual_seed(0)
     visual, audio = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     for relu in (False, True):
-        layer = Interaction(8, 0.05, dropout=rate, relu=relu).train()
+        layer = Interaction(8, 0.05, dropout=0.2, relu=relu)
         for got, want in zip(layer(visual, audio), (visual, audio), strict=True):
             assert torch.equal(got, want)
-    attention = SelfAttention(8, 2, dropout=rate).train()
-    assert torch.allclose(attention(visual), attention.norm(visual))
-    agva = AudioGuidedAttention(6, 5, 6, dropout=rate).train()
+    attention = SelfAttention(8, 2, dropout=0.2)
+    assert torch.equal(attention(visual), attention.norm(visual))
+    agva = AudioGuidedAttention(6, 5, 6, dropout=0.2)
     assert torch.allclose(agva(torch.randn(1, 2, 2, 3, 6), torch.randn(1, 2, 5))[1], torch.tensor(1 / 6))
     kinds: tuple[Any, ...] = ("linear", "linear_relu", "linear_relu_linear")
     for kind in kinds:  # the norm of nothing is its bias, 0
-        assert all((stream == 0).all() for stream in Integration(8, 2, rate, kind).train()(visual, audio))
-    branch = ContrastiveBranch(8, 2, rate, 1).train()
-    assert torch.allclose(branch(visual), branch.embedding.bias)
-    mapped = Fusion(6, 5, 1, 8, 2, rate, input_map=True).train()
-    assert torch.equal(mapped.visual[0][0](torch.randn(2, 5, 6)), torch.zeros(2, 5, 8))
-    replaced = Fusion(6, 5, 1, 8, 2, rate, without="fusion").train()
-    assert all((stream == 0).all() for stream in replaced(torch.randn(2, 5, 1, 1, 6), torch.randn(2, 5, 5))[:2])
+        assert all((stream == 0).all() for stream in Integration(8, 2, 0.2, kind)(visual, audio))
+    branch = ContrastiveBranch(8, 2, 0.2, 1)
+    assert torch.equal(branch(visual), branch.embedding.bias.expand(2, 5, 1))
+    for options in ({"input_map": True}, {"without": "bilstm"}):
+        stream = Fusion(6, 5, 1, 8, 2, 0.2, **options).visual[0]  # type: ignore[arg-type]
+        mapped = stream[0] if "input_map" in options else stream
+        assert torch.equal(mapped(torch.randn(2, 5, 6)), torch.zeros(2, 5, 8))
+    for head in (ForegroundEnhancement(8, 3, 2), WeakHead(8, 3, "mean", 2)):
+        assert not any(isinstance(module, Dropout) for module in head.modules())
 
 
-def test_every_linear_map_that_is_not_last_has_the_dropout_of_the_options() -> None:
-    """In training it is the dropouts alone that make two passes differ, and without them none do."""
+def test_each_map_of_agva_but_the_score_has_its_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def mask(shape: torch.Size, rate: float) -> tuple[torch.Tensor, float]:
+        shapes.append(tuple(shape))
+        return torch.zeros(shape, dtype=torch.bool), 1.0
+
+    monkeypatch.setattr("avel.models.layers.cheap_mask", mask)
+    AudioGuidedAttention(7, 5, 6, dropout=0.2)(torch.randn(2, 4, 2, 3, 7), torch.randn(2, 4, 5))
+    # Of two streams, first at width 7, then over 6 hidden units of 6 cells, and over 6 positions.
+    assert sorted(math.prod(shape) for shape in shapes) == sorted([2 * 4 * 6 * 7, 2 * 4 * 7, 2 * 4 * 6 * 6, 2 * 4 * 6])
+
+
+def test_both_maps_of_self_attention_have_their_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without queries, keys and values nothing is attended to, and the output map gives its bias."""
+    monkeypatch.setattr(
+        "avel.models.layers.cheap_mask",
+        lambda shape, rate: (torch.full(shape, shape[-1] == 3 * 8), 1.0),
+    )
+    layer = exact(SelfAttention(8, 2, dropout=0.2)).train()
+    features = randn(0, 2, 5, 8)
+    same(layer(features), layer.norm(features + layer.output.bias).detach().numpy())
+
+
+def test_the_dropout_option_is_all_that_differs_between_two_passes_of_training() -> None:
     for task in TASKS:
         audio, visual, _ = batch()
         for rate, different in ((0.0, False), (0.3, True)):

@@ -1,13 +1,17 @@
 """Windows and batches: every segment once, order fixed by seed and epoch, nothing lost at the end of a clip."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from synthetic import write_store
+from synthetic import CLASSES, relabel, write_store
 
-from avel.data.loader import Batch, Residence, Windows, residence
+from avel.data.loader import Batch, Residence, Windows, residence, task_split
+from avel.data.store import open_store
 from avel.errors import AvelError
+
+FORMS: tuple[Literal["onehot", "proportion"], ...] = ("onehot", "proportion")
 
 
 def test_long_clips_are_cut_and_the_last_window_is_shifted_back(tmp_path: Path) -> None:
@@ -39,6 +43,50 @@ def test_a_window_without_an_event_is_background(tmp_path: Path) -> None:
         assert target.video.item() == (events[0].item() if len(events) else 3)
 
 
+def test_labels_of_whole_videos_are_their_class_or_its_share(tmp_path: Path) -> None:
+    store = write_store(tmp_path, background=2)
+    clips = [*store.split("train"), *store.split("background")]
+    onehot, share = (Windows(store, clips, 6, weak_labels=form).batch(range(14)).target for form in FORMS)
+    for labels, video, plain, told in zip(
+        onehot.labels.tolist(),
+        onehot.video.tolist(),
+        onehot.video_labels.tolist(),
+        share.video_labels.tolist(),
+        strict=True,
+    ):
+        assert plain == [float(index == video) for index in range(4)]
+        assert told == pytest.approx([labels.count(index) / 6 for index in range(4)])
+    assert onehot.video.tolist()[-3:] == [2, 3, 3] and onehot.video_labels.dtype == torch.float32
+    assert torch.equal(onehot.labels, share.labels) and torch.equal(onehot.video, share.video)
+    assert torch.equal(Windows(store, clips, 6).batch(range(14)).target.video_labels, onehot.video_labels)
+
+
+def test_an_event_without_length_names_the_video_and_no_segment(tmp_path: Path) -> None:
+    write_store(tmp_path, segments=(6, 12))
+    store = relabel(tmp_path, lambda index, spans: [["dog", 2.0, 2.0]] if index < 2 else spans)
+    windows = Windows(store, [0, 1, 2], 6)
+    target = windows.batch(range(len(windows))).target
+    assert target.labels[:3].unique().tolist() == [3] and target.video.tolist() == [3, 3, 3, 2]
+    # Clip 1 is cut in two: of a part, what is annotated elsewhere says nothing.
+    assert target.video_labels.argmax(1).tolist() == [CLASSES.index("dog"), 3, 3, 2]
+    told = Windows(store, [0], 6, weak_labels="proportion").batch([0]).target
+    assert told.video_labels.tolist() == [[0, 0, 0, 1]], "no segment shows it"
+
+
+def test_the_split_of_a_task(tmp_path: Path) -> None:
+    plain, matched = write_store(tmp_path / "plain"), write_store(tmp_path / "matched", match=True)
+    content = (tmp_path / "matched" / "store.json").read_text()
+    (tmp_path / "matched" / "store.json").write_text(content.replace('"train", "train_match"', '"train"', 1))
+    matched = open_store(tmp_path / "matched")
+    assert len(matched.split("train_match")) == len(matched.split("train")) - 1
+    for task in ("full", "weak"):
+        assert task_split(matched, "train", task) == matched.split("train")
+    assert task_split(matched, "train", "cml") == matched.split("train_match")
+    assert task_split(plain, "train", "cml") == plain.split("train")
+    with pytest.raises(AvelError, match="nowhere"):
+        task_split(matched, "nowhere", "cml")
+
+
 def test_the_order_is_a_permutation_fixed_by_seed_and_epoch(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     windows = Windows(store, store.split("train"), 6)
@@ -62,12 +110,10 @@ def test_a_short_clip_is_refused_naming_the_window_that_would_fit(tmp_path: Path
     assert len(Windows(store, range(4), 4)) == 2 * 2 + 2
 
 
-def features(batch: Batch) -> tuple[list[float], list[float], list[int]]:
-    return (
-        batch.audio.flatten().tolist(),
-        batch.visual.float().flatten().tolist(),
-        batch.target.labels.flatten().tolist(),
-    )
+def features(batch: Batch) -> tuple[list[float], ...]:
+    target = batch.target
+    streams = batch.audio, batch.visual.float(), target.labels, target.video, target.video_labels
+    return tuple(stream.flatten().tolist() for stream in streams)
 
 
 def test_a_batch_written_over_the_one_before_holds_the_same(tmp_path: Path) -> None:

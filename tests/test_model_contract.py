@@ -1,5 +1,6 @@
-"""What every model in MODELS keeps to, and what ``build_model`` says to those who ask for another."""
+"""What every model in MODELS keeps to in every task, and what ``build_model`` says to those who ask for another."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,22 @@ from torch import nn
 
 from avel.errors import AvelError
 from avel.models import MODELS, build_model, describe_options
-from avel.types import SegmentOutput, Target
+from avel.types import DistanceOutput, SegmentOutput, Target
 
 AUDIO_DIM, VISUAL_DIM, GRID, NUM_CLASSES = 6, 8, (3, 2), 4
+TASKS = ("full", "weak", "cml")
 
+Output = SegmentOutput | DistanceOutput
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
+every_model_and_task = pytest.mark.parametrize(
+    ("name", "task"), [(name, task) for name in sorted(MODELS) for task in TASKS]
+)
 
 
-def build(name: str, grid: tuple[int, int] = GRID, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
+def build(name: str, task: str = "full", grid: tuple[int, int] = GRID, seed: int = 0, **options: Any) -> nn.Module:
+    torch.manual_seed(seed)
     sizes: dict[str, Any] = {"audio_dim": AUDIO_DIM, "visual_dim": VISUAL_DIM, "num_classes": NUM_CLASSES}
-    return build_model(name, grid=grid, task="full", **sizes, **options)
+    return build_model(name, grid=grid, task=task, **sizes, **options)
 
 
 def batch(
@@ -35,23 +41,39 @@ def batch(
     for row in labels:
         start, end = torch.randint(num_segments + 1, (2,), generator=generator).sort().values.tolist()
         row[:start] = row[end + 1 :] = NUM_CLASSES
-    return audio, visual, Target(labels, video)
+    video = torch.where((labels < NUM_CLASSES).any(1), video, NUM_CLASSES)
+    return audio, visual, Target(labels, video, torch.eye(NUM_CLASSES + 1)[video])
 
 
-def loss(model: nn.Module, output: SegmentOutput, target: Target) -> dict[str, torch.Tensor]:
+def loss(model: nn.Module, output: Output, target: Target) -> dict[str, torch.Tensor]:
     return model.loss(output.parts, target)  # type: ignore[operator]
 
 
-@every_model
+def main(output: Output) -> torch.Tensor:
+    return output.distance if isinstance(output, DistanceOutput) else output.logits
+
+
+def tensors(output: Output) -> list[torch.Tensor]:
+    maps = [] if output.attention is None else [output.attention]
+    return [main(output), *maps, *output.parts.values()]
+
+
+@every_model_and_task
 @pytest.mark.parametrize(("num_videos", "num_segments"), [(3, 10), (1, 10), (3, 7), (1, 1)])
 @pytest.mark.parametrize("grid", [GRID, (1, 1)])
-def test_shapes(name: str, num_videos: int, num_segments: int, grid: tuple[int, int]) -> None:
-    model = build(name, grid)
+def test_shapes(name: str, task: str, num_videos: int, num_segments: int, grid: tuple[int, int]) -> None:
+    model = build(name, task, grid)
     audio, visual, target = batch(num_videos, num_segments, grid=grid)
     output = model(audio, visual)
-    assert output.logits.shape == output.probabilities().shape == (num_videos, num_segments, NUM_CLASSES + 1)
-    assert torch.allclose(output.probabilities().sum(-1), torch.tensor(1.0))
-    assert output.labels().shape == (num_videos, num_segments) and output.labels().dtype == torch.int64
+    if task == "cml":
+        assert isinstance(output, DistanceOutput)
+        assert output.distance.shape == (num_videos, num_segments, num_segments)
+        assert (output.distance >= 0).all()
+    else:
+        assert isinstance(output, SegmentOutput)
+        assert output.logits.shape == output.probabilities().shape == (num_videos, num_segments, NUM_CLASSES + 1)
+        assert torch.allclose(output.probabilities().sum(-1), torch.tensor(1.0))
+        assert output.labels().shape == (num_videos, num_segments) and output.labels().dtype == torch.int64
     if output.attention is not None:
         assert output.attention.shape == (num_videos, num_segments, *grid)
         assert torch.allclose(output.attention.sum((2, 3)), torch.tensor(1.0))
@@ -63,9 +85,28 @@ def test_shapes(name: str, num_videos: int, num_segments: int, grid: tuple[int, 
 
 
 @every_model
-def test_every_parameter_learns(name: str) -> None:
+@pytest.mark.parametrize(("num_audio", "num_visual"), [(3, 10), (10, 3), (1, 10), (10, 1)])
+def test_a_query_of_a_few_segments(name: str, num_audio: int, num_visual: int) -> None:
+    """Task cml takes streams of two lengths, the longer one being searched for what the shorter holds."""
+    model = build(name, "cml")
+    audio, visual, _ = batch(2)
+    labels = torch.full((2, 10), NUM_CLASSES)
+    length = min(num_audio, num_visual)
+    labels[0, 4 : 4 + length], labels[1, :length] = 1, 2
+    target = Target(labels, torch.tensor([1, 2]), torch.eye(NUM_CLASSES + 1)[[1, 2]])
+    output = model(audio[:, :num_audio], visual[:, :num_visual])
+    assert output.distance.shape == (2, num_visual, num_audio)
+    assert output.attention is None or output.attention.shape == (2, num_visual, *GRID)
+    terms = loss(model, output, target)
+    terms["total"].backward()
+    assert all(term.shape == () and term.isfinite() for term in terms.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@every_model_and_task
+def test_every_parameter_learns(name: str, task: str) -> None:
     """A parameter whose gradient is nothing beside the largest one is dead weight, or a mistake."""
-    model, largest = build(name), {}
+    model, largest = build(name, task), {}
     for seed in range(3):
         audio, visual, target = batch(10, seed=seed)
         model.zero_grad()
@@ -77,59 +118,58 @@ def test_every_parameter_learns(name: str) -> None:
     assert not {key: value for key, value in largest.items() if not value > least}
 
 
-@every_model
-def test_evaluation_is_deterministic_and_training_is_not(name: str) -> None:
-    model, (audio, visual, _) = build(name), batch(3)
-    assert not torch.equal(model(audio, visual).logits, model(audio, visual).logits)  # dropout
+@every_model_and_task
+def test_evaluation_is_deterministic_and_training_is_not(name: str, task: str) -> None:
+    model, (audio, visual, _) = build(name, task), batch(3)
+    assert not torch.equal(main(model(audio, visual)), main(model(audio, visual)))  # dropout
     model.eval()
-    assert torch.equal(model(audio, visual).logits, model(audio, visual).logits)
+    for one, other in zip(tensors(model(audio, visual)), tensors(model(audio, visual)), strict=True):
+        assert torch.equal(one, other)
 
 
-@every_model
-def test_permuting_the_batch_permutes_the_output(name: str) -> None:
-    model, (audio, visual, target) = build(name).eval(), batch(6)
+@every_model_and_task
+def test_permuting_the_batch_permutes_the_output(name: str, task: str) -> None:
+    model, (audio, visual, target) = build(name, task).eval(), batch(6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     output, permuted = model(audio, visual), model(audio[order], visual[order])
-    for one, other in zip(_tensors(output), _tensors(permuted), strict=True):
+    for one, other in zip(tensors(output), tensors(permuted), strict=True):
         assert torch.allclose(one[order], other, atol=1e-5)
-    moved = Target(target.labels[order], target.video[order])
+    moved = Target(target.labels[order], target.video[order], target.video_labels[order])
     assert torch.allclose(loss(model, output, target)["total"], loss(model, permuted, moved)["total"], atol=1e-5)
 
 
-@every_model
-def test_a_video_does_not_depend_on_its_batch(name: str) -> None:
-    model, (audio, visual, _) = build(name).eval(), batch(4)
-    alone = torch.cat([model(audio[i : i + 1], visual[i : i + 1]).logits for i in range(4)])
-    assert torch.allclose(model(audio, visual).logits, alone, atol=1e-5)
+@every_model_and_task
+def test_a_video_does_not_depend_on_its_batch(name: str, task: str) -> None:
+    model, (audio, visual, _) = build(name, task).eval(), batch(4)
+    alone = [tensors(model(audio[i : i + 1], visual[i : i + 1])) for i in range(4)]
+    for whole, *single in zip(tensors(model(audio, visual)), *alone, strict=True):
+        assert torch.allclose(whole, torch.cat(single), atol=1e-5)
 
 
-@every_model
-def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
-    model, (audio, visual, _) = build(name).eval(), batch(2)
+@every_model_and_task
+def test_saved_and_loaded_it_is_the_same(name: str, task: str, tmp_path: Path) -> None:
+    model, (audio, visual, _) = build(name, task).eval(), batch(2)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    torch.manual_seed(1)
-    other = build_model(
-        name, audio_dim=AUDIO_DIM, visual_dim=VISUAL_DIM, grid=GRID, num_classes=NUM_CLASSES, task="full"
-    ).eval()
-    assert not torch.equal(model(audio, visual).logits, other(audio, visual).logits)
+    other = build(name, task, seed=1).eval()
+    assert not torch.equal(main(model(audio, visual)), main(other(audio, visual)))
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    for one, loaded in zip(_tensors(model(audio, visual)), _tensors(other(audio, visual)), strict=True):
+    for one, loaded in zip(tensors(model(audio, visual)), tensors(other(audio, visual)), strict=True):
         assert torch.equal(one, loaded)
 
 
-@every_model
-def test_inputs_are_cast_to_the_type_of_the_parameters(name: str) -> None:
-    model, (audio, visual, _) = build(name).eval(), batch(2)
+@every_model_and_task
+def test_inputs_are_cast_to_the_type_of_the_parameters(name: str, task: str) -> None:
+    model, (audio, visual, _) = build(name, task).eval(), batch(2)
     audio, visual = audio.half(), visual.half()
     want = model(audio.float(), visual.float())
     for inputs in ((audio, visual), (audio.float(), visual), (audio.double(), visual)):
-        assert all(map(torch.equal, _tensors(model(*inputs)), _tensors(want)))
-    assert {tensor.dtype for tensor in _tensors(model.double()(audio, visual))} == {torch.float64}
+        assert all(map(torch.equal, tensors(model(*inputs)), tensors(want)))
+    assert {tensor.dtype for tensor in tensors(model.double()(audio, visual))} == {torch.float64}
 
 
-@every_model
-def test_it_overfits_eight_clips(name: str) -> None:
-    model, (audio, visual, target) = build(name), batch(8)
+@every_model_and_task
+def test_it_overfits_eight_clips(name: str, task: str) -> None:
+    model, (audio, visual, target) = build(name, task), batch(8)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     first = None
     for _ in range(60):
@@ -138,8 +178,16 @@ def test_it_overfits_eight_clips(name: str) -> None:
         optimizer.zero_grad()
         terms["total"].backward()
         optimizer.step()
-    assert terms["total"].item() < first / 2
-    assert (model.eval()(audio, visual).labels() == target.labels).float().mean() > 0.97
+    assert first is not None and terms["total"].item() < first / 2
+    output = model.eval()(audio, visual)
+    if task == "full":
+        assert (output.labels() == target.labels).float().mean() > 0.97
+    elif task == "weak":  # of the segments it has no labels; the votes of a video's are for its class
+        votes = output.probabilities().mean(1).argmax(-1)
+        assert torch.equal(votes, target.video)
+    else:
+        together, distance = target.labels < NUM_CLASSES, output.distance.diagonal(dim1=1, dim2=2)
+        assert distance[together].max() < distance[~together].min()
 
 
 @every_model
@@ -148,17 +196,29 @@ def test_options_have_a_meaning_and_the_wrong_ones_are_refused(name: str) -> Non
         build(name, colour=3)
     assert "'colour'" in caught.value.found and describe_options(name) in caught.value.expected
     for line in describe_options(name).splitlines():
-        option, _, meaning = line.strip().partition(": ")
-        assert meaning
-        for wrong in ("many", None, True):
-            with pytest.raises(AvelError, match=f"option {option} of {name} is {wrong!r}"):
-                build(name, **{option: wrong})
+        fields = re.fullmatch(r"    (\w+): (.+) \((.+); ([^;]+)\)", line)
+        assert fields
+        option, meaning, values, default = fields.groups()
+        wrong = ["no such word", None, [1], True, 1.5, 1]
+        if values == "true | false":
+            wrong.remove(True)
+            assert default.lower() in ("true", "false")
+        elif values in ("a number", "a whole number"):
+            wrong = ["no such word", None, [1], True] + ([1.5] if values == "a whole number" else [])
+            assert float(default) is not None
+        else:
+            assert default in values.split(" | ")
+        for value in wrong:
+            with pytest.raises(AvelError) as caught:
+                build(name, **{option: value})
+            assert caught.value.found == f"option {option} of {name} is {value!r}"
+            assert (caught.value.expected, caught.value.do) == (values, meaning)
 
 
 @every_model
 def test_a_task_that_is_not_built_is_refused(name: str) -> None:
     with pytest.raises(AvelError, match="task 'dance'"):
-        build_model(name, audio_dim=1, visual_dim=1, grid=(1, 1), num_classes=1, task="dance")
+        build(name, "dance")
 
 
 def test_an_unknown_model_is_refused_by_name() -> None:
@@ -169,8 +229,3 @@ def test_an_unknown_model_is_refused_by_name() -> None:
 
 def test_whole_numbers_are_taken_for_fractions() -> None:
     assert build("ccln", dropout=0, temperature=1)
-
-
-def _tensors(output: SegmentOutput) -> list[torch.Tensor]:
-    maps = [] if output.attention is None else [output.attention]
-    return [output.logits, *maps, *output.parts.values()]

@@ -103,17 +103,20 @@ def test_weak_learns_where_the_event_is_if_told_how_long(learnable: Path, tmp_pa
 
 @pytest.mark.parametrize("mode", ["joint", "strict"])
 def test_cml_learns_to_find_the_event_in_the_other_stream(mode: str, learnable: Path, tmp_path: Path) -> None:
-    same = learning(learnable, tmp_path / "run", task="cml", cml_mode=mode, options={"cml_pairs": "all"}, epochs=12)
+    same = learning(
+        learnable, tmp_path / "run", task="cml", cml_mode=mode, options={"cml_pairs": "all"}, epochs=12, seed=2
+    )
     run = train(same)
     store = open_store(learnable / "store")
     masks = [Windows(store, task_split(store, name, "cml"), 6).labels.numpy() < 3 for name in ("train", "val")]
-    assert run.best_accuracy > window_floors(*masks).values["most frequent start per length"] + 0.3
+    floor = window_floors(*masks).values["most frequent start per length"]
+    assert run.best_accuracy > floor + 0.3
     assert set(run.metrics[-1]["train"]) == {"distance", "wccl", "total"}
     for line in run.metrics:
         scores = line["val"]
         assert scores["accuracy"] == pytest.approx((scores["a2v"] + scores["v2a"]) / 2)
         assert scores["a2v"] * 23 == pytest.approx(round(scores["a2v"] * 23))  # of 24 events one fills its clip
-    assert max(line["val"]["a2v"] for line in run.metrics) > 0.6 < max(line["val"]["v2a"] for line in run.metrics)
+    assert min(max(line["val"][direction] for line in run.metrics) for direction in DIRECTIONS) > floor + 0.1
 
 
 # --- what a run is --------------------------------------------------------------------------------------------------
@@ -457,10 +460,14 @@ def others(unkilled: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "count", "before"),
-    [("avel.training", "fit_epoch", 3, False), ("avel.checkpoint", "save_state", 2, True)],
+    ("run", "module", "name", "count", "before"),
+    [
+        ("weak", "avel.training", "fit_epoch", 3, False),
+        ("strict", "avel.training", "fit_epoch", 3, False),
+        ("strict", "avel.checkpoint", "save_state", 2, True),
+        ("cosine", "avel.training", "fit_epoch", 3, False),
+    ],
 )
-@pytest.mark.parametrize("run", OTHERS)
 def test_other_kinds_of_training_resume_exactly_too(
     run: str, module: str, name: str, count: int, before: bool, others: Path, tmp_path: Path
 ) -> None:

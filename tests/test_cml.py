@@ -1,0 +1,242 @@
+"""Cross-modality localization: what is asked, what is found, against plain Python, by hand and beside the floors."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import CLASSES, relabel, write_store
+
+from avel.cml import DIRECTIONS, Direction, Mode, by_length, events, located, query
+from avel.config import TrainConfig
+from avel.data.loader import Batch, Windows, task_split
+from avel.errors import AvelError
+from avel.floors import window_floors
+from avel.metrics import cml_counts
+from avel.models import build_model
+from avel.training import train
+from avel.types import DistanceOutput
+
+Forward = Callable[[Batch], DistanceOutput]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More do nothing for networks of this size but wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    """Windows of clips of 6, 7 and 12 segments, some without a partial event, and of background clips."""
+    store = write_store(tmp_path_factory.mktemp("cml") / "store", clips=48, segments=(6, 7, 12), background=4)
+    windows = Windows(store, range(52), 6)
+    assert 10 < len(events(windows)) < len(windows) - 10
+    return windows
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    """CCLN as it begins, in evaluation mode and double precision."""
+    torch.manual_seed(0)
+    shapes = {"audio_dim": 5, "visual_dim": 6, "grid": (2, 2), "num_classes": 3}
+    return build_model("ccln", **shapes, task="cml", width=8, heads=2).double().eval()
+
+
+def through(network: torch.nn.Module) -> Forward:
+    return lambda batch: network(batch.audio, batch.visual)
+
+
+def partial(row: list[int]) -> tuple[int, int] | None:
+    """Start and length of the one run of event segments that is not all, letter by letter."""
+    runs = "".join(" " if label == len(CLASSES) else "x" for label in row).split()
+    first = next((t for t, label in enumerate(row) if label != len(CLASSES)), 0)
+    return (first, len(runs[0])) if len(runs) == 1 and len(runs[0]) < len(row) else None
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+def test_events_are_the_windows_with_one_event_of_a_part_of_their_length(windows: Windows) -> None:
+    found = {index: partial(row) for index, row in enumerate(windows.labels.tolist())}
+    assert events(windows) == {index: event for index, event in found.items() if event is not None}
+    assert None in found.values()
+
+
+def test_by_length_groups_and_keeps_the_order() -> None:
+    asked = {7: (0, 2), 3: (1, 1), 5: (4, 2), 1: (2, 1)}
+    groups = by_length(asked)
+    assert groups == {1: [3, 1], 2: [7, 5]} and list(groups) == [1, 2]
+    assert by_length({}) == {}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_query_is_the_events_segments_alone(direction: Direction, windows: Windows) -> None:
+    found = events(windows)
+    for length, group in by_length(found).items():
+        batch = windows.batch(group)
+        asked = query(batch, len(CLASSES), direction)
+        stream, other = ("audio", "visual") if direction == "a2v" else ("visual", "audio")
+        assert torch.equal(getattr(asked, other), getattr(batch, other)) and asked.target is batch.target
+        assert getattr(asked, stream).shape == (len(group), length, *getattr(batch, stream).shape[2:])
+        for place, index in enumerate(group):
+            start = found[index][0]
+            assert torch.equal(getattr(asked, stream)[place], getattr(batch, stream)[place, start : start + length])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_query_has_no_trace_of_where_it_stood(
+    direction: Direction, windows: Windows, network: torch.nn.Module
+) -> None:
+    stream = "audio" if direction == "a2v" else "visual"
+    batch = windows.batch(by_length(events(windows))[2])
+    moved = replace(
+        batch,
+        target=replace(batch.target, labels=batch.target.labels.roll(1, 1)),
+        **{stream: getattr(batch, stream).roll(1, 1)},
+    )
+    whole = moved.target.labels[:, 0] == len(CLASSES)  # where the event was not split by the ends
+    plain, shifted = (network(each.audio, each.visual).distance[whole] for each in (batch, moved))
+    assert whole.any() and not torch.allclose(plain, shifted)  # joint: the event's place is in the distances
+    plain, shifted = (through(network)(query(each, 3, direction)).distance[whole] for each in (batch, moved))
+    assert torch.equal(plain, shifted)
+
+
+# --- what is found --------------------------------------------------------------------------------------------------
+
+
+def test_joint_is_what_the_metric_counts_on_the_same_distances(windows: Windows, network: torch.nn.Module) -> None:
+    found = located(through(network), windows, "joint", batch_size=7)
+    with torch.no_grad():
+        distance = through(network)(windows.batch(range(len(windows)))).distance.numpy()
+    counts = cml_counts(distance, windows.labels.numpy() < len(CLASSES))
+    assert (found["a2v"].sum(), found["v2a"].sum(), len(found["a2v"])) == (counts.a2v, counts.v2a, counts.counted)
+    assert len(found["v2a"]) == counts.counted
+    for place, index in enumerate(events(windows)):  # in the windows' order
+        one = cml_counts(distance[index : index + 1], windows.labels[index : index + 1].numpy() < len(CLASSES))
+        assert (found["a2v"][place], found["v2a"][place]) == (one.a2v, one.v2a)
+    assert 0 < counts.a2v < counts.counted and 0 < counts.v2a < counts.counted
+
+
+@torch.no_grad()
+def strict_oracle(windows: Windows, network: torch.nn.Module) -> dict[int, tuple[bool, bool]]:
+    """Index -> found by sound, found by sight: every window by itself, every start by itself."""
+    found = {}
+    for index, row in enumerate(windows.labels.tolist()):
+        event = partial(row)
+        if event is None:
+            continue
+        start, length = event
+        batch = windows.batch([index])
+        heard, seen = batch.audio[:, start : start + length], batch.visual[:, start : start + length]
+        by_sound = network(heard, batch.visual).distance[0].tolist()  # a row per second that is searched
+        by_sight = [list(column) for column in zip(*network(batch.audio, seen).distance[0].tolist(), strict=True)]
+        best = []
+        for distance in (by_sound, by_sight):
+            assert (len(distance), len(distance[0])) == (len(row), length)
+            sums = [sum(distance[n + i][i] for i in range(length)) for n in range(len(row) - length + 1)]
+            best.append(sums.index(min(sums)))
+        found[index] = (best[0] == start, best[1] == start)
+    return found
+
+
+def test_strict_is_what_plain_python_finds(windows: Windows, network: torch.nn.Module) -> None:
+    expected = strict_oracle(windows, network)
+    found = located(through(network), windows, "strict", batch_size=4)
+    assert list(zip(found["a2v"].tolist(), found["v2a"].tolist(), strict=True)) == list(expected.values())
+    assert list(expected) == list(events(windows))
+    assert 0 < found["a2v"].sum() < len(expected) and 0 < found["v2a"].sum() < len(expected)
+    joint = located(through(network), windows, "joint", batch_size=4)
+    assert any((joint[direction] != found[direction]).any() for direction in DIRECTIONS)
+
+
+@pytest.mark.parametrize("mode", ["joint", "strict"])
+def test_how_the_windows_are_shared_out_changes_nothing(mode: Mode, windows: Windows, network: torch.nn.Module) -> None:
+    asked = list(events(windows))
+    whole = located(through(network), windows, mode, batch_size=100)
+    for size in (1, 5):
+        again = located(through(network), windows, mode, batch_size=size)
+        assert all((again[direction] == whole[direction]).all() for direction in DIRECTIONS)
+    for share in (range(len(windows))[::2], range(len(windows))[1::2], asked[::-3], [0, asked[-1]], []):
+        part = located(through(network), windows, mode, batch_size=4, of=share)
+        places = [asked.index(index) for index in share if index in asked]
+        for direction in DIRECTIONS:
+            assert part[direction].dtype == np.bool_
+            assert part[direction].tolist() == whole[direction][places].tolist()
+
+
+@pytest.mark.parametrize("mode", ["joint", "strict"])
+def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_floor(mode: Mode, windows: Windows) -> None:
+    def told(batch: Batch) -> DistanceOutput:
+        """0 between segments that hold the event, 1 elsewhere; a query of l segments is all event."""
+        event = batch.target.labels < len(CLASSES)
+        length = event.sum(1).min()
+        rows, columns = (
+            event if stream.shape[1] == event.shape[1] else event.new_ones((len(event), length))
+            for stream in (batch.visual, batch.audio)
+        )
+        return DistanceOutput(1 - (rows[:, :, None] & columns[:, None]).float())
+
+    def constant(batch: Batch) -> DistanceOutput:
+        return DistanceOutput(torch.full((len(batch.audio), batch.visual.shape[1], batch.audio.shape[1]), 0.7))
+
+    masks = windows.labels.numpy() < len(CLASSES)
+    floors = window_floors(masks, masks)
+    assert 0 < floors.values["first window"] < 1
+    for direction in DIRECTIONS:
+        found = located(told, windows, mode, batch_size=8)[direction]
+        assert found.all() and len(found) == floors.counted
+        guessed = located(constant, windows, mode, batch_size=8)[direction]
+        assert guessed.mean() == floors.values["first window"] and len(guessed) == floors.counted
+
+
+# --- training on the match splits -----------------------------------------------------------------------------------
+
+
+def config(folder: Path, out: str, **changes: object) -> TrainConfig:
+    options = {"width": 8, "heads": 2, "dropout": 0.0}
+    settings = {"window": 6, "epochs": 1, "device": "cpu", "threads": 1, "options": options}
+    return TrainConfig(folder / "store", folder / out, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_cml_alone_uses_the_match_splits(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", clips=96, background=6, match=True)
+    sizes = {name: len(store.split(name)) for name in store.splits()}
+    assert sizes == {"train": 48, "train_match": 47, "val": 24, "val_match": 23, "test": 24, "test_match": 24,
+                     "background": 6}  # fmt: skip
+    for name in ("train", "val"):
+        assert task_split(store, name, "cml") == store.split(f"{name}_match")
+        assert task_split(store, name, "full") == task_split(store, name, "weak") == store.split(name)
+    for task, expected in (("cml", (47, 23)), ("full", (48, 24)), ("weak", (48 + 6, 24))):
+        train(config(tmp_path, task, task=task))
+        counted = json.loads((tmp_path / task / "run.json").read_text())["windows"]
+        assert tuple(counted.values()) == expected
+
+    trained, asked = (Windows(store, task_split(store, name, "cml"), 6) for name in ("train", "test"))
+    floors = window_floors(trained.labels.numpy() < 3, asked.labels.numpy() < 3)
+    assert floors.counted == len(events(asked)) == len(asked) == 24
+
+
+def test_cml_without_match_splits_leaves_out_what_cannot_be_found(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", clips=96)
+    assert task_split(store, "train", "cml") == store.split("train")
+    run = train(config(tmp_path, "run", task="cml"))
+    scores = run.metrics[0]["val"]
+    for share in (scores["a2v"], scores["v2a"]):
+        assert share * 23 == pytest.approx(round(share * 23)) and share * 24 != pytest.approx(round(share * 24))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_clips_without_a_partial_event_are_refused(split: str, tmp_path: Path) -> None:
+    whole = write_store(tmp_path / "store").split(split)
+    relabel(tmp_path / "store", lambda index, spans: [[spans[0][0], 0.0, 6.0]] if index in whole else spans)
+    with pytest.raises(AvelError, match=f"no clip of split {split} in .* has one event of a part of its length"):
+        train(config(tmp_path, "run", task="cml"))
+    assert not (tmp_path / "run").exists()
+    train(config(tmp_path, "full", task="full"))
