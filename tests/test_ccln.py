@@ -587,7 +587,6 @@ def test_contrastive_branch_is_equations_25_and_26_and_no_constant(branch_norm: 
     assert layer(stream).std() > 1e-3  # LayerNorm over a width of 1, as printed, would give its bias everywhere
 
 
-@pytest.mark.xfail(strict=True, reason="LayerNorm over time takes the bias of the map before it off again")
 def test_every_parameter_of_a_branch_normalised_over_time_has_a_gradient() -> None:
     layer = exact(ContrastiveBranch(8, 2, 0.0, 2, "time"))
     (layer(randn(0, 2, 5, 8)) * randn(1, 2, 5, 2)).sum().backward()

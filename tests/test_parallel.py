@@ -292,7 +292,7 @@ def test_every_process_knows_the_same_and_the_first_alone_speaks(two: Path) -> N
         assert [{**line, "seconds": 0} for line in metrics] == [{**line, "seconds": 0} for line in also_found[name][2]]
         assert metrics == [json.loads(line) for line in (two / name / "metrics.jsonl").read_text().splitlines()]
     # Of 19 windows in batches of 8 one is left out; the notice comes once, however many epochs follow.
-    full = "2 processes do not divide the last batch: 1 windows are left out of every epoch"
+    full = "2 processes do not divide every batch: 1 windows are left out of each epoch"
     assert said[:2] == ["features: 0.00 GB, kept in memory by the page cache", full]
     assert sum("do not divide" in line for line in said) == len(found)
 
@@ -431,7 +431,7 @@ def test_torchrun_trains_several_seeds(by_torchrun: tuple[Path, subprocess.Compl
     for file in ("last.safetensors", "last.state.safetensors", "best.safetensors"):
         assert (runs / "seed-0" / file).read_bytes() == (two / "noisy" / file).read_bytes()
         assert (runs / "seed-1" / file).read_bytes() != (two / "noisy" / file).read_bytes()
-    assert done.stderr.count("1 windows are left out of every epoch") == 1
+    assert done.stderr.count("1 windows are left out of each epoch") == 1
     assert done.stderr.count("features: 0.00 GB") == 1
     assert "Traceback" not in done.stderr
 

@@ -291,9 +291,7 @@ def test_what_the_processes_do_not_divide_is_left_out(settings: TrainConfig, pro
         assert lost == 0 and said == []
     else:
         assert lost > 0
-        assert said == [
-            f"{processes} processes do not divide the last batch: {lost} windows are left out of every epoch"
-        ]
+        assert said == [f"{processes} processes do not divide every batch: {lost} windows are left out of each epoch"]
 
 
 def test_more_processes_than_windows_in_a_batch_are_refused(many: Windows) -> None:

@@ -46,7 +46,8 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float
         alpha: weight of y = 1; y = 0 weighs 1 - alpha.
         gamma: how much less a well-classified class counts, not negative; 0 leaves the weighted BCE.
     """
-    logits, targets = _precise(logits), _precise(targets)
+    logits = _precise(logits)
+    targets = targets.to(logits.dtype)
     cost = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     # Clamped because a power below 1 has no gradient at 0, which a saturated sigmoid reaches.
     distance = (targets - logits.sigmoid()).abs().clamp_min(torch.finfo(logits.dtype).tiny)

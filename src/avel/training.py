@@ -195,7 +195,7 @@ def plan(
     trimmed = [Part(part.windows[: len(part.windows) // processes * processes], part.query) for part in parts]
     lost = sum(len(part.windows) for part in parts) - sum(len(part.windows) for part in trimmed)
     if lost and notice:
-        notice(f"{processes} processes do not divide the last batch: {lost} windows are left out of every epoch")
+        notice(f"{processes} processes do not divide every batch: {lost} windows are left out of each epoch")
     kept = [part for part in trimmed if part.windows]
     if not kept:
         raise AvelError(

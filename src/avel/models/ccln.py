@@ -307,7 +307,7 @@ class ContrastiveBranch(nn.Module):
         self.attention = SelfAttention(width, heads, dropout)
         if branch_norm == "feature":
             self.transform = nn.Sequential(nn.Linear(width, width), Dropout(dropout), nn.LayerNorm(width))
-        self.embedding = nn.Linear(width, embedding_width)
+        self.embedding = nn.Linear(width, embedding_width, bias=branch_norm == "feature")  # LN over T would undo it
 
     def forward(self, stream: Tensor) -> Tensor:
         """v_F (B, T, D) -> P_v (B, T, E)."""
