@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": BASE | {"models"},
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
+    "zero_shot": BASE | {"features", "localization", "data"},
     "training": USE,
     "evaluation": USE,
     "web": BASE | {"plots"},
