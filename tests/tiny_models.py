@@ -29,7 +29,7 @@ def write_clip(folder: Path, seed: int = 0, *, layers: int = 2) -> Path:
         vision_config={"hidden_size": 24, "image_size": IMAGE, "patch_size": PATCH} | tower,
         projection_dim=SPACE,
     )
-    _save(CLIPModel(config), folder, seed)
+    _save(CLIPModel, config, folder, seed)
     letters = string.ascii_lowercase + string.digits + ".,"
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[]).save_pretrained(folder)
@@ -61,7 +61,7 @@ def write_clap(folder: Path, seed: int = 0, *, fused: bool = False) -> Path:
         audio_config=audio,
         projection_dim=SPACE,
     )
-    _save(ClapModel(config), folder, seed)
+    _save(ClapModel, config, folder, seed)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *string.ascii_letters[:50], "Ġ", "."]
     RobertaTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=[]).save_pretrained(folder)
     extractor = ClapFeatureExtractor(
@@ -71,12 +71,14 @@ def write_clap(folder: Path, seed: int = 0, *, fused: bool = False) -> Path:
     return folder
 
 
-def _save(model: Any, folder: Path, seed: int) -> None:
-    """Weights large enough that every part of the network changes what comes out."""
+def _save(network: Any, config: Any, folder: Path, seed: int) -> None:
+    """Weights large enough that every part of the network changes what comes out; the same seed gives the same."""
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = network(config)
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.data = torch.randn(weight.shape) * 0.3
     model.save_pretrained(folder)

@@ -10,8 +10,8 @@ comes with the extra ``hf`` and is imported when an encoder is made, so that nob
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +26,11 @@ from safetensors import SafetensorError
 from avel.errors import AvelError
 from avel.features.extractor import make_tag
 from avel.features.weights import cache_folder
+from avel.files import file_sha256
 
-#: ViT-B/32. The repository's main branch has held a pickle only; this revision is its conversion to safetensors.
+# ViT-B/32 and HTSAT-tiny. The main branches hold pickles only; these revisions are their conversions to safetensors.
 CLIP_WEIGHTS = "openai/clip-vit-base-patch32@refs/pr/15"
-CLAP_WEIGHTS = "laion/clap-htsat-unfused"
+CLAP_WEIGHTS = "laion/clap-htsat-unfused@refs/pr/3"
 
 FRAMES_AT_ONCE = 16  # through CLIP
 SEGMENTS_AT_ONCE = 8  # through CLAP, which hears ten seconds of each
@@ -85,7 +86,7 @@ class ClipVision:
         self.word_scale = float(model.network.logit_scale.exp())
         self._mean, self._spread = torch.tensor(mean), torch.tensor(spread)
         shaping = {"weights_sha": model.sha256, "frames_per_segment": frames_per_segment}
-        self.options: dict[str, Any] = {"weights": weights, **shaping}
+        self.options: dict[str, Any] = {"weights": model.weights, **shaping}
         self.tag = make_tag(
             self.name,
             kind=self.kind,
@@ -189,7 +190,7 @@ class ClapAudio:
         self.dim: int = model.network.config.projection_dim
         self.word_scale = float(model.network.logit_scale_a.exp())
         shaping = {"weights_sha": model.sha256}
-        self.options: dict[str, Any] = {"weights": weights, **shaping}
+        self.options: dict[str, Any] = {"weights": model.weights, **shaping}
         settings = ["feature_size", "hop_length", "fft_window_size", "frequency_min", "frequency_max", "top_db"]
         settings += ["sampling_rate", "max_length_s", "truncation", "padding", "padding_value"]
         self.tag = make_tag(
@@ -242,6 +243,7 @@ class Model:
         network: float32, in evaluation mode, on the CPU.
         tokenizer: of its words.
         folder: where it lies.
+        weights: what finds it again, in another process and from another working folder: see `find_folder`.
         sha256: of model.safetensors, hexadecimal.
         config_sha256: of config.json, which says things that the weights do not, such as the activation.
     """
@@ -249,6 +251,7 @@ class Model:
     network: Any
     tokenizer: Any
     folder: Path
+    weights: str
     sha256: str
     config_sha256: str
 
@@ -257,46 +260,51 @@ def import_transformers() -> Any:
     """The package. Raises AvelError where it is missing."""
     try:
         import transformers
-    except ImportError as error:
+    except ImportError as error:  # or a package that it needs is missing, or too old
         raise AvelError(
-            "CLIP and CLAP need the package transformers, which is not installed",
+            f"CLIP and CLAP need the package transformers: {_first_line(error)}",
             "the extra hf of avel",
             'run: pip install "avel[hf]"',
         ) from error
     return transformers
 
 
-def find_folder(weights: str) -> Path:
-    """The folder of a model: the one that is named, else the one of that name in avel's cache, else the hub's.
+def find_folder(weights: str, *, moved: bool = False) -> Path:
+    """The folder of a model: the one that is named, else that of a hub's id in avel's cache, else on the hub.
 
     The hub's client looks into its own cache first and asks the network for what it lacks; ``HF_HUB_OFFLINE=1``
     forbids that.
 
     Args:
         weights: a folder, or an id on the hub, which may end in ``@revision``.
+        moved: take a folder of that name in avel's cache where the one that is named is not there. So a store or a
+            trained model, which name the folder that they were made with, can be used on another machine.
 
     Raises:
         AvelError: it is nowhere, or the hub cannot be reached; it says which files to put where.
     """
-    folder = Path(weights).expanduser()
-    if folder.is_dir():
-        return folder
-    name, _, revision = weights.partition("@")
+    folder = os.path.expanduser(weights)
+    if os.path.isdir(folder):
+        return Path(folder)
+    is_id = _HUB_ID.fullmatch(weights) is not None
+    name, _, revision = weights.partition("@") if is_id else (weights, "", "")
     kept = cache_folder() / Path(name).name
-    if kept.is_dir():
+    if (is_id or moved) and kept.is_dir():
         return kept
-    if not _HUB_ID.fullmatch(weights):
+    if not is_id:
         raise AvelError(
-            f"no such folder: {weights}",
+            f"no such folder: {weights}" + f", and no {kept}" * moved,
             _FILES,
-            f"check the path, or give an id on the hub, such as {CLIP_WEIGHTS} or {CLAP_WEIGHTS} (docs/words.md)",
+            f"put it at {kept}"
+            if moved
+            else f"check the path, or give an id on the hub, such as {CLIP_WEIGHTS} or {CLAP_WEIGHTS}",
         )
     import_transformers()
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
-    except (OSError, ValueError) as error:  # its errors are of these kinds
+    except Exception as error:  # the hub's client raises its own, httpx's and Rust's, which share no other base
         options = (f" --revision {revision}" if revision else "") + "".join(f" --include '{some}'" for some in _WANTED)
         raise AvelError(
             f"{weights} is neither a folder nor in {kept}, and did not come from the hub: {_first_line(error)}",
@@ -312,19 +320,20 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
     Args:
         kind: what it must be.
         weights: see `find_folder`.
-        weights_sha: sha256 that model.safetensors must have; None takes what is there.
+        weights_sha: sha256 that model.safetensors must have, as a store or a trained model says; None takes what is
+            there.
 
     Raises:
         AvelError: transformers is missing, the weights cannot be had, are others, are a pickle, or do not fit.
     """
     transformers = import_transformers()
-    folder = find_folder(weights)
+    folder = find_folder(weights, moved=weights_sha is not None)
     config = _read_json(folder / "config.json")
     if config.get("model_type") != kind:
         raise AvelError(
             f"{folder} holds a model of type {config.get('model_type')!r}",
             f"one of type {kind!r}",
-            f"give the folder or the hub's id of a {kind.upper()}, such as "
+            f"give a folder with a {kind.upper()}, or its id on the hub, such as "
             f"{CLIP_WEIGHTS if kind == 'clip' else CLAP_WEIGHTS}",
         )
     file = folder / _WEIGHTS
@@ -335,12 +344,12 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
             _FILES,
             "take a revision of the repository that has it, or convert the pickle once: docs/words.md says how",
         )
-    sha256 = _sha256(file)
+    sha256, config_sha256 = _sha256(file), _sha256(folder / "config.json")
     if weights_sha and sha256 != weights_sha.lower():
         raise AvelError(
             f"{file} has the sha256 {sha256}",
             f"the weights of sha256 {weights_sha}",
-            "give the folder of those weights; features of different weights are never mixed",
+            "put those weights there; features of different weights are never mixed",
         )
     if not (folder / "tokenizer.json").is_file() and not (folder / "merges.txt").is_file():
         raise _unfit(folder, "it has no tokenizer.json")  # transformers would go on with a tokenizer of no words
@@ -359,7 +368,8 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
     if len(tokenizer) > network.config.text_config.vocab_size:
         raise _unfit(folder, f"there are more words in its tokenizer ({len(tokenizer)}) than its network knows")
     network = network.float().eval().requires_grad_(False)
-    return Model(network, tokenizer, folder, sha256, _sha256(folder / "config.json"))
+    named = os.path.abspath(folder) if os.path.isdir(os.path.expanduser(weights)) else weights
+    return Model(network, tokenizer, folder, named, sha256, config_sha256)
 
 
 @contextmanager
@@ -441,8 +451,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise _unfit(path.parent, f"{path.name}: {error.strerror}") from error
 
 
 def _first_line(error: Exception | str) -> str:
