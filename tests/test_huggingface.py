@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_models import IMAGE, PATCH, SPACE, needs_transformers, write_clap, write_clip
 
+from avel import cli
+from avel.config import TrainConfig
+from avel.data.store import open_store
 from avel.errors import AvelError
+from avel.features import build_extractor
 from avel.features.clip import extract_clip
-from avel.features.huggingface import ClapAudio, ClipVision, find_folder, import_transformers
+from avel.features.extract import extract
+from avel.features.huggingface import (
+    CLAP_WEIGHTS,
+    CLIP_WEIGHTS,
+    ClapAudio,
+    ClipVision,
+    find_folder,
+    import_transformers,
+)
+from avel.localization import localize
+from avel.training import train
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +239,18 @@ def test_other_weights_than_recorded_are_refused(tmp_path: Path, clip_folder: Pa
 
 
 @needs_transformers
+def test_options_make_it_again_from_another_working_folder(
+    tmp_path: Path, clip_folder: Path, clap_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip_folder.parent)
+    clip = build_extractor("visual", "clip", weights="clip", frames_per_segment=2)
+    clap = build_extractor("audio", "clap", weights=os.path.relpath(clap_folder))
+    monkeypatch.chdir(tmp_path)
+    for made in (clip, clap):
+        assert build_extractor(made.kind, made.name, **made.options).tag == made.tag
+
+
+@needs_transformers
 def test_loading_is_silent(clip_folder: Path, clap_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import transformers
 
@@ -237,6 +265,45 @@ def test_loading_is_silent(clip_folder: Path, clap_folder: Path, capfd: pytest.C
 def test_a_clip_of_both(tiny_video: Path, clip_folder: Path, clap_folder: Path) -> None:
     features = extract_clip(tiny_video, ClipVision(str(clip_folder)), ClapAudio(str(clap_folder)))
     assert features.visual.shape == (3, 4, 4, 24) and features.audio.shape == (3, SPACE)
+
+
+@needs_transformers
+def test_extract_train_and_localize(
+    tmp_path: Path,
+    tiny_clips: Callable[[Path, int], Path],
+    tiny_video: Path,
+    clip_folder: Path,
+    clap_folder: Path,
+    own_cache: Path,
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 3)
+    folders = [copy(clip_folder, tmp_path / "my-clip"), copy(clap_folder, tmp_path / "my-clap")]
+    command = ["extract", str(table), "--out", str(tmp_path / "store"), "--visual", "clip", "--audio", "clap"]
+    weights = ["--visual-weights", str(folders[0]), "--audio-weights", str(folders[1])]
+    assert cli.main([*command, *weights, "--workers", "1"]) == 0
+    store = open_store(tmp_path / "store")
+    assert (store.grid, store.visual_dim, store.audio_dim) == ((4, 4), 24, SPACE)
+    wanted = extract_clip(tmp_path / "clips" / "clip1.mp4", ClipVision(str(clip_folder)), ClapAudio(str(clap_folder)))
+    np.testing.assert_array_equal(store.visual(1), wanted.visual)
+    np.testing.assert_allclose(store.audio(1), wanted.audio, atol=1e-6)
+
+    train(TrainConfig(store=store.path, out=tmp_path / "run", window=2, epochs=1, select_on="test"))
+    timeline = localize(tiny_video, tmp_path / "run")
+    assert timeline.tags["visual"] == ClipVision(str(clip_folder)).tag
+    # on another machine: the folders are not where they were, but in the cache under their names
+    own_cache.mkdir()
+    for folder in folders:
+        shutil.move(folder, own_cache / folder.name)
+    np.testing.assert_array_equal(localize(tiny_video, tmp_path / "run").probabilities, timeline.probabilities)
+    options = {"visual_options": {"weights": str(clip_folder)}, "audio_options": {"weights": str(clap_folder)}}
+    report = extract(table, store.path, visual="clip", audio="clap", **options)  # the same weights, named otherwise
+    assert (report.done, report.skipped) == (0, 3)
+    assert open_store(store.path).extractors["visual"]["options"]["weights"] == str(clip_folder)
+    # ... and nowhere: say where they are looked for
+    shutil.rmtree(own_cache)
+    with pytest.raises(AvelError, match="no such folder") as caught:
+        localize(tiny_video, tmp_path / "run")
+    assert caught.value.do == f"put it at {own_cache / 'my-clip'}"
 
 
 # what users get wrong
@@ -261,7 +328,17 @@ def test_a_folder_in_the_cache_is_found(own_cache: Path) -> None:
     kept = own_cache / "clip-vit-base-patch32"
     kept.mkdir(parents=True)
     assert find_folder("openai/clip-vit-base-patch32@refs/pr/15") == kept
-    assert find_folder("/another/machine/clip-vit-base-patch32") == kept
+    assert find_folder("/another/machine/clip-vit-base-patch32", moved=True) == kept
+    with pytest.raises(AvelError, match="no such folder: /mistyped/clip-vit-base-patch32"):
+        find_folder("/mistyped/clip-vit-base-patch32")  # what a user names is what is taken, or nothing
+
+
+def test_a_folder_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "clip").mkdir()
+    assert find_folder("~/clip") == tmp_path / "clip"
+    with pytest.raises(AvelError, match="no such folder: ~nobody-of-that-name/clip"):
+        find_folder("~nobody-of-that-name/clip")
 
 
 @needs_transformers
@@ -281,15 +358,32 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @needs_transformers
-def test_offline(tmp_path: Path) -> None:
-    code = "from avel.features.huggingface import find_folder\nfrom avel.errors import AvelError\n"
-    code += "try:\n    find_folder('openai/clip@refs/pr/15')\nexcept AvelError as error:\n    print(error)"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "AVEL_CACHE": str(tmp_path / "own")}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "run: hf download openai/clip --revision refs/pr/15 --include '*.json'" in result.stdout
-    assert f"--include 'model.safetensors' --local-dir {tmp_path}/own/clip" in result.stdout
-    assert "https://huggingface.co/openai/clip/tree/refs/pr/15" in result.stdout
+@pytest.mark.parametrize("error", [OSError("no route"), ValueError("no route"), Exception("no route\nto the host")])
+def test_whatever_the_hub_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Its client has errors that share nothing but Exception: of a proxy, of a revision, of Rust."""
+    import huggingface_hub
+
+    def snapshot_download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(AvelError) as caught:
+        find_folder("openai/clip")
+    assert caught.value.found.endswith("did not come from the hub: no route")
+
+
+@needs_transformers
+@pytest.mark.parametrize("weights", [CLIP_WEIGHTS, CLAP_WEIGHTS])
+def test_the_docs_and_the_error_give_the_same_command(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
+    monkeypatch.delenv("AVEL_CACHE")
+    monkeypatch.setenv("HOME", "/home/me")
+    text = (Path(__file__).parents[1] / "docs" / "words.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith(f"hf download {weights.partition('@')[0]} ")]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: 1 / 0)
+    with pytest.raises(AvelError) as caught:
+        find_folder(weights)
+    told = caught.value.do.partition("run: ")[2].splitlines()[0]
+    assert shlex.split(told) == shlex.split(line.replace("~", "/home/me"))
 
 
 def only_a_pickle(folder: Path) -> None:
@@ -320,6 +414,11 @@ def other_shape(folder: Path) -> None:
 
 def bad_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
+
+
+def weights_that_cannot_be_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("/proc/self/mem")  # a file, but reading it is an error, even for root
 
 
 def no_config(folder: Path) -> None:
@@ -361,6 +460,7 @@ def other_size(folder: Path) -> None:
         (only_a_pickle, "a pickle, which is never opened"),
         (no_weights, "has no model.safetensors"),
         (cut_weights, "cannot be used"),
+        (weights_that_cannot_be_read, "cannot be used: model.safetensors: Input/output error"),
         (lack_a_weight, "lacks visual_projection.weight"),
         (other_shape, "cannot be used"),
         (bad_config, "config.json is no JSON"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import needs_transformers, write_clap, write_clip
 
+import avel
+from avel import cli
 from avel.errors import AvelError
+from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS
 from avel.present import present
 from avel.types import Timeline
 from avel.zero_shot import Prompts, agree, check_labels, localize_words, parse_labels, where, word_probabilities
@@ -294,3 +299,103 @@ def test_without_weights_it_says_what_to_get(monkeypatch: pytest.MonkeyPatch, ti
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(AvelError, match="avel\\[hf\\]"):
         localize_words(tiny_video, "dog")
+
+
+# the command line
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """``--clip FOLDER --clap FOLDER`` of networks that find a church bell in the tiny video's last second alone."""
+    folder = tmp_path_factory.mktemp("models")
+    clip, clap = write_clip(folder / "clip", seed=4), write_clap(folder / "clap", seed=3)
+    return ["--clip", str(clip), "--clap", str(clap)]
+
+
+@needs_transformers
+def test_the_command_line(
+    tiny_video: Path, tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A good clip among broken ones: its files are written, the others reported."""
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(tiny_video.read_bytes()[:1000])
+    table = tmp_path / "truth.csv"
+    table.write_text(f"video,start,end,label\n{tiny_video},0,2,church bell\n")
+    videos = [str(broken), str(tiny_video), str(tmp_path / "nowhere.mp4")]
+    options = ["--labels", 'church bell, "drum, snare"', *models, "--out", str(tmp_path / "out"), "--html"]
+    assert cli.main(["localize", *videos, *options, "--truth", str(table)]) == 1
+    said = capsys.readouterr()
+    assert f"failed: {broken}" in said.err and "2 of 3 videos failed" in said.err and "Traceback" not in said.err
+    assert "looking and listening for: church bell; drum, snare\n" in said.out and "2.0  3.0" in said.out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted(["tiny.clip.mp4", *(f"tiny.{end}" for end in ("json", "csv", "vtt", "txt", "png", "html"))])
+
+    clip, clap = models[1::2]
+    wanted = avel.localize_words(tiny_video, ["church bell", "drum, snare"], clip=clip, clap=clap)
+    found = Timeline.from_json(tmp_path / "out" / "tiny.json")
+    np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
+    assert found.classes == ("church bell", "drum, snare") and found.tags == wanted.tags
+    assert (found.threshold, found.min_seconds) == (0.5, 0.0)
+    (event,) = found.events
+    assert (event.label, event.start, event.end) == ("church bell", 2.0, 3.0) and event.score > 0.5
+    assert found.truth[0].end == 2.0
+    assert (tmp_path / "out" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "tiny.html").read_text()
+    assert "Looked and listened for 2 classes: church bell, drum, snare." in page and "The model knows" not in page
+
+
+@needs_transformers
+@pytest.mark.parametrize("options", [["--threshold", "0.95"], ["--min-seconds", "1.5"]])
+def test_threshold_and_length(tiny_video: Path, tmp_path: Path, models: list[str], options: list[str]) -> None:
+    command = ["localize", str(tiny_video), "--labels", "church bell", *models, "--out", str(tmp_path)]
+    assert cli.main([*command, *options]) == 0
+    assert Timeline.from_json(tmp_path / "tiny.json").events == ()
+
+
+@needs_transformers
+def test_weights_that_cannot_be_used(
+    tiny_video: Path, tmp_path: Path, models: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, clap = models[1::2]
+    for wrong, said in (
+        (["--clip", str(tmp_path / "none"), "--clap", clap], f"no such folder: {tmp_path / 'none'}"),
+        (["--clip", clip, "--clap", str(tmp_path / "none")], f"no such folder: {tmp_path / 'none'}"),
+        (["--clip", clap, "--clap", clap], f"{clap} holds a model of type 'clap'"),
+        (["--clip", clip, "--clap", clip], f"{clip} holds a model of type 'clip'"),
+    ):
+        out = tmp_path / "out"
+        assert cli.main(["localize", str(tiny_video), "--labels", "dog", *wrong, "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert said in error and "expected:" in error and "do this:" in error and "Traceback" not in error
+        assert not out.exists()
+
+
+def test_a_label_that_is_a_verb_is_no_call_for_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert cli.main(["localize", "clip.mp4", "--labels", "data"]) == 2
+    error = capsys.readouterr().err
+    assert 'run: pip install "avel[hf]"' in error and "Traceback" not in error
+
+
+@needs_transformers
+@pytest.mark.parametrize("setting", ["HF_ENDPOINT=http://127.0.0.1:9", "HF_HUB_OFFLINE=1"])
+def test_without_a_network(tiny_video: Path, tmp_path: Path, setting: str) -> None:
+    """A hub that does not answer or must not be asked: what to download, and where to put it."""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "AVEL_CACHE": str(tmp_path / "own"), "NO_PROXY": "127.0.0.1"}
+    environment |= [setting.split("=")]
+    command = [sys.executable, "-m", "avel", "localize", str(tiny_video), "--labels", "dog"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "run: hf download openai/clip-vit-base-patch32" in result.stderr and "Traceback" not in result.stderr
+    assert f"--local-dir {tmp_path}/own/clip-vit-base-patch32" in result.stderr
+    assert "https://huggingface.co/openai/clip-vit-base-patch32/tree/refs/pr/15" in result.stderr
+
+
+def test_the_help_names_the_usual_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["localize", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    for weights in (CLIP_WEIGHTS, CLAP_WEIGHTS):
+        assert f"leftout,{weights.partition('@')[0]}." in text

@@ -19,7 +19,7 @@ from avel.errors import AvelError
 from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
 from avel.localization import find_events
-from avel.types import BACKGROUND, Progress, Timeline
+from avel.types import BACKGROUND, ZERO_SHOT, Progress, Timeline
 
 MOST_LABELS = 100
 
@@ -149,7 +149,7 @@ def localize_words(
         ),
         tags={
             "model": f"{eyes.name}+{ears.name}",
-            "task": "zero-shot",
+            "task": ZERO_SHOT,
             "visual": eyes.tag,
             "audio": ears.tag,
             "prompts": make_tag("prompts", **asdict(prompts)),
