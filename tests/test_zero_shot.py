@@ -26,15 +26,16 @@ from avel.zero_shot import Prompts, agree, check_labels, localize_words, parse_l
 LABELS = ("dog barking", "church bell", "train horn")
 PROMPTS = Prompts(("a photo of {}.", "{} at work."), ("a sound of {}.",), ("nothing to see.",), ("silence.", "noise."))
 SECONDS = 0.25  # of a segment: twelve of them in the tiny video
+SCALES = {"visual": 3.0, "audio": 3.4}  # of cosines
 
 
 class Encoder:
     """Says of each segment in turn what it was told to. Every label has a direction of its own, as has background."""
 
-    def __init__(self, kind: str, script: np.ndarray, scale: float = 3.0) -> None:
+    def __init__(self, kind: str, script: np.ndarray) -> None:
         self.options: dict[str, object] = {}
         self.kind, self.name, self.tag = kind, f"stub{kind}", f"stub{kind}-0"
-        self.word_scale, self.dim = scale, script.shape[1]
+        self.word_scale, self.dim = SCALES[kind], script.shape[1]
         self.frame_size, self.frames_per_segment, self.grid, self.sample_rate = 8, 2, (2, 3), 1000
         self.script = script / np.linalg.norm(script, axis=1, keepdims=True)
         self.done = 0
@@ -74,12 +75,12 @@ def softmax(values: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def oracle(seen: np.ndarray, heard: np.ndarray, scale: float, threshold: float):
+def oracle(eyes: Encoder, ears: Encoder, threshold: float):
     """What the docs say, word by word: rows of probabilities, and the label of each segment or None."""
     rows, found = [], []
-    for picture, sound in zip(seen.tolist(), heard.tolist(), strict=True):
-        look = softmax([scale * value for value in picture[:4]])  # three labels and one background prompt
-        hear = softmax([scale * value for value in (*sound[:3], *sound[4:6])])  # and two of them
+    for picture, sound in zip(eyes.script.tolist(), ears.script.tolist(), strict=True):
+        look = softmax([3.0 * value for value in picture[:4]])  # three labels and one background prompt
+        hear = softmax([3.4 * value for value in (*sound[:3], *sound[4:6])])  # and two of them
         hear = [*hear[:3], hear[3] + hear[4]]
         both = [min(look[label], hear[label]) for label in range(3)]
         rows.append([*both, 1 - sum(both)])
@@ -97,7 +98,7 @@ def test_against_the_oracle(tiny_video: Path, seed: int, threshold: float) -> No
     timeline = localize_words(
         tiny_video, LABELS, clip=eyes, clap=ears, threshold=threshold, segment_seconds=SECONDS, prompts=PROMPTS
     )
-    rows, found = oracle(eyes.script, ears.script, 3.0, threshold)
+    rows, found = oracle(eyes, ears, threshold)
     np.testing.assert_allclose(timeline.probabilities, rows, atol=1e-6)
     np.testing.assert_allclose(timeline.probabilities.sum(1), 1, atol=1e-12)
     labels = [None] * 12
@@ -112,7 +113,7 @@ def test_against_the_oracle(tiny_video: Path, seed: int, threshold: float) -> No
 
 def test_the_oracle_finds_something_at_each_threshold() -> None:
     for threshold in (0.0, 0.3, 0.4, 0.5):
-        everything = [oracle(*(e.script for e in encoders(seed)), 3.0, threshold)[1] for seed in range(4)]
+        everything = [oracle(*encoders(seed), threshold)[1] for seed in range(4)]
         labels = [label for found in everything for label in found]
         assert {*labels} >= {None, 0} and len({*labels}) > 2
 
@@ -164,6 +165,19 @@ def test_prompts_have_a_tag(tiny_video: Path) -> None:
         options = {"clip": eyes, "clap": ears, "segment_seconds": SECONDS}
         tags.add(localize_words(tiny_video, LABELS, prompts=prompts, **options).tags["prompts"])
     assert len(tags) == 2
+
+
+def test_a_label_is_the_mean_of_its_sentences(tiny_video: Path) -> None:
+    """A dog's two sentences lie at right angles to one another: what looks like either looks like half of both."""
+
+    class Reader(Encoder):
+        def embed_words(self, texts: list[str]) -> np.ndarray:
+            return np.eye(self.dim)[[0 if "photo" in text else 1 if "work" in text else 2 for text in texts]] * 1.0
+
+    eyes, ears = (Reader(kind, np.tile([1.0, 0, 0, 0], (12, 1))) for kind in ("visual", "audio"))
+    prompts = Prompts(PROMPTS.picture, PROMPTS.picture, ("none",), ("none",))
+    timeline = localize_words(tiny_video, ["dog"], clip=eyes, clap=ears, segment_seconds=SECONDS, prompts=prompts)
+    np.testing.assert_allclose(timeline.probabilities[:, 0], softmax([3.0 * math.sqrt(0.5), 0])[0], atol=1e-6)
 
 
 def test_seen_alone_or_heard_alone_is_background() -> None:
