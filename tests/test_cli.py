@@ -64,7 +64,6 @@ def test_a_verb_that_is_missing_shows_the_help(words: list[str], capsys: pytest.
         (["train", "--store", "s", "--out", "o", "--streams", "smell"], "streams"),
         (["train", "--store", "s", "--out", "o", "--no-such-option", "1"], "no_such_option"),
         (["train", "--config", "no-such.yaml", "--store", "s", "--out", "o"], "no-such.yaml"),
-        (["localize", "clip.mp4"], "model"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_word(
@@ -83,6 +82,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["data", "import-ave", ".", "--dry-run"], "Annotations.txt"),
         (["data", "simulate", "--out", "sim", "--videos", "2"], "videos = 2"),
         (["data", "check", "no-such-store"], "no-such-store"),
+        (["data", "check", "data"], "data"),  # a last word that is a verb, too
         (["data", "compare", "no-such-store", "other"], "no-such-store"),
         (["extract", "no-such.csv", "--out", "store"], "no-such.csv"),
         (["extract", "Annotations.txt", "--videos", ".", "--out", "store"], "Annotations.txt"),
@@ -90,6 +90,15 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["evaluate", "no-such-run"], "no-such-run"),
         (["evaluate", "no-such-run", "--floors"], "no-such-run"),
         (["localize", "clip.mp4", "--model", "no-such-run"], "no-such-run"),
+        (["localize", "clip.mp4"], "neither --model nor --labels"),
+        (["localize", "clip.mp4", "--model", "no-such-run", "--labels", "dog"], "both --model and --labels"),
+        (["localize", "clip.mp4", "--model", "no-such-run", "--clip", "clip"], "--clip beside --model"),
+        (["localize", "clip.mp4", "--model", "no-such-run", "--clap", "clap"], "--clap beside --model"),
+        (["localize", "clip.mp4", "--labels", "dog", "--device", "cpu"], "--device beside --labels"),
+        (["localize", "clip.mp4", "--labels", ""], "no labels"),
+        (["localize", "clip.mp4", "--labels", "dog, ,cat"], "label 2 of 3 is empty"),
+        (["localize", "clip.mp4", "--labels", "dog, Dog"], "'Dog' stands there twice"),
+        (["localize", "clip.mp4", "--labels", 'dog, "cat'], "cannot be read"),
     ],
 )
 def test_bad_input_exits_with_2_and_three_lines(

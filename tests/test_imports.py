@@ -34,17 +34,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cml": BASE | {"data", "metrics"},
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
+    "zero_shot": BASE | {"features", "localization"},
     "training": USE,
     "evaluation": USE,
     "web": BASE | {"plots"},
     "present": BASE | {"features", "plots", "web"},
     "demo": USE | {"training", "evaluation", "rivals", "present", "web"},
-    "cli": USE | {"training", "evaluation", "rivals", "present", "web", "demo"},
+    "cli": USE | {"zero_shot", "training", "evaluation", "rivals", "present", "web", "demo"},
     "__main__": {"cli"},
 }
 
 LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.floors", "avel.config", "avel.cli"]
 LIGHT += ["avel.data.table", "avel.data.store", "avel.data.rendered", "avel.features", "avel.features.extract"]
+LIGHT += ["avel.zero_shot"]
 
 
 def room(module: str) -> str:

@@ -1,8 +1,10 @@
 """What the README says can be done, can be; its numbers are those under results/."""
 
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def shell_lines() -> list[tuple[str, str]]:
-    """(page, command) of every `avel ...` and `make ...` line in the shell blocks of the pages."""
+    """(page, command) of every line in the shell blocks of the pages."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
@@ -25,7 +27,7 @@ def shell_lines() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "line"), shell_lines())
 def test_every_command_is_one_that_exists(page: str, line: str) -> None:
-    program, *words = line.split()
+    program, *words = shlex.split(line)
     if program == "torchrun":
         program, *words = words[words.index("-m") + 1 :]
     if program == "avel":
@@ -39,6 +41,11 @@ def test_every_command_is_one_that_exists(page: str, line: str) -> None:
         assert result.returncode == 0, result.stderr
     elif program == "python":
         assert (ROOT / words[0]).is_file()
+    elif program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert words in [["install", f"avel[{extra}]"] for extra in extras]
+    elif program == "hf":  # tests/test_huggingface.py compares it with what avel says where the network is missing
+        assert words[0] == "download"
     else:
         assert line in ("source .venv/bin/activate",), f"{page} shows an unknown command: {line}"
 

@@ -17,6 +17,7 @@ _PUBLIC = {
     "extract": "avel.features.extract",
     "load": "avel.checkpoint",
     "localize": "avel.localization",
+    "localize_words": "avel.zero_shot",
     "open_store": "avel.data.store",
     "train": "avel.training",
 }

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from rich.console import Console
 
     from avel.data.ave_survey import Survey
-    from avel.types import Finding, Progress, Span
+    from avel.types import Finding, Progress, Span, Timeline
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
@@ -186,8 +187,8 @@ def extract(arguments: Namespace) -> int:
         "visual": arguments.visual,
         "audio": arguments.audio,
         "segment_seconds": arguments.segment_seconds,
-        "visual_options": _weights(arguments.visual_weights),
-        "audio_options": _weights(arguments.audio_weights),
+        "visual_options": _weights(arguments.visual, arguments.visual_weights),
+        "audio_options": _weights(arguments.audio, arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
     }
@@ -206,9 +207,11 @@ def extract(arguments: Namespace) -> int:
     return SOME_FAILED if report.failed else OK
 
 
-def _weights(file: Path | None) -> dict[str, str]:
-    """The option of an extractor that names its weights file, where one is given."""
-    return {"weights_file": str(file)} if file else {}
+def _weights(extractor: str, place: str | None) -> dict[str, str]:
+    """The option of an extractor that says where its weights are, where that is given."""
+    if not place:
+        return {}
+    return {"weights" if extractor in ("clip", "clap") else "weights_file": place}  # a folder, or an id on the hub
 
 
 def train(arguments: Namespace) -> int:
@@ -325,31 +328,23 @@ def _floors(arguments: Namespace) -> int:
 
 
 def localize(arguments: Namespace) -> int:
-    from avel.checkpoint import load
     from avel.data.table import read_table
-    from avel.localization import estimate_seconds, localize
     from avel.present import file_names, present
     from avel.web import terminal_timeline
 
-    model = load(arguments.model, arguments.device)
-    console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
+    _refuse_two_ways(arguments)
     truth: dict[Path, tuple[Span, ...]] = {}
     if arguments.truth:
         truth = {clip.path.resolve(): clip.spans for clip in read_table(arguments.truth)}
-    seconds = estimate_seconds(arguments.videos, model)
-    if seconds > 10:
-        console().print(f"about {clock(seconds)} of work")
+    find = _by_model(arguments) if arguments.labels is None else _by_words(arguments)
+    options = {"min_seconds": arguments.min_seconds}
+    if arguments.threshold is not None:  # each way has its own default
+        options["threshold"] = arguments.threshold
     failed = 0
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
         try:
             with bars() as progress:
-                timeline = localize(
-                    video,
-                    model,
-                    threshold=arguments.threshold,
-                    min_seconds=arguments.min_seconds,
-                    progress=progress,
-                )
+                timeline = find(video, **options, progress=progress)
                 timeline = replace(timeline, truth=truth.get(video.resolve()))
                 files = present(timeline, video, arguments.out, name, html=arguments.html)
         except AvelError as error:
@@ -361,6 +356,47 @@ def localize(arguments: Namespace) -> int:
     if failed:
         complain(f"{failed} of {len(arguments.videos)} videos failed")
     return OK if not failed else BAD_INPUT if failed == len(arguments.videos) else SOME_FAILED
+
+
+def _refuse_two_ways(arguments: Namespace) -> None:
+    """AvelError unless there is one of --model and --labels, without options of the other."""
+    ways = {"model": ("device",), "labels": ("clip", "clap")}
+    given = [way for way in ways if arguments[way] is not None]
+    if len(given) != 1:
+        raise AvelError(
+            "both --model and --labels" if given else "neither --model nor --labels",
+            "one of them: a model finds the classes it was trained on, CLIP and CLAP find any labels",
+            'give --model RUN, or --labels "dog barking, church bell"',
+        )
+    for way, options in ways.items():
+        for option in options:
+            if way not in given and arguments[option] is not None:
+                raise AvelError(f"--{option} beside --{given[0]}", f"--{option} with --{way}", f"leave out --{option}")
+
+
+def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
+    """What makes a timeline of a video by a trained model."""
+    from avel.checkpoint import load
+    from avel.localization import estimate_seconds, localize
+
+    model = load(arguments.model, arguments.device or "cpu")
+    console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
+    seconds = estimate_seconds(arguments.videos, model)
+    if seconds > 10:
+        console().print(f"about {clock(seconds)} of work")
+    return partial(localize, model=model)
+
+
+def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
+    """What makes a timeline of a video by CLIP and CLAP, which are loaded once for all videos."""
+    from avel.zero_shot import localize_words, parse_labels
+
+    labels = parse_labels(arguments.labels)  # its mistakes first: what follows takes seconds, or a download
+    from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS, ClapAudio, ClipVision
+
+    clip, clap = ClipVision(arguments.clip or CLIP_WEIGHTS), ClapAudio(arguments.clap or CLAP_WEIGHTS)
+    console().print(f"looking and listening for: {'; '.join(labels)}", soft_wrap=True)
+    return partial(localize_words, labels=labels, clip=clip, clap=clap)
 
 
 @dataclass(frozen=True)
@@ -434,10 +470,11 @@ def _extract_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--videos", type=Path, help="Folder of AVE's mp4 files, where SOURCE is its Annotations.txt.")
     parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
-    parser.add_argument("--visual", default="classical", help="Visual extractor: classical, or vgg19 as AVE's.")
-    parser.add_argument("--audio", default="classical", help="Audio extractor: classical, or vggish as AVE's.")
-    parser.add_argument("--visual_weights", type=Path, help="Weights file of vgg19; else the cache, or a download.")
-    parser.add_argument("--audio_weights", type=Path, help="Weights file of vggish; else the cache, or a download.")
+    parser.add_argument("--visual", default="classical", help="Visual extractor: classical, vgg19 as AVE's, or clip.")
+    parser.add_argument("--audio", default="classical", help="Audio extractor: classical, vggish as AVE's, or clap.")
+    for kind, network, other in (("visual", "vgg19", "clip"), ("audio", "vggish", "clap")):
+        help_text = f"Weights file of {network}, or folder of {other}; else the cache, or a download."
+        parser.add_argument(f"--{kind}_weights", type=str, help=help_text)
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
     _workers_option(parser)
 
@@ -466,13 +503,27 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 def _localize_options(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, nargs="+", help="Video files of any length.")
-    parser.add_argument("--model", type=Path, required=True, help="Run folder of `avel train`, or its best.json.")
+    parser.add_argument("--model", type=Path, help="Run folder of `avel train`, or its best.json: finds its classes.")
+    parser.add_argument(
+        "--labels",
+        type=str,
+        help="Instead of --model: words of your own, in English, with commas between them. Finds where CLIP sees and "
+        "CLAP hears the same one. Needs avel[hf], and the weights of both (1.2 GB, downloaded on first use).",
+    )
+    for name, weights in (("clip", "openai/clip-vit-base-patch32"), ("clap", "laion/clap-htsat-unfused")):
+        help_text = f"With --labels: weights of {name.upper()}, a folder or an id on the hub; left out, {weights}."
+        parser.add_argument(f"--{name}", type=str, help=help_text)
     parser.add_argument("--out", type=Path, default=Path("localized"), help="Folder for JSON, CSV, subtitles, picture.")
-    parser.add_argument("--threshold", type=float, default=0.0, help="Drop events whose mean probability is lower.")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="With --model: drop events whose mean probability is lower; left out, 0. With --labels: drop seconds in "
+        "which picture or sound gives the label less; left out, 0.5.",
+    )
     parser.add_argument("--min_seconds", type=float, default=0.0, help="Drop events that are shorter.")
     parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
-    parser.add_argument("--device", default="cpu", help="Device the network runs on: cpu, cuda or mps.")
+    parser.add_argument("--device", type=str, help="With --model: device it runs on, cpu, cuda or mps; left out, cpu.")
 
 
 def _workers_option(parser: ArgumentParser) -> None:
@@ -548,7 +599,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "Find the events in videos of any length.",
         _localize_options,
         "  avel localize clip.mp4 --model runs/ccln/seed-0 --html\n\n"
-        "prints the timeline and writes localized/clip.json, .csv, .vtt, .txt, .png and .html",
+        "prints the timeline and writes localized/clip.json, .csv, .vtt, .txt, .png and .html\n\n"
+        '  avel localize clip.mp4 --labels "dog barking, church bell, train horn"\n\n'
+        "prints and writes the same for labels that no model was trained on",
     ),
 }
 
@@ -560,7 +613,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser(prog="avel", description="Find, second by second, what in a video is both seen and heard.")
     parser.add_argument("--version", action="version", version=f"avel {avel.__version__}")
     _add_verbs(parser, VERBS, words)
-    if not words or isinstance(VERBS.get(words[-1]), dict):  # `avel` and `avel data` alone: show what there is
+    if not words or (len(words) == 1 and isinstance(VERBS.get(words[0]), dict)):  # `avel`, `avel data`: what there is
         words.append("--help")
     arguments = parser.parse_args(words)
     verb: Verb | dict[str, Verb] = VERBS[arguments.verb]

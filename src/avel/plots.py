@@ -115,7 +115,7 @@ def timeline_picture(
     inner = width - left - right
     cell = inner / len(times) * len(timeline.probabilities) * timeline.segment_seconds / length
     frame_height = min(cell * frames.shape[1] / frames.shape[2], 2.0)
-    known = _wrapped("The model knows: " + ", ".join(timeline.classes) + ".", 140)
+    known = _wrapped(f"{timeline.looked_for}: {', '.join(timeline.classes)}.", 140)
     bars = 2 if timeline.truth is not None else 1
     # Top edges of the bands, in inches from the top of the page.
     heights = [frame_height, 0.7, 0.34 * bars, 0.27 * len(rows)]

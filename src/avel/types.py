@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # `import avel` and the workers that only decode must not pay
     import torch
 
 BACKGROUND = "background"
+ZERO_SHOT = "zero-shot"  # the task of a timeline whose classes are a user's own words, on which nothing was trained
 
 #: ``progress(stage, done, total)``: called by long functions, drawn by the command line.
 Progress = Callable[[str, int, int], None]
@@ -161,6 +162,11 @@ class Timeline:
     truth: tuple[Span, ...] | None = None
     threshold: float = 0.0
     min_seconds: float = 0.0
+
+    @property
+    def looked_for(self) -> str:
+        """What pictures and pages say before the names of the classes."""
+        return "Looked and listened for" if self.tags.get("task") == ZERO_SHOT else "The model knows"
 
     def to_json(self, path: str | Path) -> None:
         """Write everything but the attention maps; probabilities and scores keep four decimals."""

@@ -87,6 +87,11 @@ class Settings:
     origin: str = ""
 
     @property
+    def shaping(self) -> dict[str, Any]:
+        """All that shapes the numbers, as JSON: of an extractor its tag, for options may say where its weights lie."""
+        return {**asdict(self), "extractors": {kind: made["tag"] for kind, made in self.extractors.items()}}
+
+    @property
     def segment_bytes(self) -> int:
         """Bytes that one segment takes in a shard."""
         return self.grid[0] * self.grid[1] * self.visual_dim * 2 + self.audio_dim * 4
@@ -317,7 +322,7 @@ def write_part(
         "source": source,
         "bad_packets": bad_packets,
     }
-    metadata = {"settings": canonical(asdict(settings)), "facts": json.dumps(facts)}
+    metadata = {"settings": canonical(settings.shaping), "facts": json.dumps(facts)}
     # save_file would hide a full disk in an error of its own
     write_file(path, save({"visual": visual, "audio": audio}, metadata))
     return Part(file=path, row=0, **facts)
@@ -328,7 +333,7 @@ def read_part(path: Path, settings: Settings, source: str) -> Part | None:
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            if metadata.get("settings") != canonical(asdict(settings)):
+            if metadata.get("settings") != canonical(settings.shaping):
                 return None
             facts = json.loads(metadata["facts"])
             if facts["source"] != source:
@@ -382,7 +387,7 @@ def pack(
     shards: list[str] = []
     stored: list[StoredClip] = []
     for members in _fill(clips, settings.segment_bytes):
-        content = hashlib.sha256(canonical([asdict(settings), [clip.part.checksum for clip in members]]).encode())
+        content = hashlib.sha256(canonical([settings.shaping, [clip.part.checksum for clip in members]]).encode())
         shard = out / f"shard-{content.hexdigest()[:16]}.safetensors"
         if not shard.is_file():
             _write_shard(shard, [clip.part for clip in members])

@@ -35,8 +35,28 @@ def _vggish(**options: Any) -> AudioExtractor:
     return Vggish(**options)
 
 
-VISUAL_EXTRACTORS: dict[str, Callable[..., VisualExtractor]] = {"classical": ClassicalVisual, "vgg19": _vgg19}
-AUDIO_EXTRACTORS: dict[str, Callable[..., AudioExtractor]] = {"classical": ClassicalAudio, "vggish": _vggish}
+def _clip(**options: Any) -> VisualExtractor:
+    from avel.features.huggingface import ClipVision
+
+    return ClipVision(**options)
+
+
+def _clap(**options: Any) -> AudioExtractor:
+    from avel.features.huggingface import ClapAudio
+
+    return ClapAudio(**options)
+
+
+VISUAL_EXTRACTORS: dict[str, Callable[..., VisualExtractor]] = {
+    "classical": ClassicalVisual,
+    "vgg19": _vgg19,
+    "clip": _clip,
+}
+AUDIO_EXTRACTORS: dict[str, Callable[..., AudioExtractor]] = {
+    "classical": ClassicalAudio,
+    "vggish": _vggish,
+    "clap": _clap,
+}
 
 
 def build_visual(name: str, **options: Any) -> VisualExtractor:

@@ -82,7 +82,7 @@ def extract(
         visual: name of a visual extractor.
         audio: name of an audio extractor.
         segment_seconds: length of a segment, seconds.
-        visual_options: of the visual extractor, such as ``{"weights_file": PATH}``.
+        visual_options: of the visual extractor, such as ``{"weights_file": PATH}`` of vgg19.
         audio_options: of the audio extractor.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
         workers: processes; None for one per processor. With 1 all is done in this process.
@@ -334,7 +334,7 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
                 f"features of {here}, which this run would make",
                 "choose another --out, or delete that folder",
             )
-    if found != wanted:
+    if found.shaping != wanted.shaping:
         raise AvelError(
             f"{out} holds features of segments of {found.segment_seconds:g} s, framing {found.framing!r}",
             f"segments of {wanted.segment_seconds:g} s, framing {wanted.framing!r}, as in this run",

@@ -102,7 +102,8 @@ class OwnResampling(Protocol):
         """(T, samples) at ``rate``, stretches as `spans` says -> (T, samples) at ``sample_rate``."""
 
 
-#: Options that say where something lies on this machine. They shape no number and mean nothing elsewhere.
+#: Options that say where something lies on this machine. They shape no number and mean nothing elsewhere. (CLIP's and
+#: CLAP's ``weights`` is not among them: it is an id on the hub, or a folder by whose name avel's cache is searched.)
 LOCAL_OPTIONS = frozenset({"weights_file"})
 
 

@@ -188,8 +188,8 @@ def _notes(timeline: Timeline) -> str:
     known = len(timeline.classes)
     tags = "; ".join(f"{key} {value}" for key, value in timeline.tags.items())
     return (
-        f"<p>The model knows {known} class{'' if known == 1 else 'es'}: {_text(', '.join(timeline.classes))}. "
-        "Whatever else happens in a clip it takes for background or for one of these.</p>"
+        f"<p>{timeline.looked_for} {known} class{'' if known == 1 else 'es'}: {_text(', '.join(timeline.classes))}. "
+        "Whatever else happens in a clip is taken for background or for one of these.</p>"
         "<p>An audio-visual event is a moment when something is both seen and heard. This kind of model allows one "
         f"event at a time, in steps of {timeline.segment_seconds:g} s.</p>"
         f'<p class="tags">avel {avel.__version__}; {_text(tags)}; threshold {timeline.threshold:g};'

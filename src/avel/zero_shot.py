@@ -1,0 +1,322 @@
+"""Words for any video: events of labels that no model here was trained on, by CLIP and CLAP.
+
+CLIP says how well each label fits what is seen in a segment, CLAP how well it fits what is heard. Each alone gives a
+distribution over the labels and "none of them" (a few background prompts). An event is where the two agree.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from avel.errors import AvelError
+from avel.features.clip import extract_clip
+from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
+from avel.localization import find_events
+from avel.types import BACKGROUND, ZERO_SHOT, Progress, Timeline
+
+MOST_LABELS = 100
+
+
+class PictureWords(VisualExtractor, Protocol):
+    """What looks at pictures and reads words, as `avel.features.huggingface.ClipVision` does.
+
+    Attributes:
+        word_scale: what cosines are multiplied with before their softmax.
+    """
+
+    @property
+    def word_scale(self) -> float: ...
+
+    def see(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Frames, as for a visual extractor -> segments (T, D) and their patches (T, H, W, D), of length 1."""
+
+    def embed_words(self, texts: Sequence[str]) -> np.ndarray:
+        """N texts -> (N, D), of length 1."""
+
+
+class SoundWords(AudioExtractor, Protocol):
+    """What listens and reads words, as `avel.features.huggingface.ClapAudio` does; its features are of length 1.
+
+    Attributes:
+        word_scale: what cosines are multiplied with before their softmax.
+    """
+
+    @property
+    def word_scale(self) -> float: ...
+
+    def embed_words(self, texts: Sequence[str]) -> np.ndarray:
+        """N texts -> (N, Da), of length 1."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The sentences that labels are put into, and those that stand for no label.
+
+    Attributes:
+        picture: for what is seen, each with one ``{}``; the embeddings of several are averaged.
+        sound: the same for what is heard.
+        no_picture: pictures of none of the labels; their probabilities are added up.
+        no_sound: sounds of none of the labels.
+    """
+
+    picture: tuple[str, ...] = ("a photo of {}.", "a video frame of {}.")
+    sound: tuple[str, ...] = ("This is a sound of {}.",)
+    no_picture: tuple[str, ...] = ("a photo.", "a photo of something else.", "a photo of an empty scene.")
+    no_sound: tuple[str, ...] = (
+        "This is a sound of silence.",
+        "This is a sound of background noise.",
+        "This is a sound of something else.",
+    )
+
+
+def localize_words(
+    path: str | Path,
+    labels: str | Sequence[str],
+    *,
+    clip: PictureWords | str | Path | None = None,
+    clap: SoundWords | str | Path | None = None,
+    threshold: float = 0.5,
+    min_seconds: float = 0.0,
+    segment_seconds: float = 1.0,
+    prompts: Prompts | None = None,
+    progress: Progress | None = None,
+) -> Timeline:
+    """Find where labels of your own are seen and heard at once in one media file; nothing is trained.
+
+    A segment carries a label where picture and sound both give it their largest probability, and both at least
+    ``threshold``; a run of segments of one label is an event. The probabilities of the timeline are those of `agree`,
+    its attention is that of `where` for the label on which they agree best.
+
+    Args:
+        path: a video with a sound track, of any length.
+        labels: what to look and listen for, in English, or a text for `parse_labels`.
+        clip: an encoder, or the weights of `ClipVision`; None takes its usual ones.
+        clap: an encoder, or the weights of `ClapAudio`; None takes its usual ones.
+        threshold: least probability of a label in the picture and in the sound, 0 to 1.
+        min_seconds: events shorter than this are left out, counted in whole segments.
+        segment_seconds: length of a segment, seconds.
+        prompts: the sentences for labels and background; None takes the usual ones.
+        progress: called as ``progress(stage, done, total)``.
+
+    Raises:
+        AvelError: labels, prompts, threshold or min_seconds that cannot be used; the encoders or the file cannot be
+            used (see `ClipVision`, `ClapAudio` and `avel.features.video.probe`).
+    """
+    names = parse_labels(labels) if isinstance(labels, str) else check_labels(labels)
+    prompts = prompts or Prompts()
+    _check_prompts(prompts)
+    if not 0.0 <= threshold <= 1.0:
+        raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
+    if not min_seconds >= 0.0:
+        raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
+    eyes, ears = _encoders(clip, clap)
+    shown = _embed_prompts(eyes, prompts.picture, prompts.no_picture, names)
+    spoken = _embed_prompts(ears, prompts.sound, prompts.no_sound, names)
+
+    watcher = _Watcher(eyes, shown[: len(names)])
+    features = extract_clip(path, watcher, ears, segment_seconds=segment_seconds, progress=progress)
+    num_segments = len(features.audio)
+    pictures = np.concatenate(watcher.pictures)[:num_segments]
+    seen = word_probabilities(pictures, shown, len(names), eyes.word_scale)
+    heard = word_probabilities(features.audio, spoken, len(names), ears.word_scale)
+    if not (np.isfinite(seen).all() and np.isfinite(heard).all()):
+        raise AvelError(
+            f"{path}: {eyes.tag} or {ears.tag} gives probabilities that are not finite",
+            "weights that are finite numbers",
+            "download the weights again",
+        )
+    probabilities = agree(seen, heard)
+    return Timeline(
+        video=os.fspath(path),
+        duration=features.duration,
+        segment_seconds=segment_seconds,
+        classes=names,
+        probabilities=probabilities,
+        attention=where(features.visual, probabilities[:, :-1].argmax(-1), eyes.word_scale),
+        events=find_events(
+            _only_agreed(probabilities, seen, heard, threshold),
+            names,
+            segment_seconds,
+            features.duration,
+            min_seconds=min_seconds,
+        ),
+        tags={
+            "model": f"{eyes.name}+{ears.name}",
+            "task": ZERO_SHOT,
+            "visual": eyes.tag,
+            "audio": ears.tag,
+            "prompts": make_tag("prompts", **asdict(prompts)),
+        },
+        threshold=threshold,
+        min_seconds=min_seconds,
+    )
+
+
+def parse_labels(text: str) -> tuple[str, ...]:
+    """``dog barking, church bell`` -> its labels. Commas part them; a label that holds one stands in double quotes.
+
+    Raises:
+        AvelError: as `check_labels`, or a quote that is not closed.
+    """
+    try:
+        row = next(csv.reader([" ".join(text.split())], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise AvelError(
+            f"the labels {text!r} cannot be read: {error}",
+            'labels with commas between them, and quotes around a label that holds one: dog, "drum, snare"',
+            "close the quotes, or leave them out",
+        ) from error
+    return check_labels(row)
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, spaces trimmed.
+
+    Raises:
+        AvelError: none, too many, an empty one, one that stands for no label, or two that are the same word to CLIP,
+            which knows no capitals.
+    """
+    expected = f"1 to {MOST_LABELS} different labels, such as: dog barking, church bell, train horn"
+    names = tuple(" ".join(label.split()) for label in labels)
+    if not any(names):
+        raise AvelError("no labels", expected, "name what to look and listen for")
+    if len(names) > MOST_LABELS:
+        raise AvelError(f"{len(names)} labels", expected, "leave some out: the more there are, the less sure is each")
+    for place, name in enumerate(names):
+        if not name:
+            raise AvelError(f"label {place + 1} of {len(names)} is empty", expected, "take out the comma too many")
+        if name.casefold() == BACKGROUND:
+            raise AvelError(f"the label {name!r}", expected, "leave it out: background is what no label fits")
+        if name.casefold() in (earlier.casefold() for earlier in names[:place]):
+            raise AvelError(f"the label {name!r} stands there twice", expected, "leave one of them out")
+    return names
+
+
+def word_probabilities(values: np.ndarray, words: np.ndarray, num_labels: int, scale: float) -> np.ndarray:
+    """Softmax over all prompts of the scaled cosines; those of the background are added up.
+
+    Args:
+        values: (T, D) embeddings of pictures or of sounds, of length 1.
+        words: (C + background prompts, D) embeddings of prompts, of length 1, labels first.
+        num_labels: C.
+        scale: of the cosines.
+
+    Returns:
+        (T, C+1) float64, rows summing to 1, background last.
+    """
+    shares = _softmax(scale * (values.astype(np.float64) @ words.astype(np.float64).T))
+    return np.concatenate([shares[:, :num_labels], shares[:, num_labels:].sum(1, keepdims=True)], axis=1)
+
+
+def agree(seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
+    """How sure the less sure of the two is of each label; background is the rest, their disagreement included.
+
+    So a label reaches a threshold where picture and sound both do, and one of them alone shows in no curve.
+
+    Args:
+        seen: (T, C+1) probabilities, background last.
+        heard: (T, C+1), the same.
+
+    Returns:
+        (T, C+1) float64, rows summing to 1, background last.
+    """
+    labels = np.minimum(seen, heard)[:, :-1]
+    return np.concatenate([labels, np.maximum(0.0, 1.0 - labels.sum(1, keepdims=True))], axis=1)
+
+
+def where(cosines: np.ndarray, chosen: np.ndarray, scale: float) -> np.ndarray:
+    """Softmax over the cells of how well the chosen label fits each.
+
+    Args:
+        cosines: (T, H, W, C) of patches and labels.
+        chosen: (T,) label of each segment, 0 to C-1.
+        scale: of the cosines.
+
+    Returns:
+        (T, H, W) float64, each map summing to 1.
+    """
+    num_segments, height, width, _ = cosines.shape
+    maps = np.take_along_axis(cosines.astype(np.float64), chosen[:, None, None, None], axis=-1)
+    return _softmax(scale * maps.reshape(num_segments, -1)).reshape(num_segments, height, width)
+
+
+def _only_agreed(probabilities: np.ndarray, seen: np.ndarray, heard: np.ndarray, threshold: float) -> np.ndarray:
+    """(T, C+1): ``probabilities``, but all background where picture and sound do not agree, or not surely enough."""
+    agreed = (seen.argmax(-1) == heard.argmax(-1)) & (probabilities[:, :-1].max(-1) >= threshold)
+    nothing = np.eye(probabilities.shape[1])[-1]
+    return np.where(agreed[:, None], probabilities, nothing)
+
+
+class _Watcher:
+    """A visual extractor for `extract_clip` that keeps two things of one look at the frames.
+
+    Its features are the cosines of each patch with each label, (T, H, W, C); half precision, in which they are kept, is
+    enough to show where. The pictures' embeddings, which decide what is an event, it collects itself, in order.
+    """
+
+    kind: Literal["visual"] = "visual"
+
+    def __init__(self, eyes: PictureWords, words: np.ndarray) -> None:
+        self._eyes, self._words = eyes, words
+        self.name, self.tag, self.options = eyes.name, eyes.tag, eyes.options
+        self.frame_size, self.frames_per_segment, self.grid = eyes.frame_size, eyes.frames_per_segment, eyes.grid
+        self.dim = len(words)
+        self.pictures: list[np.ndarray] = []
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        pictures, patches = self._eyes.see(frames)
+        self.pictures.append(pictures)
+        return patches @ self._words.T
+
+
+def _encoders(
+    clip: PictureWords | str | Path | None, clap: SoundWords | str | Path | None
+) -> tuple[PictureWords, SoundWords]:
+    if clip is None or isinstance(clip, str | Path):
+        from avel.features.huggingface import ClipVision
+
+        clip = ClipVision(**_weights(clip))
+    if clap is None or isinstance(clap, str | Path):
+        from avel.features.huggingface import ClapAudio
+
+        clap = ClapAudio(**_weights(clap))
+    return clip, clap
+
+
+def _weights(given: str | Path | None) -> dict[str, Any]:
+    return {} if given is None else {"weights": os.fspath(given)}
+
+
+def _embed_prompts(
+    encoder: PictureWords | SoundWords, templates: Sequence[str], background: Sequence[str], names: Sequence[str]
+) -> np.ndarray:
+    """(C + background prompts, D), of length 1: a label is the mean of its templates."""
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    embedded = encoder.embed_words([*texts, *background]).astype(np.float64)
+    labels = embedded[: len(texts)].reshape(len(names), len(templates), -1).mean(1)
+    labels /= np.linalg.norm(labels, axis=1, keepdims=True)
+    return np.concatenate([labels, embedded[len(texts) :]])
+
+
+def _check_prompts(prompts: Prompts) -> None:
+    for name, templates in asdict(prompts).items():
+        if not templates or isinstance(templates, str) or not all(template.strip() for template in templates):
+            raise AvelError(f"the prompts {name} are {templates!r}", "one sentence or more", "leave the option out")
+        for template in () if name.startswith("no_") else templates:
+            if template.count("{}") != 1:
+                raise AvelError(
+                    f"the prompt {template!r} of {name}", "one {} where the label goes", 'write it as "a photo of {}."'
+                )
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    """Along the last axis."""
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
