@@ -10,7 +10,7 @@ demo: install
 	$(BIN)/avel demo --out $(DEMO)
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: install
 	$(BIN)/ruff format --check .

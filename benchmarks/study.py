@@ -39,7 +39,7 @@ from avel.data.store import open_store
 from avel.files import replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.metrics import paired_interval
-from avel.training import plan, train
+from avel.training import plan, train, train_clips
 
 TASKS = ("full", "weak", "cml")
 WINDOW = 10
@@ -172,19 +172,16 @@ def config_of(row: Row, seed: int, arguments: argparse.Namespace) -> TrainConfig
         device="cpu",
         threads=arguments.threads,
     )
-    updates = len(plan(train_windows(config.store, config.task, config.background_videos), config, 1))
+    store = open_store(config.store)
+    updates = len(plan(windows_of(store.path, tuple(train_clips(store, config))), config, 1))
     epochs = max(1, round(arguments.updates / updates))
     return replace(config, epochs=epochs, validate_every=max(1, epochs // LOOKS))
 
 
 @cache
-def train_windows(path: Path, task: str, background_videos: bool) -> Windows:
-    """What `train` trains on."""
-    store = open_store(path)
-    clips = task_split(store, "train", task)
-    if task == "weak" and background_videos:
-        clips += store.split("background")
-    return Windows(store, clips, WINDOW)
+def windows_of(path: Path, clips: tuple[int, ...]) -> Windows:
+    """The windows of some clips; hundreds of runs share a few sets."""
+    return Windows(open_store(path), clips, WINDOW)
 
 
 Hits = dict[str, Any]  # what was right in every video of both splits, and what else is known of a run

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from media import write_video
 
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual
@@ -19,6 +20,15 @@ def real_data() -> Path:
     if not (folder / "media").is_dir():
         pytest.skip(f"no real test data in {folder}; AVEL_TEST_DATA says where it lies")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of PyTorch, as in children that are compared with; more do nothing for tiny networks but wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,8 @@ from avel.data.store import open_store
 from avel.models import build_model
 from avel.training import Part, fit_epoch, plan, scores_on, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PROCESSES = 2
 TINY = {"width": 8, "heads": 2, "branch": "AV+V+A"}
 EXACT = {**TINY, "dropout": 0.0}
@@ -59,15 +61,6 @@ def as_rank(rank: int, port: int, work: Callable[..., None], arguments: tuple[ob
     os.environ.update({name: str(value) for name, value in {**local, **place}.items()})
     torch.set_num_threads(1)
     work(rank, *arguments)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes that are compared with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -68,10 +68,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         if getattr(config, name) < 1:
             raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
     store = open_store(config.store)
-    clips = task_split(store, "train", config.task)
-    if config.task == "weak" and config.background_videos and "background" in store.splits():
-        clips += store.split("background")
-    train_windows = Windows(store, clips, config.window, weak_labels=config.weak_labels)
+    train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
     choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
     if config.task == "cml":
         _check_events(config, store, train_windows, choose_windows)
@@ -128,6 +125,14 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
     return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics)
+
+
+def train_clips(store: Store, config: TrainConfig) -> list[int]:
+    """Indices of the clips that a run is trained on."""
+    clips = task_split(store, "train", config.task)
+    if config.task == "weak" and config.background_videos and "background" in store.splits():
+        clips += store.split("background")
+    return clips
 
 
 def train_seeds(
@@ -367,7 +372,7 @@ def _check_events(config: TrainConfig, store: Store, *windows: Windows) -> None:
     for each, split in zip(windows, ("train", config.select_on), strict=True):
         if not events(each):
             raise AvelError(
-                f"no clip of split {split} in {config.store} has one event of a part of its length",
+                f"no clip that task cml has in split {split} of {config.store} has one event of a part of its length",
                 "events that begin or end inside a clip: task cml looks for them",
                 "train another task on these clips, or extract clips with shorter events",
             )
@@ -411,7 +416,6 @@ def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str
         "epoch": epoch,
         "seed": config.seed,
         "selected_on": config.select_on,
-        "cml_mode": config.cml_mode,
         "accuracy": scores and scores["accuracy"],
     }
 

@@ -55,9 +55,16 @@ def build_model(
 def describe_options(name: str) -> str:
     """A model's options, one a line: name, meaning, values, default."""
     return "\n".join(
-        f"    {option}: {meaning} ({_values(kind)}; {f'{default:.6g}' if type(default) is float else default})"
+        f"    {option}: {meaning} ({_values(kind)}; {_shown(default)})"
         for option, (kind, meaning, default) in _options(MODELS[name]).items()
     )
+
+
+def _shown(default: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:.6g}" if isinstance(default, float) else str(default)
 
 
 def _accepts(kind: Any, value: Any) -> bool:

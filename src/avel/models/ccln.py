@@ -582,7 +582,8 @@ class CCLN(nn.Module):
         _check(
             good,
             f"audio of shape {tuple(audio.shape)} and visual of shape {tuple(visual.shape)}",
-            f"audio (B, T, {self.audio_dim}) and visual (B, T, {height}, {width}, {self.visual_dim}), B and T alike",
+            f"audio (B, T, {self.audio_dim}) and visual (B, T, {height}, {width}, {self.visual_dim}), B"
+            f"{'' if self.task == 'cml' else ' and T'} alike",
             "give features of the extractors the model was built for, pooled ones as (B, T, 1, 1, Dv)",
         )
 
