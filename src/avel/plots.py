@@ -316,7 +316,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]], out: str | Path) -> No
     accuracy.set_title(
         "events found exactly, mean of A2V and V2A" if cml else "segment accuracy", loc="left", fontsize=11
     )
-    accuracy.legend(frameon=False, fontsize=9, loc="lower right")
+    accuracy.legend(frameon=False, fontsize=9, loc="best")
     for axes in (loss, accuracy):
         _plain(axes)
         axes.set_xlabel("epoch", fontsize=9.5, color=_MUTED)
