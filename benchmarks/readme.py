@@ -166,7 +166,7 @@ def train(results: dict[str, Any]) -> str:
     note = (
         f"The float32 product: {min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GFLOP/s between the epochs; bfloat16 "
     )
-    note += f"{results['bf16-mixed']['own_product_rate'] / 1e9:.0f}. A step has {sum(steps.values()) / 1e9:.1f} GFLOP."
+    note += f"{results['bf16-mixed']['own_product_rate'] / 1e9:.2g}. A step has {sum(steps.values()) / 1e9:.1f} GFLOP."
     return "\n".join([*lines, "", f"{note} Small set: {results['small_updates']} updates.", "", birth(results)]) + "\n"
 
 
