@@ -199,7 +199,14 @@ def extract(arguments: Namespace) -> int:
         seconds = estimate_seconds(arguments.source, **recipe)
         console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
-        report = extract(arguments.source, arguments.out, **recipe, progress=progress)
+        report = extract(
+            arguments.source,
+            arguments.out,
+            **recipe,
+            clip_seconds_limit=arguments.clip_seconds_limit,
+            clip_memory_limit=arguments.clip_memory_limit,
+            progress=progress,
+        )
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
@@ -439,6 +446,18 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument("--visual_weights", type=Path, help="Weights file of vgg19; else the cache, or a download.")
     parser.add_argument("--audio_weights", type=Path, help="Weights file of vggish; else the cache, or a download.")
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
+    parser.add_argument(
+        "--clip_seconds_limit",
+        type=float,
+        default=300.0,
+        help="A clip that does not get on by a second of video in that many seconds has failed; the rest go on.",
+    )
+    parser.add_argument(
+        "--clip_memory_limit",
+        type=float,
+        default=2.0,
+        help="A clip whose process holds more GiB of memory has failed; the rest go on.",
+    )
     _workers_option(parser)
 
 
