@@ -203,6 +203,7 @@ def extract(arguments: Namespace) -> int:
             arguments.source,
             arguments.out,
             **recipe,
+            engine=arguments.engine,
             clip_seconds_limit=arguments.clip_seconds_limit,
             clip_memory_limit=arguments.clip_memory_limit,
             progress=progress,
@@ -446,6 +447,12 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument("--visual_weights", type=Path, help="Weights file of vgg19; else the cache, or a download.")
     parser.add_argument("--audio_weights", type=Path, help="Weights file of vggish; else the cache, or a download.")
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="Run on this machine, or on the Ray cluster of RAY_ADDRESS (else one started here) with common storage.",
+    )
     parser.add_argument(
         "--clip_seconds_limit",
         type=float,

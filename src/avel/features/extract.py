@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from avel.features import build_audio, build_visual, describe
 from avel.features.clip import ClipFeatures, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import probe
-from avel.features.workers import Limits, Work, Worker, in_workers
+from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
 from avel.files import file_sha256, write_file
 from avel.types import Progress
 
@@ -68,6 +68,7 @@ def extract(
     visual_options: Mapping[str, Any] | None = None,
     audio_options: Mapping[str, Any] | None = None,
     videos: str | Path | None = None,
+    engine: str = "local",
     workers: int | None = None,
     clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
     clip_memory_limit: float = CLIP_MEMORY_LIMIT,
@@ -87,6 +88,8 @@ def extract(
         visual_options: of the visual extractor, such as ``{"weights_file": PATH}``.
         audio_options: of the audio extractor.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
+        engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
+            same paths.
         workers: processes; None for one per processor. With 0 all is done in this process, as a debugger wants it:
             no limit holds there, and a crash ends all.
         clip_seconds_limit: seconds in which a clip must get on by a second of video.
@@ -96,11 +99,14 @@ def extract(
 
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
-            clip failed, a limit is not positive, worker processes cannot be started, or the disk is full.
+            clip failed, a limit is not positive, the engine is unknown or not installed, worker processes cannot be
+            started, or the disk is full.
     """
     out = Path(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
+    if engine not in ("local", "ray"):
+        raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
     finished = _finished(clips, out, recipe, progress)
     todo = [clip for clip in clips if clip.id not in finished]
@@ -116,12 +122,22 @@ def extract(
     if progress and todo:
         progress("extract", skipped, len(clips))
     try:
-        if workers == 0:
+        if not todo:
+            results: Iterable[tuple[Clip, Part | str]] = ()
+        elif engine == "ray":
+            results = on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
+        elif workers == 0:
             results = _in_this_process(todo, out, recipe)
         else:
             results = in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
         for done, (clip, result) in enumerate(results, start=1):
             if isinstance(result, Part):
+                if not result.file.is_file():
+                    raise AvelError(
+                        f"the features of {clip.id} were written by another machine, and are not in {out} here",
+                        "a folder that all machines of the cluster see under this path",
+                        "choose an --out on their common storage",
+                    )
                 finished[clip.id] = result
             else:
                 failures[clip.id] = result

@@ -172,6 +172,70 @@ def in_workers(
             worker.end()
 
 
+def on_ray(
+    tasks: Sequence[Task],
+    number: int | None,
+    prepare: Callable[..., Work[Task, Done]],
+    arguments: Sequence[Any],
+    limits: Limits,
+) -> Iterator[tuple[Task, Done | str]]:
+    """As `in_workers`, on the Ray cluster that RAY_ADDRESS names or, without it, on one that is started here.
+
+    Every actor of Ray keeps a `Worker`, so that a task can crash or hang here as it can there. Files that the tasks
+    read and write must be on storage that all machines see under the same paths.
+
+    Args:
+        number: actors at most; None for one per processor of the cluster.
+
+    Raises:
+        AvelError: Ray is not installed, there is no such cluster, or as `in_workers`.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise AvelError("Ray is not installed", "Ray with its data part", 'pip install "avel[ray]"') from error
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise AvelError(
+                f"no Ray cluster: {error}",
+                "the address of a cluster, or none to start one on this machine",
+                "see to the environment variable RAY_ADDRESS",
+            ) from error
+    directory = os.getcwd()
+
+    class Actor:
+        def __init__(self) -> None:
+            os.chdir(directory)
+            self._worker: Worker[Task, Done] | None = None
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            # What is raised here Ray would try again, and tell as a traceback.
+            try:
+                self._worker = self._worker or Worker(prepare, arguments, limits)
+                return {"index": row["index"], "outcome": [self._worker.do(tasks[row["index"]])]}
+            except AvelError as error:
+                return {"index": row["index"], "outcome": [error]}
+
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        number = min(len(tasks), number or int(ray.cluster_resources().get("CPU", 1)))
+        rows = ray.data.from_items([{"index": index} for index in range(len(tasks))], override_num_blocks=len(tasks))
+        for row in rows.map(Actor, concurrency=(1, number), num_cpus=1).iter_rows():
+            outcome = row["outcome"][0]
+            if isinstance(outcome, AvelError):
+                raise outcome
+            yield tasks[row["index"]], outcome
+    finally:
+        if started:
+            ray.shutdown()
+
+
 def _serve(pipe: Connection, directory: str, prepare: Callable[..., Work[Any, Any]], arguments: Sequence[Any]) -> None:
     """The worker's side. None is a sign of progress, anything else the outcome of a task."""
     signal(SIGINT, SIG_IGN)  # Ctrl-C is the parent's
