@@ -117,6 +117,22 @@ def test_a_long_video_takes_no_more_memory(tmp_path: Path) -> None:
     assert max(held) <= 16 * BATCH_SEGMENTS and sum(held) >= 20 * 16
 
 
+def test_a_picture_that_stands_still_for_minutes_is_looked_at_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    class Counting(GreyMeans):
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            calls.append(len(frames))
+            return super().__call__(frames)
+
+    times = [0, 0.5, 60, 60.5, 61]
+    path = write_video(tmp_path / "a.mkv", times=times, seconds=61, audio_codec="pcm_s16le")
+    found = extract_clip(path, Counting(), FirstAndLast()).visual[:, 0, 0]
+    wanted = [[grey_of(int(np.searchsorted(times, t + i / 16 + 1e-6)) - 1) for i in range(16)] for t in range(61)]
+    assert found.shape == (61, 16) and np.abs(found - wanted).max() < 3
+    assert calls == [64, 64, 16]  # seconds 0 to 3; 4 to 7, which stand for those to 59; second 60
+
+
 def test_build_and_describe() -> None:
     extractor = build_extractor("visual", "classical")
     told = describe(extractor)
@@ -417,19 +433,30 @@ def test_killed_three_times_then_resumed(
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments(reference: tuple[Path, Path], tmp_path: Path) -> None:
-    table, whole = reference
-    out = tmp_path / "store"
-    began = time.monotonic()
-    extract(table, tmp_path / "timed", workers=2)
-    length = time.monotonic() - began
+def test_two_hundred_clips_killed_at_ten_random_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "store"
+    folder.mkdir()
+    for k in range(200):
+        write_video(folder / f"{k:03d}.mp4", seconds=1, tone=100.0 + 20 * k)
+    (folder / "137.mp4").write_bytes((folder / "137.mp4").read_bytes()[:2000])
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 200_000)  # a dozen shards
+    assert extract(folder, tmp_path / "whole", workers=2).done == 199
+
     generator = random.Random(0)
-    for _ in range(10):
-        process = start("", table, out, 2)
-        time.sleep(generator.uniform(0.1, 1.2) * length)
+    kept: dict[Path, tuple[int, int]] = {}
+    for number in sorted(generator.sample(range(199), 10)):  # of clips that are finished when it happens, at least
+        process = start("store.SHARD_BYTES = 200_000", folder, out, 2)
+        wait_until(lambda: len(parts_of(out)) >= number or process.poll() is not None, 120)  # noqa: B023
+        time.sleep(generator.uniform(0, 0.1))
+        assert process.poll() is None, end_group(process)
+        os.killpg(process.pid, signal.SIGKILL)
         end_group(process)
-    extract(table, out, workers=2)
-    assert contents(out) == contents(whole)
+        now = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in parts_of(out)}
+        assert kept.items() <= now.items()  # what was finished is there, and was not written again
+        kept = now
+    report = extract(folder, out, workers=2)
+    assert (report.done, report.skipped) == (199 - len(kept), len(kept)) and len(kept) > 100
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 SLOW = """

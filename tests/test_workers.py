@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +143,12 @@ def test_limits_of_a_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     for wrong in ({"clip_seconds_limit": 0}, {"clip_memory_limit": -1}, {"clip_memory_limit": float("nan")}):
         with pytest.raises(AvelError, match="for a clip"):
             extract(table, tmp_path / "store", **wrong)  # type: ignore[arg-type]
+
+
+def test_engines(tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tiny_clips(tmp_path / "clips", 1)
+    with pytest.raises(AvelError, match="no engine 'spark'"):
+        extract(table, tmp_path / "store", engine="spark")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AvelError, match=r'pip install "avel\[ray\]"'):
+        extract(table, tmp_path / "store", engine="ray")

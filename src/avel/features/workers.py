@@ -7,6 +7,7 @@ it dies, or which goes over a limit, has failed, and a fresh process takes the n
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import re
@@ -31,6 +32,8 @@ Done = TypeVar("Done")
 #: Does one task, and calls its second argument at every sign of progress. Returns a result, or the cause as a string
 #: if the task cannot be done; raises AvelError for what is no fault of the task.
 Work = Callable[[Task, Callable[[], None]], Done | str]
+
+_COMMON_STORAGE = ("storage that all its machines see under the same paths", "run in a folder that they share")
 
 LOOK_SECONDS = 0.1  # between two looks at the memory and the clock
 
@@ -196,10 +199,11 @@ def on_ray(
         import ray.data
     except ImportError as error:
         raise AvelError("Ray is not installed", "Ray with its data part", 'pip install "avel[ray]"') from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plan, and of every stage
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(log_to_driver=False, logging_level="error")
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise AvelError(
                 f"no Ray cluster: {error}",
@@ -210,23 +214,29 @@ def on_ray(
 
     class Actor:
         def __init__(self) -> None:
-            os.chdir(directory)
             self._worker: Worker[Task, Done] | None = None
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            # What is raised here Ray would try again, and tell as a traceback.
+            # Lists, for Ray to leave alone what is in them. What is raised here it would try again, and tell at length.
             try:
+                os.chdir(directory)
                 self._worker = self._worker or Worker(prepare, arguments, limits)
-                return {"index": row["index"], "outcome": [self._worker.do(tasks[row["index"]])]}
+                return {"index": row["index"], "outcome": [self._worker.do(row["task"][0])]}
             except AvelError as error:
                 return {"index": row["index"], "outcome": [error]}
+            except OSError as error:
+                found = f"a machine of the cluster cannot work in {directory}: {error.strerror}"
+                return {"index": row["index"], "outcome": [AvelError(found, *_COMMON_STORAGE)]}
 
     try:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        number = min(len(tasks), number or int(ray.cluster_resources().get("CPU", 1)))
-        rows = ray.data.from_items([{"index": index} for index in range(len(tasks))], override_num_blocks=len(tasks))
-        for row in rows.map(Actor, concurrency=(1, number), num_cpus=1).iter_rows():
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        most = min(len(tasks), number or int(ray.cluster_resources().get("CPU", 1)))
+        rows = [{"index": index, "task": [task]} for index, task in enumerate(tasks)]
+        # a block for each task, so that each is told of when it is done
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            Actor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most), num_cpus=1
+        )
+        for row in done.iter_rows():
             outcome = row["outcome"][0]
             if isinstance(outcome, AvelError):
                 raise outcome
