@@ -12,12 +12,14 @@ from pathlib import Path
 
 import av
 import pytest
-from media import read_failures, write_video
+from media import cut, read_failures, write_video
+from random_weights import digest, random_stack, write_keras
 
 import avel.features.extract as extract_module
 from avel.data.store import Part, open_store
 from avel.data.table import Clip
 from avel.errors import AvelError
+from avel.features import vgg19
 from avel.features.extract import extract
 from avel.features.video import probe
 from avel.features.workers import Limits, in_workers
@@ -211,3 +213,34 @@ def test_five_hundred_mutated_files(
     assert totals["features"] >= 150 and totals["decode"] >= 150 and totals["open"] >= 100
     assert not totals["killed"] and not any(cause.startswith("unforeseen") for cause in causes.values())
     assert slowest["seconds"] < LIMITS.seconds and largest["peak"] < LIMITS.memory
+
+
+@pytest.mark.slow
+def test_vgg19_within_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = write_keras(tmp_path / "weights.h5", random_stack(vgg19.BLOCKS, 3))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_video(folder / "small.mp4", seconds=2, noise=40)
+    write_video(folder / "large.mp4", seconds=2, size=(1280, 720))
+    cut(write_video(folder / "cut.mp4", seconds=2, noise=40, moov_first=True), folder / "cut.mp4", 0.6)
+    monkeypatch.setattr(extract_module, "_prepare", prepare_timed)
+    report = extract(
+        folder,
+        tmp_path / "store",
+        visual="vgg19",
+        visual_options={"weights_file": str(weights), "weights_sha": digest(weights)},
+        workers=1,
+        clip_memory_limit=LIMITS.memory / 2**30,
+    )
+    assert report.done == 2 and [failure["id"] for failure in report.failed] == ["cut.mp4"]
+    assert "could be decoded" in report.failed[0]["cause"]
+    store = open_store(tmp_path / "store")
+    assert [tuple(store.visual(k).shape) for k in range(2)] == [(2, 7, 7, 512)] * 2
+    notes = [json.loads(line) for line in (tmp_path / "notes.jsonl").read_text().splitlines()]
+    peak = max(note["peak"] for note in notes)
+    with capsys.disabled():
+        print("\nVGG-19: " + ", ".join(f"{note['id']} {note['seconds']:.1f} s" for note in notes), end="")
+        print(f"; most memory: {peak / 2**20:.0f} MiB")
+    assert peak < LIMITS.memory
