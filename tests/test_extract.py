@@ -334,6 +334,26 @@ def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
     assert 0.01 < two < one < 60
 
 
+def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    for k in range(3):
+        (table.parent / f"clip{k}.mp4").write_bytes(b"rubbish")
+    assert 0.01 < estimate_seconds(table, workers=1) < 60
+    (table.parent / "clip3.mp4").unlink()
+    with pytest.raises(AvelError, match=r"none of the clips looked at.*clip0.mp4 is not a media file"):
+        estimate_seconds(table.parent, workers=1)
+
+
+def test_progress_of_a_resumed_run_starts_where_the_last_one_ended(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    extract(table.parent, tmp_path / "store", workers=0)
+    tiny_clips(tmp_path / "clips", 4)
+    seen: list[tuple[str, int, int]] = []
+    extract(table.parent, tmp_path / "store", workers=0, progress=lambda *now: seen.append(now))
+    looks, extracts = [("look", k, 2) for k in (1, 2)], [("extract", k, 4) for k in (2, 3, 4)]
+    assert seen == [*looks, *extracts, ("pack", 4, 4)]
+
+
 START = """
 import os, signal, sys
 from pathlib import Path

@@ -551,7 +551,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         extract,
         "Decode videos and write their features as a store.",
         _extract_options,
-        "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store",
+        "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store\n\n"
+        "A clip that is broken, crashes its process or goes over a limit is listed in store/failures.jsonl with its\n"
+        "cause, and the exit code is 1. Run the same command again after a kill: finished clips are kept.",
     ),
     "train": Verb(
         train,

@@ -115,7 +115,8 @@ class PictureSegments:
             len(self._waiting) // self._extractor.frames_per_segment * self._extractor.frames_per_segment :
         ]
         self._extract()
-        return np.concatenate(self._features)[:num_segments]
+        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may go on for long after the sound
+        return np.concatenate(self._features[:batches])[:num_segments]
 
     def _show(self, count: int) -> None:
         if not count or self._last is None:

@@ -194,6 +194,7 @@ def on_ray(
         AvelError: Ray is not installed, there is no such cluster, or as `in_workers`.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # and warn of what its own data part does
     try:
         import ray
         import ray.data
