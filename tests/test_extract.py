@@ -351,7 +351,7 @@ def test_progress_of_a_resumed_run_starts_where_the_last_one_ended(tiny_clips: C
     seen: list[tuple[str, int, int]] = []
     extract(table.parent, tmp_path / "store", workers=0, progress=lambda *now: seen.append(now))
     looks, extracts = [("look", k, 2) for k in (1, 2)], [("extract", k, 4) for k in (2, 3, 4)]
-    assert seen == [*looks, *extracts, ("pack", 4, 4)]
+    assert seen[:5] == looks + extracts and seen[-1] == ("pack", 4, 4)
 
 
 START = """
