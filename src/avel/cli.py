@@ -200,7 +200,15 @@ def extract(arguments: Namespace) -> int:
         seconds = estimate_seconds(arguments.source, **recipe)
         console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
-        report = extract(arguments.source, arguments.out, **recipe, progress=progress)
+        report = extract(
+            arguments.source,
+            arguments.out,
+            **recipe,
+            engine=arguments.engine,
+            clip_seconds_limit=arguments.clip_seconds_limit,
+            clip_memory_limit=arguments.clip_memory_limit,
+            progress=progress,
+        )
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
@@ -476,6 +484,24 @@ def _extract_options(parser: ArgumentParser) -> None:
         help_text = f"Weights file of {network}, or folder of {other}; else the cache, or a download."
         parser.add_argument(f"--{kind}_weights", type=str, help=help_text)
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
+    parser.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="Run on this machine, or on the Ray cluster of RAY_ADDRESS (else one started here) with common storage.",
+    )
+    parser.add_argument(
+        "--clip_seconds_limit",
+        type=float,
+        default=300.0,
+        help="A clip that does not get on by a second of video in that many seconds has failed; the rest go on.",
+    )
+    parser.add_argument(
+        "--clip_memory_limit",
+        type=float,
+        default=2.0,
+        help="A clip whose process holds more GiB of memory has failed; the rest go on.",
+    )
     _workers_option(parser)
 
 
@@ -576,7 +602,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         extract,
         "Decode videos and write their features as a store.",
         _extract_options,
-        "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store",
+        "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store\n\n"
+        "A clip that is broken, crashes its process or goes over a limit is listed in store/failures.jsonl with its\n"
+        "cause, and the exit code is 1. Run the same command again after a kill: finished clips are kept.",
     ),
     "train": Verb(
         train,

@@ -97,6 +97,7 @@ class PictureSegments:
         self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
         self._last: av.VideoFrame | None = None
         self._waiting: list[np.ndarray] = []
+        self._still: np.ndarray | None = None  # the picture of which the last whole batch consisted
         self._features: list[np.ndarray] = []
         self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
 
@@ -114,7 +115,8 @@ class PictureSegments:
             len(self._waiting) // self._extractor.frames_per_segment * self._extractor.frames_per_segment :
         ]
         self._extract()
-        return np.concatenate(self._features)[:num_segments]
+        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may go on for long after the sound
+        return np.concatenate(self._features[:batches])[:num_segments]
 
     def _show(self, count: int) -> None:
         if not count or self._last is None:
@@ -129,7 +131,13 @@ class PictureSegments:
 
     def _extract(self) -> None:
         if self._waiting:
-            self._features.append(self._extractor(np.stack(self._waiting)))
+            first = self._waiting[0]
+            still = first if all(picture is first for picture in self._waiting) else None
+            if still is not None and still is self._still and len(self._waiting) == self._batch:
+                self._features.append(self._features[-1])  # one picture for minutes, as damaged times can make it
+            else:
+                self._features.append(self._extractor(np.stack(self._waiting)))
+            self._still = still if len(self._waiting) == self._batch else None
             self._waiting.clear()
 
 

@@ -7,18 +7,12 @@ later run on the same folder keeps every clip whose media file has not changed, 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGINT, pthread_sigmask, signal
 from typing import Any
 
 import numpy as np
@@ -32,6 +26,7 @@ from avel.features import build_audio, build_visual, describe
 from avel.features.clip import ClipFeatures, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import probe
+from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
 from avel.files import file_sha256, write_file
 from avel.types import Progress
 
@@ -39,6 +34,10 @@ __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extra
 __all__ += ["read_ave", "read_source"]
 
 FRAMING = "time"
+#: A clip is slow, or hangs: a batch of four seconds takes VGG-19 half a minute on a slow core.
+CLIP_SECONDS_LIMIT = 300.0
+#: GiB. A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
+CLIP_MEMORY_LIMIT = 2.0
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
@@ -69,12 +68,16 @@ def extract(
     visual_options: Mapping[str, Any] | None = None,
     audio_options: Mapping[str, Any] | None = None,
     videos: str | Path | None = None,
+    engine: str = "local",
     workers: int | None = None,
+    clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
+    clip_memory_limit: float = CLIP_MEMORY_LIMIT,
     progress: Progress | None = None,
 ) -> ExtractReport:
     """Extract the features of many videos into a store.
 
     Clips that cannot be used are listed in ``OUT/failures.jsonl`` and tried again by the next run; the others go on.
+    So it is with a clip that crashes the process which decodes it, or goes over a limit.
 
     Args:
         source: a CSV of clips, a folder of media, a media file, or a ``.txt`` list of media files.
@@ -85,17 +88,27 @@ def extract(
         visual_options: of the visual extractor, such as ``{"weights_file": PATH}`` of vgg19.
         audio_options: of the audio extractor.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
-        workers: processes; None for one per processor. With 1 all is done in this process.
-        progress: called as ``progress("extract" or "pack", clips done, clips in all)``.
+        engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
+            same paths.
+        workers: processes; None for one per processor. With 0 all is done in this process, as a debugger wants it:
+            no limit holds there, and a crash ends all.
+        clip_seconds_limit: seconds in which a clip must get on by a second of video.
+        clip_memory_limit: GiB that the process which decodes a clip may hold.
+        progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" is at clips
+            of an earlier run.
 
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
-            clip failed, a worker process died, or the disk is full.
+            clip failed, a limit is not positive, the engine is unknown or not installed, worker processes cannot be
+            started, or the disk is full.
     """
     out = Path(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
+    limits = _limits(clip_seconds_limit, clip_memory_limit)
+    if engine not in ("local", "ray"):
+        raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
-    finished = _finished(clips, out, recipe)
+    finished = _finished(clips, out, recipe, progress)
     todo = [clip for clip in clips if clip.id not in finished]
     skipped = len(finished)
     try:
@@ -106,10 +119,25 @@ def extract(
         ) from error
     failures: dict[str, str] = {}
     number = min(len(todo), workers or len(os.sched_getaffinity(0)))
+    if progress and todo:
+        progress("extract", skipped, len(clips))
     try:
-        results = _in_this_process(todo, out, recipe) if number < 2 else _in_workers(todo, out, recipe, number)
+        if not todo:
+            results: Iterable[tuple[Clip, Part | str]] = ()
+        elif engine == "ray":
+            results = on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
+        elif workers == 0:
+            results = _in_this_process(todo, out, recipe)
+        else:
+            results = in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
         for done, (clip, result) in enumerate(results, start=1):
             if isinstance(result, Part):
+                if not result.file.is_file():
+                    raise AvelError(
+                        f"the features of {clip.id} were written by another machine, and are not in {out} here",
+                        "a folder that all machines of the cluster see under this path",
+                        "choose an --out on their common storage",
+                    )
                 finished[clip.id] = result
             else:
                 failures[clip.id] = result
@@ -159,23 +187,29 @@ def estimate_seconds(
     """
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
-    spread = clips[:: max(1, len(clips) // 20)]
     durations: list[float] = []
     speeds: list[float] = []
-    failure: AvelError | None = None
-    for clip in spread:
-        try:
-            durations.append(probe(clip.path).duration)
-            if len(speeds) < 2:
-                start = time.perf_counter()
-                features = extract_clip(
-                    clip.path, recipe.visual, recipe.audio, segment_seconds=segment_seconds, threads=1
-                )
-                speeds.append((time.perf_counter() - start) / features.duration)
-        except AvelError as error:
-            failure = error
+    cause = ""
+    # In a process that may die, and that has as many threads as a worker.
+    worker = Worker[tuple[Clip, bool], tuple[float, float]](
+        _prepare_timing, recipe.by_name(), _limits(CLIP_SECONDS_LIMIT, CLIP_MEMORY_LIMIT)
+    )
+    try:
+        for clip in clips[:: max(1, len(clips) // 20)]:
+            found = worker.do((clip, len(speeds) < 2))
+            if isinstance(found, str):
+                cause = cause or found
+                continue
+            durations.append(found[0])
+            speeds += [found[1]] if found[1] else []
+    finally:
+        worker.end()
     if not speeds:
-        raise failure or AvelError(f"{source} has no clips", "at least one video", "add one")
+        raise AvelError(
+            f"none of the clips looked at in {source} could be used; the first: {cause}",
+            "videos with picture and sound",
+            "see whether they play",
+        )
     number = min(len(clips), workers or len(os.sched_getaffinity(0)))
     return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
@@ -304,7 +338,16 @@ class Recipe:
         )
 
 
-def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe) -> dict[str, Part]:
+def _limits(seconds: float, memory: float) -> Limits:
+    """The limits of a clip, of seconds and GiB. Raises AvelError if they leave nothing."""
+    if not (seconds > 0 and memory > 0):
+        raise AvelError(
+            f"limits of {seconds:g} s and {memory:g} GiB for a clip", "more than nothing of both", "raise them"
+        )
+    return Limits(seconds, int(memory * 2**30))
+
+
+def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe, progress: Progress | None) -> dict[str, Part]:
     """The clips that an earlier run finished and whose media file is still the same, by id."""
     settings = recipe.settings()
     stored: dict[str, Part] = {}
@@ -315,12 +358,15 @@ def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe) -> dict[str, Par
     known = [clip for clip in clips if clip.id in stored or part_file(out, clip.id).is_file()]
     finished: dict[str, Part] = {}
     with ThreadPoolExecutor() as pool:
-        for clip, digest in zip(known, pool.map(lambda clip: _digest(clip.path), known), strict=True):
+        digests = pool.map(lambda clip: _digest(clip.path), known)
+        for done, (clip, digest) in enumerate(zip(known, digests, strict=True), start=1):
             part = stored.get(clip.id)
             if part is None or part.source != digest:
                 part = read_part(part_file(out, clip.id), settings, digest) if digest else None
             if part is not None:
                 finished[clip.id] = part
+            if progress:
+                progress("look", done, len(known))
     return finished
 
 
@@ -350,29 +396,45 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def _one_clip(clip: Clip, out: Path, recipe: Recipe) -> Part | str:
+def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] = lambda: None) -> Part | str:
     """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
+
+    Args:
+        alive: called with every second of the video that is done.
 
     Raises:
         AvelError: the part cannot be written, which is no fault of the clip.
     """
     try:
         digest = _digest(clip.path)
+        alive()
         features = extract_clip(
-            clip.path, recipe.visual, recipe.audio, segment_seconds=recipe.segment_seconds, threads=1
+            clip.path,
+            recipe.visual,
+            recipe.audio,
+            segment_seconds=recipe.segment_seconds,
+            threads=1,
+            progress=lambda *_: alive(),
         )
     except AvelError as error:
         return error.found
-    return write_part(
-        part_file(out, clip.id),
-        recipe.settings(),
-        features.visual,
-        features.audio,
-        duration=features.duration,
-        audio_valid=True,
-        source=digest,
-        bad_packets=features.bad_packets,
-    )
+    try:
+        return write_part(
+            part_file(out, clip.id),
+            recipe.settings(),
+            features.visual,
+            features.audio,
+            duration=features.duration,
+            audio_valid=True,
+            source=digest,
+            bad_packets=features.bad_packets,
+        )
+    except OSError as error:
+        raise AvelError(
+            f"could not write the features of {clip.id} to {out / 'parts'}: {error.strerror}",
+            "a folder that can be written to",
+            "see to its disk and permissions, and run the same command again: finished clips are kept",
+        ) from error
 
 
 def _in_this_process(clips: Sequence[Clip], out: Path, recipe: Recipe) -> Iterator[tuple[Clip, Part | str]]:
@@ -380,76 +442,35 @@ def _in_this_process(clips: Sequence[Clip], out: Path, recipe: Recipe) -> Iterat
         yield clip, _one_clip(clip, out, recipe)
 
 
-def _in_workers(clips: Sequence[Clip], out: Path, recipe: Recipe, number: int) -> Iterator[tuple[Clip, Part | str]]:
-    """The same on ``number`` processes, in the order in which clips finish."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
-    lifeline, mine = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(number, context, _start_worker, (lifeline, *recipe.by_name()))
-    try:
-        with _worker_environment():
-            futures: dict[Future[Part | str], Clip] = {pool.submit(_work, clip, out): clip for clip in clips}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise AvelError(
-            "a worker process died, perhaps for want of memory",
-            "workers that live until all clips are done",
-            "run the same command again, with fewer --workers: finished clips are kept",
-        ) from error
-    finally:
-        mine.close()  # ends the workers at once, in the middle of a clip if need be
-        pool.shutdown(cancel_futures=True)
-        lifeline.close()
+def _prepare(out: Path, *names: Any) -> Work[Clip, Part]:
+    """What a worker process does with a clip, its recipe made once."""
+    recipe = Recipe.of(*names)
+    return lambda clip, alive: _one_clip(clip, out, recipe, alive)
 
 
-_recipe: Recipe | None = None  # of this worker process
+def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]:
+    """What a worker does for `estimate_seconds`: a clip's length, and if asked, the time that a second of it takes."""
+    recipe = Recipe.of(*names)
 
+    def look(task: tuple[Clip, bool], alive: Callable[[], None]) -> tuple[float, float] | str:
+        clip, timed = task
+        try:
+            if not timed:
+                return probe(clip.path).duration, 0.0
+            start = time.perf_counter()
+            features = extract_clip(
+                clip.path,
+                recipe.visual,
+                recipe.audio,
+                segment_seconds=recipe.segment_seconds,
+                threads=1,
+                progress=lambda *_: alive(),
+            )
+            return features.duration, (time.perf_counter() - start) / features.duration
+        except AvelError as error:
+            return error.found
 
-def _start_worker(lifeline: Connection, *arguments: Any) -> None:
-    """Prepare a worker: it leaves Ctrl-C to its parent and ends when the parent does, however that ends."""
-    global _recipe
-    signal(SIGINT, SIG_IGN)
-
-    def follow() -> None:
-        lifeline.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    _recipe = Recipe.of(*arguments)
-
-
-def _work(clip: Clip, out: Path) -> Part | str:
-    if _recipe is None:
-        raise RuntimeError("the worker was not prepared")
-    return _one_clip(clip, out, _recipe)
-
-
-#: Linear algebra on one thread, as there are as many workers as processors; and glibc keeps freed memory for the next
-#: large array, where it would have the kernel clear fresh pages for each (a quarter of the time of a clip).
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-}
-
-
-@contextmanager
-def _worker_environment() -> Iterator[None]:
-    """Processes started within get what only counts at their start: variables, and deafness to Ctrl-C."""
-    before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
-    os.environ.update(_WORKER_ENVIRONMENT)
-    signals = pthread_sigmask(SIG_BLOCK, {SIGINT})  # which a new process inherits
-    try:
-        yield
-    finally:
-        pthread_sigmask(SIG_SETMASK, signals)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return look
 
 
 def _write_failures(path: Path, failed: Sequence[Mapping[str, str]]) -> None:

@@ -176,7 +176,8 @@ class Media:
                 but a single picture or no sound in it.
         """
         for frame in self._frames():
-            time = None if frame.time is None else frame.time - self._zero
+            # a damaged time base makes NaN of a time
+            time = None if frame.time is None or not np.isfinite(frame.time) else frame.time - self._zero
             if isinstance(frame, av.VideoFrame):
                 if frame.is_corrupt:
                     self.bad_packets += 1
@@ -197,9 +198,10 @@ class Media:
     def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
         """All frames that can be decoded; the rest is counted."""
         for stream, packet in self._packets():
-            if packet is not None and packet.size and packet.pts is not None:
+            time = _seconds(packet.pts, packet) if packet is not None and packet.size else None
+            if time is not None:
                 times = self._packet_times if stream is self._video else self._sound_packet_times
-                times.append(float(packet.pts * packet.time_base) - self._zero)
+                times.append(time - self._zero)
             try:
                 yield from stream.decode(packet)
             except (av.error.FFmpegError, OSError):
@@ -212,6 +214,8 @@ class Media:
             for packet in self._container.demux(streams):
                 if isinstance(packet.stream, av.VideoStream | av.AudioStream):
                     yield packet.stream, packet
+        except IndexError:  # of PyAV, at the end of a file where a stream more appeared: the others have been flushed
+            pass
         except (av.error.FFmpegError, OSError):  # the container breaks off here
             self.bad_packets += 1
             for stream in streams:

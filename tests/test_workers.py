@@ -1,0 +1,154 @@
+"""Processes that may die: the task that kills one has failed, and the others are done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from media import read_failures, write_video
+
+from avel.data.store import open_store
+from avel.errors import AvelError
+from avel.features.extract import extract
+from avel.features.workers import Limits, Worker, in_workers
+
+GIB = 2**30
+LIMITS = Limits(seconds=20, memory=GIB)
+Clips = Callable[[Path, int], Path]
+
+_served = 0  # tasks of this process
+
+
+def prepare(word: str) -> Callable[[str, Callable[[], None]], str]:
+    """What the workers of these tests do, each with a word of greeting."""
+
+    def work(task: str, alive: Callable[[], None]) -> str:
+        global _served
+        _served += 1
+        match task.split():
+            case ["signal", number]:
+                os.kill(os.getpid(), int(number))
+            case ["exit", code]:
+                os._exit(int(code))
+            case ["sleep", seconds]:
+                time.sleep(float(seconds))
+            case ["plod", seconds]:
+                for _ in range(round(float(seconds) / 0.1)):
+                    time.sleep(0.1)
+                    alive()
+            case ["hold", size]:
+                held = bytearray(int(float(size) * GIB))  # calloc: nothing is resident before it is written
+                for start in range(0, len(held), 2**24):
+                    held[start : start + 2**24] = b"\1" * len(held[start : start + 2**24])
+                    alive()
+            case ["raise"]:
+                raise ZeroDivisionError("by nothing")
+            case ["refuse"]:
+                raise AvelError("no room", "room", "make some")
+            case ["second"] if _served > 1:
+                os.kill(os.getpid(), signal.SIGSEGV)
+        return f"{word} {task}"
+
+    return work
+
+
+def prepare_badly(how: str) -> Callable[[str, Callable[[], None]], str]:
+    """A worker that never comes to its work."""
+    if how == "refuse":
+        raise AvelError("no weights", "weights", "get them")
+    os._exit(7)
+
+
+CAUSES = {
+    f"signal {signal.SIGSEGV:d}": "its process crashed or was killed (SIGSEGV)",
+    f"signal {signal.SIGKILL:d}": "its process crashed or was killed (SIGKILL)",
+    "exit 3": "its process ended (exit code 3)",
+    "exit 0": "its process ended (exit code 0)",
+    "hold 1.2": "over the memory limit of 1 GiB",
+    "raise": "unforeseen ZeroDivisionError: by nothing (test_workers.py line ",
+}
+
+
+def test_what_kills_a_worker_has_failed_and_the_rest_go_on() -> None:
+    tasks = ["good 0"]
+    for index, task in enumerate(CAUSES, start=1):
+        tasks += [task, f"good {index}"]
+    found = dict(in_workers(tasks, 2, prepare, ("done",), LIMITS))
+    assert sorted(found) == sorted(tasks)
+    for task, outcome in found.items():
+        assert outcome.startswith(CAUSES.get(task, f"done {task}")), task
+
+
+def test_a_task_that_hangs_has_failed_and_one_that_gets_on_has_not() -> None:
+    began = time.monotonic()
+    found = dict(in_workers(["sleep 60", "plod 3", "good"], 2, prepare, ("done",), Limits(1.5, GIB)))
+    assert found == {
+        "sleep 60": "no progress for 1.5 s, the time limit",
+        "plod 3": "done plod 3",
+        "good": "done good",
+    }
+    assert time.monotonic() - began < 30
+
+
+def test_a_used_process_that_dies_is_no_fault_of_the_task() -> None:
+    tasks = ["good", "second", "second", "good"]
+    assert [outcome for _, outcome in in_workers(tasks, 1, prepare, ("done",), LIMITS)] == [f"done {t}" for t in tasks]
+
+
+def test_a_worker_that_was_killed_while_idle_is_replaced() -> None:
+    worker: Worker[str, str] = Worker(prepare, ("done",), LIMITS)
+    try:
+        assert worker.do("good") == "done good"
+        assert worker._process.pid is not None
+        os.kill(worker._process.pid, signal.SIGKILL)
+        worker._process.join()
+        assert worker.do("better") == "done better"
+    finally:
+        worker.end()
+
+
+def test_what_is_no_fault_of_a_task_ends_all() -> None:
+    with pytest.raises(AvelError, match="no room"):
+        list(in_workers(["good", "refuse", "good"], 2, prepare, ("done",), LIMITS))
+    with pytest.raises(AvelError, match="no weights"):
+        list(in_workers(["good"], 1, prepare_badly, ("refuse",), LIMITS))
+    with pytest.raises(AvelError, match=r"could not be prepared: its process ended \(exit code 7\)"):
+        list(in_workers(["good"], 1, prepare_badly, ("die",), LIMITS))
+
+
+def test_no_tasks() -> None:
+    assert list(in_workers([], 0, prepare, ("done",), LIMITS)) == []
+
+
+def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 3)
+    write_video(tmp_path / "clips" / "clip1.mp4", seconds=2, frame_rate=2, size=(6144, 4096))
+    report = extract(table, tmp_path / "store", workers=2, clip_memory_limit=0.14)
+    assert [failure["id"] for failure in report.failed] == ["clip1.mp4"] and report.done == 2
+    assert report.failed[0]["cause"].startswith("over the memory limit of 0.14 GiB")
+    assert read_failures(tmp_path / "store") == report.failed
+    assert [clip.id for clip in open_store(tmp_path / "store").clips] == ["clip0.mp4", "clip2.mp4"]
+    assert extract(table, tmp_path / "store", workers=2).failed == []  # with the room that it needs
+
+
+def test_limits_of_a_clip(tiny_clips: Clips, tmp_path: Path) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    with pytest.raises(AvelError, match=r"none of the 2 clips could be used.*no progress for 1e-06 s"):
+        extract(table, tmp_path / "store", clip_seconds_limit=1e-6)
+    for wrong in ({"clip_seconds_limit": 0}, {"clip_memory_limit": -1}, {"clip_memory_limit": float("nan")}):
+        with pytest.raises(AvelError, match="for a clip"):
+            extract(table, tmp_path / "store", **wrong)  # type: ignore[arg-type]
+
+
+def test_engines(tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tiny_clips(tmp_path / "clips", 1)
+    with pytest.raises(AvelError, match="no engine 'spark'"):
+        extract(table, tmp_path / "store", engine="spark")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AvelError, match=r'pip install "avel\[ray\]"'):
+        extract(table, tmp_path / "store", engine="ray")
