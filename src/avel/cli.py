@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from rich.console import Console
 
     from avel.data.ave_survey import Survey
+    from avel.features.video import Streams
     from avel.types import Finding, Progress, Span
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -182,11 +183,15 @@ def _print_tasks(found: Survey) -> None:
 def extract(arguments: Namespace) -> int:
     from avel.features.extract import estimate_seconds, extract, read_ave, read_source
 
+    each = arguments.frames_per_segment
     recipe = {
         "visual": arguments.visual,
         "audio": arguments.audio,
         "segment_seconds": arguments.segment_seconds,
-        "visual_options": _weights(arguments.visual_weights),
+        "framing": arguments.framing,
+        "streams": _streams(arguments),
+        "missing_audio": arguments.missing_audio,
+        "visual_options": {**_weights(arguments.visual_weights), **({"frames_per_segment": each} if each else {})},
         "audio_options": _weights(arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
@@ -201,6 +206,12 @@ def extract(arguments: Namespace) -> int:
     with bars() as progress:
         report = extract(arguments.source, arguments.out, **recipe, progress=progress)
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    if report.choices:
+        name, taken = report.choices[0]
+        others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
+        console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
+    if report.mute:
+        console().print(f"{len(report.mute)} clips without sound, which cannot be trained on: {report.mute[0]}, ...")
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
     return SOME_FAILED if report.failed else OK
@@ -209,6 +220,13 @@ def extract(arguments: Namespace) -> int:
 def _weights(file: Path | None) -> dict[str, str]:
     """The option of an extractor that names its weights file, where one is given."""
     return {"weights_file": str(file)} if file else {}
+
+
+def _streams(arguments: Namespace) -> Streams:
+    """Which streams of a file were asked for."""
+    from avel.features.video import Streams
+
+    return Streams(arguments.video_stream, arguments.audio_stream)
 
 
 def train(arguments: Namespace) -> int:
@@ -340,6 +358,7 @@ def localize(arguments: Namespace) -> int:
     if seconds > 10:
         console().print(f"about {clock(seconds)} of work")
     failed = 0
+    streams = _streams(arguments)
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
         try:
             with bars() as progress:
@@ -348,15 +367,18 @@ def localize(arguments: Namespace) -> int:
                     model,
                     threshold=arguments.threshold,
                     min_seconds=arguments.min_seconds,
+                    streams=streams,
                     progress=progress,
                 )
                 timeline = replace(timeline, truth=truth.get(video.resolve()))
-                files = present(timeline, video, arguments.out, name, html=arguments.html)
+                files = present(timeline, video, arguments.out, name, html=arguments.html, streams=streams)
         except AvelError as error:
             failed += 1
             complain(f"failed: {video}: {error}")
             continue
         console().print(terminal_timeline(timeline))
+        if "streams" in timeline.tags:
+            console().print(f"{video} has several streams, taken: {timeline.tags['streams']}", soft_wrap=True)
         console().print(f"Written: {', '.join(str(file) for file in files)}", soft_wrap=True)
     if failed:
         complain(f"{failed} of {len(arguments.videos)} videos failed")
@@ -439,6 +461,24 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument("--visual_weights", type=Path, help="Weights file of vgg19; else the cache, or a download.")
     parser.add_argument("--audio_weights", type=Path, help="Weights file of vggish; else the cache, or a download.")
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
+    parser.add_argument(
+        "--framing",
+        choices=["time", "ave"],
+        default="time",
+        help="Frames of a segment by their time, or as AVE's: tenths of the frames of clips of 9.5 to 10.5 s.",
+    )
+    parser.add_argument(
+        "--frames_per_segment",
+        type=int,
+        help="Frames looked at in each segment: fewer take less time and see less; left out, 16.",
+    )
+    parser.add_argument(
+        "--missing_audio",
+        choices=["error", "mark"],
+        default="error",
+        help="A video without sound is an error, or keeps its pictures and is marked: no training takes it.",
+    )
+    _stream_options(parser)
     _workers_option(parser)
 
 
@@ -473,6 +513,12 @@ def _localize_options(parser: ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
     parser.add_argument("--device", default="cpu", help="Device the network runs on: cpu, cuda or mps.")
+    _stream_options(parser)
+
+
+def _stream_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--video_stream", type=int, help="Which of several video streams, counted from 0; no covers.")
+    parser.add_argument("--audio_stream", type=int, help="Which of several audio streams, counted from 0.")
 
 
 def _workers_option(parser: ArgumentParser) -> None:
