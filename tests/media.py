@@ -187,8 +187,8 @@ def _add_sound(stream: Any, plan: Sound) -> Iterator[tuple[float, av.AudioFrame]
     wave = np.broadcast_to(plan.wave(np.arange(count) / plan.rate), (channels, count)).astype(np.float32)
     step = stream.codec_context.frame_size or 1024
     for first in range(0, count, step):
-        piece = np.ascontiguousarray(wave[:, first : first + step])
-        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=plan.layout)
+        piece = np.ascontiguousarray(wave[:, first : first + step].T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(piece, format="flt", layout=plan.layout)
         frame.sample_rate, frame.time_base = plan.rate, Fraction(1, plan.rate)
         frame.pts = first + round(plan.start * plan.rate)
         yield plan.start + first / plan.rate, frame

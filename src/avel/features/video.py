@@ -506,10 +506,14 @@ def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRS
 
 def _mono(frame: av.AudioFrame, sixteen_bit: bool) -> np.ndarray:
     """The mean of the channels, (samples,) float32, full scale 1; ``sixteen_bit`` rounds them first."""
-    if frame.format.name.startswith("s64"):  # which NumPy arrays are not made of
-        frame = av.AudioResampler(format="dblp").resample(frame)[0]
-    samples = frame.to_ndarray()
     channels = frame.layout.nb_channels
+    if frame.format.name.startswith("s64"):  # which PyAV makes no array of
+        frame = av.AudioResampler(format="dbl").resample(frame)[0]
+    elif (
+        frame.format.is_planar and channels > 7
+    ):  # PyAV 18 takes what follows the eighth plane for a ninth, and crashes
+        frame = av.AudioResampler(format=frame.format.packed.name).resample(frame)[0]
+    samples = frame.to_ndarray()
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if sixteen_bit and samples.dtype.itemsize > 2:
         samples = _sixteen_bits(samples)
