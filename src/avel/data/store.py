@@ -193,6 +193,21 @@ class Store:
         """The names of the splits, in order of first appearance."""
         return list(dict.fromkeys(name for clip in self.clips for name in clip.splits))
 
+    def refuse_mute(self, indices: Iterable[int]) -> None:
+        """Refuse clips whose audio features stand for nothing: a model would take them for silence.
+
+        Raises:
+            AvelError: one of the clips has no valid audio; the message names the first ones.
+        """
+        mute = [self.clips[index].id for index in indices if not self.clips[index].audio_valid]
+        if mute:
+            more = f", and {len(mute) - 3} more" if len(mute) > 3 else ""
+            raise AvelError(
+                f"no valid audio in {self.path} for {len(mute)} of the clips: {', '.join(mute[:3])}{more}",
+                "sound in every clip that is trained on, evaluated or compared",
+                "take them out of the CSV, or out of its splits, and run `avel extract` again: the others are kept",
+            )
+
     def verify(self, progress: Progress | None = None) -> None:
         """Read every feature and compare it with its checksum.
 
