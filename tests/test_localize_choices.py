@@ -1,4 +1,4 @@
-"""What was chosen in extraction holds in localization: frames, framing; and streams are chosen there by the same words."""
+"""What was chosen in extraction holds in localization: frames, framing. Streams are chosen there in the same words."""
 
 from __future__ import annotations
 
