@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from media import grey_of, write_video
 
+from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual, describe
@@ -192,3 +193,22 @@ def test_frames_per_segment(tmp_path: Path, each: int) -> None:
 def test_frames_per_segment_out_of_range(each: int) -> None:
     with pytest.raises(AvelError, match="frames a segment"):
         build_visual("classical", frames_per_segment=each)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--frames-per-segment", "0"], "0 frames a segment"), (["--framing", "ave", "--segment-seconds", "2"], "'ave'")],
+)
+def test_the_command_line_refuses_choices_out_of_range(
+    tiny_video: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["extract", str(tiny_video), "--out", str(tmp_path / "store"), *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "store").exists()
+
+
+def test_the_command_line_passes_the_choices_on(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=10, size=(16, 16))
+    words = ["--framing", "ave", "--frames-per-segment", "4", "--workers", "1"]
+    assert cli.main(["extract", str(path), "--out", str(tmp_path / "store"), *words]) == 0
+    store = open_store(tmp_path / "store")
+    assert store.framing == "ave" and store.extractors["visual"]["options"]["frames_per_segment"] == 4

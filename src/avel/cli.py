@@ -191,7 +191,10 @@ def extract(arguments: Namespace) -> int:
         "framing": arguments.framing,
         "streams": _streams(arguments),
         "missing_audio": arguments.missing_audio,
-        "visual_options": {**_weights(arguments.visual_weights), **({"frames_per_segment": each} if each else {})},
+        "visual_options": {
+            **_weights(arguments.visual_weights),
+            **({} if each is None else {"frames_per_segment": each}),
+        },
         "audio_options": _weights(arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
