@@ -11,6 +11,7 @@ import pytest
 from media import Pictures, Sound, write_streams, write_video
 
 import avel
+import avel.present
 from avel import cli
 from avel.checkpoint import LoadedModel, load
 from avel.config import TrainConfig
@@ -19,6 +20,7 @@ from avel.errors import AvelError
 from avel.features import build_audio, build_visual
 from avel.features.extract import extract, extract_clip
 from avel.training import train
+from avel.types import Timeline
 
 Clips = Callable[[Path, int], Path]
 
@@ -58,9 +60,21 @@ def test_the_model_says_its_framing(tmp_path: Path, tiny_clips: Clips) -> None:
     assert "--framing time" in error.value.do
 
 
-def test_streams_are_chosen_and_said(
-    tmp_path: Path, tiny_clips: Clips, tiny_video: Path, capsys: pytest.CaptureFixture[str]
+def test_streams_are_chosen_said_and_drawn(
+    tmp_path: Path,
+    tiny_clips: Clips,
+    tiny_video: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    draw = avel.present.timeline_picture
+
+    def drawing(timeline: Timeline, frames: np.ndarray, waveform: np.ndarray, *rest: object) -> None:
+        drawn.append((frames, waveform))
+        draw(timeline, frames, waveform, *rest)
+
+    monkeypatch.setattr("avel.present.timeline_picture", drawing)
     model = trained(tiny_clips(tmp_path / "clips", 4), tmp_path)
     random = np.random.default_rng(0)
     path = write_streams(
@@ -80,6 +94,9 @@ def test_streams_are_chosen_and_said(
         number = int(len(asked) == 4)
         assert f"several.mkv has several streams, taken: video {number} of 2 (h264, 64x48), audio {number} of 2" in said
         assert timeline["tags"]["streams"] in said
+        frames, waveform = drawn.pop()
+        assert bool(frames.std() > 20) == bool(number)  # the second video is noise, the second sound quieter
+        assert bool(np.abs(waveform).std() < 0.2) == bool(number)
     first, named, other = found.values()
     assert first == named != other
     assert cli.main([*words, "--audio-stream", "2"]) == 2

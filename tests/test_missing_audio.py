@@ -18,11 +18,12 @@ from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.check import check
 from avel.data.compare import compare
-from avel.data.store import open_store
+from avel.data.store import Part, open_store
+from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.evaluation import predict
 from avel.features.clip import extract_clip
-from avel.features.extract import estimate_seconds, extract
+from avel.features.extract import Recipe, _one_clip, estimate_seconds, extract
 from avel.features.video import probe
 from avel.rivals import nearest_class_mean
 from avel.training import train
@@ -98,6 +99,15 @@ def test_another_choice_on_the_same_folder(table: Path, tmp_path: Path) -> None:
     assert (report.done, report.skipped, report.mute) == (0, 5, [])
     assert [failure["id"] for failure in report.failed] == ["clip1.mp4"]
     assert "clip1.mp4" not in [clip.id for clip in open_store(out).clips]
+
+
+def test_another_choice_than_that_of_a_run_that_was_killed(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "store"
+    (out / "parts").mkdir(parents=True)
+    mute = read_table(table)[1]
+    part = _one_clip(mute, out, Recipe.of("classical", "classical", 1.0, missing_audio="mark"))
+    assert isinstance(part, Part) and part.file.is_file() and not part.audio_valid
+    assert [failure["id"] for failure in extract(table, out, workers=1).failed] == ["clip1.mp4"]
 
 
 def test_sound_that_cannot_be_decoded_is_no_missing_sound(tmp_path: Path) -> None:
