@@ -44,7 +44,7 @@ def localize(
         model: what `avel.load` gave, or the path of a run folder or checkpoint.
         threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
         min_seconds: events shorter than this are left out, counted in whole segments.
-        streams: which to take of a file with several, by `avel.features.video.Streams`; None takes the first ones. The
+        streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones. The
             timeline's tag ``streams`` says which they were.
         progress: called as ``progress(stage, done, total)``.
 
