@@ -44,8 +44,8 @@ def localize(
         model: what `avel.load` gave, or the path of a run folder or checkpoint.
         threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
         min_seconds: events shorter than this are left out, counted in whole segments.
-        streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones. The
-            timeline's tag ``streams`` says which they were.
+        streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones.
+            The timeline's tag ``streams`` says which they were.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
