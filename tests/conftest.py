@@ -6,11 +6,33 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from media import write_video
 
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual
+
+
+class GreyMeans:
+    """A visual extractor whose features say which frame was shown: its mean grey level."""
+
+    kind, name, tag, options = "visual", "grey", "grey-0", {}
+    frame_size, frames_per_segment, grid, dim = 8, 16, (1, 1), 16
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        return frames.reshape(-1, 16, 8 * 8 * 3).mean(-1, dtype=np.float32)[:, None, None]
+
+
+class EndsOfSound:
+    """An audio extractor that keeps the first and last sample of a segment, and how many there are."""
+
+    kind, name, tag, options = "audio", "ends", "ends-0", {}
+    sample_rate, dim = 16_000, 3
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        count = np.full(len(waveform), waveform.shape[1])
+        return np.stack([waveform[:, 0], waveform[:, -1], count], 1).astype(np.float32)
 
 
 @pytest.fixture(scope="session")

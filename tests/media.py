@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -105,3 +107,123 @@ def run_killed(code: str, *arguments: object, timeout: float = 60) -> subprocess
 def read_failures(store: Path) -> list[dict[str, str]]:
     """What ``failures.jsonl`` lists."""
     return [json.loads(line) for line in (store / "failures.jsonl").read_text().splitlines()]
+
+
+@dataclass
+class Pictures:
+    """A video stream for `write_streams`: ``picture(time)`` is (height, width, 3) uint8 RGB or any other form."""
+
+    picture: Callable[[float], np.ndarray]
+    seconds: float = 3.0
+    rate: Fraction | int = 10
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    source_format: str = "rgb24"
+    options: dict[str, str] = field(default_factory=lambda: {"preset": "ultrafast", "crf": "5"})
+    times: Sequence[float] | None = None
+    turn: tuple[int, bool, bool] | None = None
+    disposition: int = 0
+    interlaced: bool = False
+    language: str = ""
+
+
+@dataclass
+class Sound:
+    """An audio stream for `write_streams`: ``wave(times)`` are (samples,) or (channels, samples), full scale 1."""
+
+    wave: Callable[[np.ndarray], np.ndarray]
+    seconds: float = 3.0
+    rate: int = 48_000
+    codec: str = "aac"
+    layout: str = "mono"
+    start: float = 0.0
+    language: str = ""
+
+
+def write_streams(path: Path, *plans: Pictures | Sound, options: dict[str, str] | None = None) -> Path:
+    """Write a file of any number of streams."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        frames: list[tuple[float, int, object, av.VideoFrame | av.AudioFrame]] = []
+        for number, plan in enumerate(plans):
+            stream = container.add_stream(plan.codec, rate=plan.rate)
+            if plan.language:
+                stream.metadata["language"] = plan.language
+            add = _add_pictures if isinstance(plan, Pictures) else _add_sound
+            frames += [(time, number, stream, frame) for time, frame in add(stream, plan)]
+        for _, _, stream, frame in sorted(frames, key=lambda item: item[:2]):
+            container.mux(stream.encode(frame))
+        for stream in container.streams:
+            container.mux(stream.encode(None))
+    return path
+
+
+def _add_pictures(stream: Any, plan: Pictures) -> Iterator[tuple[float, av.VideoFrame]]:
+    first = av.VideoFrame.from_ndarray(plan.picture(0.0), format=plan.source_format)
+    stream.width, stream.height, stream.pix_fmt = first.width, first.height, plan.pix_fmt
+    stream.options = dict(plan.options) if plan.codec == "libx264" else {}
+    stream.codec_context.thread_count = 1
+    stream.disposition = plan.disposition
+    if plan.times is not None:
+        stream.codec_context.time_base = Fraction(1, 1000)
+    if plan.interlaced:
+        stream.codec_context.flags |= av.codec.context.Flags.interlaced_dct | av.codec.context.Flags.interlaced_me
+    if plan.turn:
+        stream.set_display_rotation(plan.turn[0], hflip=plan.turn[1], vflip=plan.turn[2])
+    rate = Fraction(plan.rate)
+    times = [float(k / rate) for k in range(round(plan.seconds * rate))] if plan.times is None else plan.times
+    for index, time in enumerate(times):
+        frame = av.VideoFrame.from_ndarray(plan.picture(time), format=plan.source_format)
+        if plan.times is None:
+            frame.pts, frame.time_base = index, 1 / rate
+        else:
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+        yield time, frame
+
+
+def _add_sound(stream: Any, plan: Sound) -> Iterator[tuple[float, av.AudioFrame]]:
+    stream.layout = plan.layout
+    channels = stream.codec_context.layout.nb_channels
+    count = round(plan.seconds * plan.rate)
+    wave = np.broadcast_to(plan.wave(np.arange(count) / plan.rate), (channels, count)).astype(np.float32)
+    step = stream.codec_context.frame_size or 1024
+    for first in range(0, count, step):
+        piece = np.ascontiguousarray(wave[:, first : first + step].T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(piece, format="flt", layout=plan.layout)
+        frame.sample_rate, frame.time_base = plan.rate, Fraction(1, plan.rate)
+        frame.pts = first + round(plan.start * plan.rate)
+        yield plan.start + first / plan.rate, frame
+
+
+def remux(source: Path, out: Path, options: dict[str, str] | None = None) -> Path:
+    """The packets of a file in another container."""
+    with av.open(str(source)) as there, av.open(str(out), "w", options=options or {}) as here:
+        streams = {stream.index: here.add_stream_from_template(stream) for stream in there.streams}
+        for packet in there.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                here.mux(packet)
+    return out
+
+
+def transcode(source: Path, out: Path, video_codec: str, audio_codec: str, sample_rate: int) -> Path:
+    """A file's pictures and sound through other codecs."""
+    with av.open(str(source)) as there, av.open(str(out), "w") as here:
+        seen, heard = there.streams.video[0], there.streams.audio[0]
+        fast = {"deadline": "realtime", "cpu-used": "8"}
+        video = here.add_stream(video_codec, rate=seen.average_rate, bit_rate=2_000_000, options=fast)
+        video.width, video.height, video.pix_fmt = seen.width, seen.height, "yuv420p"
+        video.codec_context.time_base = seen.time_base
+        video.codec_context.thread_count = 1
+        audio = here.add_stream(audio_codec, rate=sample_rate, layout="stereo")
+        resampler = av.AudioResampler("fltp" if audio_codec != "libopus" else "flt", "stereo", sample_rate)
+        for frame in there.decode(seen, heard):
+            if isinstance(frame, av.VideoFrame):
+                frame.pict_type = 0
+                here.mux(video.encode(frame))
+            else:
+                for each in resampler.resample(frame):
+                    here.mux(audio.encode(each))
+        for each in resampler.resample(None):
+            here.mux(audio.encode(each))
+        here.mux([*video.encode(None), *audio.encode(None)])
+    return out

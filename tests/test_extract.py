@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import EndsOfSound, GreyMeans
 from hypothesis import given
 from hypothesis import strategies as st
 from media import grey_of, read_failures, write_video
@@ -30,33 +31,12 @@ from avel.features.extract import estimate_seconds, extract, extract_clip, read_
 Clips = Callable[[Path, int], Path]
 
 
-class GreyMeans:
-    """A visual extractor whose features say which frame was shown: its mean grey level."""
-
-    kind, name, tag, options = "visual", "grey", "grey-0", {}
-    frame_size, frames_per_segment, grid, dim = 8, 16, (1, 1), 16
-
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        return frames.reshape(-1, 16, 8 * 8 * 3).mean(-1, dtype=np.float32)[:, None, None]
-
-
-class FirstAndLast:
-    """An audio extractor that keeps the first and last sample of a segment, and how many there are."""
-
-    kind, name, tag, options = "audio", "ends", "ends-0", {}
-    sample_rate, dim = 16_000, 3
-
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        count = np.full(len(waveform), waveform.shape[1])
-        return np.stack([waveform[:, 0], waveform[:, -1], count], 1).astype(np.float32)
-
-
 def test_segments_show_the_frames_nearest_before(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=3)
-    found = extract_clip(path, GreyMeans(), FirstAndLast()).visual[:, 0, 0]
+    found = extract_clip(path, GreyMeans(), EndsOfSound()).visual[:, 0, 0]
     wanted = [[grey_of(int((t + i / 16) * 10 + 1e-6)) for i in range(16)] for t in range(3)]
     assert found.shape == (3, 16) and np.abs(found - wanted).max() < 3
-    halves = extract_clip(path, GreyMeans(), FirstAndLast(), segment_seconds=0.5).visual[:, 0, 0]
+    halves = extract_clip(path, GreyMeans(), EndsOfSound(), segment_seconds=0.5).visual[:, 0, 0]
     wanted = [[grey_of(int((t + i / 16) * 5 + 1e-6)) for i in range(16)] for t in range(6)]
     assert halves.shape == (6, 16) and np.abs(halves - wanted).max() < 3
 
@@ -67,7 +47,7 @@ def test_segments_show_the_frames_nearest_before(tmp_path: Path) -> None:
 )
 def test_number_of_segments(tmp_path: Path, video_seconds: float, audio_seconds: float, segments: int) -> None:
     path = write_video(tmp_path / "a.mov", seconds=video_seconds, audio_seconds=audio_seconds, audio_codec="pcm_s16le")
-    features = extract_clip(path, GreyMeans(), FirstAndLast())
+    features = extract_clip(path, GreyMeans(), EndsOfSound())
     assert features.duration == pytest.approx(min(video_seconds, audio_seconds), abs=0.01)
     assert features.visual.shape == (segments, 1, 1, 16) and features.visual.dtype == np.float16
     assert features.audio.shape == (segments, 3) and features.audio.dtype == np.float32
@@ -82,7 +62,7 @@ def test_number_of_segments(tmp_path: Path, video_seconds: float, audio_seconds:
 def test_sound_is_cut_at_its_seconds(lengths: list[int], segment_seconds: float) -> None:
     total = sum(lengths)
     wave = np.arange(1, total + 1, dtype=np.float32)
-    segments = SoundSegments(FirstAndLast(), segment_seconds)
+    segments = SoundSegments(EndsOfSound(), segment_seconds)
     start = 0
     for length in lengths:
         segments._add(wave[start : start + length])
@@ -113,7 +93,7 @@ def test_a_long_video_takes_no_more_memory(tmp_path: Path) -> None:
             held.append(len(frames))
             return super().__call__(frames)
 
-    extract_clip(write_video(tmp_path / "a.mp4", seconds=20), Counting(), FirstAndLast())
+    extract_clip(write_video(tmp_path / "a.mp4", seconds=20), Counting(), EndsOfSound())
     assert max(held) <= 16 * BATCH_SEGMENTS and sum(held) >= 20 * 16
 
 
@@ -127,7 +107,7 @@ def test_a_picture_that_stands_still_for_minutes_is_looked_at_once(tmp_path: Pat
 
     times = [0, 0.5, 60, 60.5, 61]
     path = write_video(tmp_path / "a.mkv", times=times, seconds=61, audio_codec="pcm_s16le")
-    found = extract_clip(path, Counting(), FirstAndLast()).visual[:, 0, 0]
+    found = extract_clip(path, Counting(), EndsOfSound()).visual[:, 0, 0]
     wanted = [[grey_of(int(np.searchsorted(times, t + i / 16 + 1e-6)) - 1) for i in range(16)] for t in range(61)]
     assert found.shape == (61, 16) and np.abs(found - wanted).max() < 3
     assert calls == [64, 64, 16]  # seconds 0 to 3; 4 to 7, which stand for those to 59; second 60

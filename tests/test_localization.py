@@ -269,10 +269,10 @@ class Extractor:
 def model(monkeypatch):
     """A model, and features that are made instead of extracted: 23 segments of a clip of 22.6 s."""
 
-    def extract_clip(path, visual, audio, *, segment_seconds, progress=None):
+    def extract_clip(path, visual, audio, *, segment_seconds, framing, streams, progress=None):
         assert (visual.kind, audio.kind, segment_seconds) == ("visual", "audio", 1.0)
         made_audio, made_visual = features(23)
-        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6)
+        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, streams="")
 
     monkeypatch.setattr(avel.features, "build_extractor", Extractor, raising=False)
     monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))

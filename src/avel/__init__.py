@@ -12,6 +12,7 @@ _PUBLIC = {
     "AvelError": "avel.errors",
     "Event": "avel.types",
     "Span": "avel.types",
+    "Streams": "avel.features.video",
     "Timeline": "avel.types",
     "evaluate": "avel.evaluation",
     "extract": "avel.features.extract",

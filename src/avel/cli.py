@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from rich.console import Console
 
     from avel.data.ave_survey import Survey
+    from avel.features.video import Streams
     from avel.types import Finding, Progress, Span, Timeline
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -183,11 +184,18 @@ def _print_tasks(found: Survey) -> None:
 def extract(arguments: Namespace) -> int:
     from avel.features.extract import estimate_seconds, extract, read_ave, read_source
 
+    each = arguments.frames_per_segment
     recipe = {
         "visual": arguments.visual,
         "audio": arguments.audio,
         "segment_seconds": arguments.segment_seconds,
-        "visual_options": _weights(arguments.visual, arguments.visual_weights),
+        "framing": arguments.framing,
+        "streams": _streams(arguments),
+        "missing_audio": arguments.missing_audio,
+        "visual_options": {
+            **_weights(arguments.visual, arguments.visual_weights),
+            **({} if each is None else {"frames_per_segment": each}),
+        },
         "audio_options": _weights(arguments.audio, arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
@@ -210,6 +218,12 @@ def extract(arguments: Namespace) -> int:
             progress=progress,
         )
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    if report.choices:
+        name, taken = report.choices[0]
+        others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
+        console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
+    if report.mute:
+        console().print(f"{len(report.mute)} clips without sound, which cannot be trained on: {report.mute[0]}, ...")
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
     return SOME_FAILED if report.failed else OK
@@ -220,6 +234,13 @@ def _weights(extractor: str, place: str | None) -> dict[str, str]:
     if not place:
         return {}
     return {"weights" if extractor in ("clip", "clap") else "weights_file": place}  # a folder, or an id on the hub
+
+
+def _streams(arguments: Namespace) -> Streams:
+    """Which streams of a file were asked for."""
+    from avel.features.video import Streams
+
+    return Streams(arguments.video_stream, arguments.audio_stream)
 
 
 def train(arguments: Namespace) -> int:
@@ -349,17 +370,20 @@ def localize(arguments: Namespace) -> int:
     if arguments.threshold is not None:  # each way has its own default
         options["threshold"] = arguments.threshold
     failed = 0
+    streams = _streams(arguments)
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
         try:
             with bars() as progress:
-                timeline = find(video, **options, progress=progress)
+                timeline = find(video, **options, streams=streams, progress=progress)
                 timeline = replace(timeline, truth=truth.get(video.resolve()))
-                files = present(timeline, video, arguments.out, name, html=arguments.html)
+                files = present(timeline, video, arguments.out, name, html=arguments.html, streams=streams)
         except AvelError as error:
             failed += 1
             complain(f"failed: {video}: {error}")
             continue
         console().print(terminal_timeline(timeline))
+        if "streams" in timeline.tags:
+            console().print(f"{video} has several streams, taken: {timeline.tags['streams']}", soft_wrap=True)
         console().print(f"Written: {', '.join(str(file) for file in files)}", soft_wrap=True)
     if failed:
         complain(f"{failed} of {len(arguments.videos)} videos failed")
@@ -502,6 +526,24 @@ def _extract_options(parser: ArgumentParser) -> None:
         default=2.0,
         help="A clip whose process holds more GiB of memory has failed; the rest go on.",
     )
+    parser.add_argument(
+        "--framing",
+        choices=["time", "ave"],
+        default="time",
+        help="Frames of a segment by their time, or as AVE's: tenths of the frames of clips of 9.5 to 10.5 s.",
+    )
+    parser.add_argument(
+        "--frames_per_segment",
+        type=int,
+        help="Frames looked at in each segment: fewer take less time and see less; left out, 16.",
+    )
+    parser.add_argument(
+        "--missing_audio",
+        choices=["error", "mark"],
+        default="error",
+        help="A video without sound is an error, or keeps its pictures and is marked: no training takes it.",
+    )
+    _stream_options(parser)
     _workers_option(parser)
 
 
@@ -550,6 +592,12 @@ def _localize_options(parser: ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
     parser.add_argument("--device", type=str, help="With --model: device it runs on, cpu, cuda or mps; left out, cpu.")
+    _stream_options(parser)
+
+
+def _stream_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--video_stream", type=int, help="Which of several video streams, counted from 0; no covers.")
+    parser.add_argument("--audio_stream", type=int, help="Which of several audio streams, counted from 0.")
 
 
 def _workers_option(parser: ArgumentParser) -> None:

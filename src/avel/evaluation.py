@@ -62,9 +62,11 @@ def predict(
     """Predict every segment of the clips, each clip at its own length, no clip given twice.
 
     Raises:
-        AvelError: the store's features come from other extractors than the model's, or its classes differ.
+        AvelError: the store's features come from other extractors than the model's, its classes differ, or a clip has
+            no valid audio.
     """
     _check_features(model, store)
+    store.refuse_mute(clips)
     lengths: dict[int, list[int]] = {}
     for index in clips:
         lengths.setdefault(store.clips[index].segments, []).append(index)

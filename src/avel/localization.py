@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from avel.checkpoint import LoadedModel
+    from avel.features.video import Streams
 
 _WINDOWS_AT_ONCE = 32
 
@@ -33,6 +34,7 @@ def localize(
     *,
     threshold: float = 0.0,
     min_seconds: float = 0.0,
+    streams: Streams | None = None,
     progress: Progress | None = None,
 ) -> Timeline:
     """Find the events of one media file.
@@ -42,14 +44,18 @@ def localize(
         model: what `avel.load` gave, or the path of a run folder or checkpoint.
         threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
         min_seconds: events shorter than this are left out, counted in whole segments.
+        streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones.
+            The timeline's tag ``streams`` says which they were.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
         AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
-            another extractor than the one of that name here, or threshold or min_seconds is out of range.
+            another extractor than the one of that name here, or with framing ``ave`` and the file does not last ten
+            seconds, or threshold or min_seconds is out of range.
     """
-    from avel.features import build_extractor
+    from avel.features import build_extractor, describe
     from avel.features.extract import extract_clip
+    from avel.features.video import Streams
 
     if not 0.0 <= threshold <= 1.0:
         raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
@@ -61,13 +67,15 @@ def localize(
         model = load(model)
     _check_task(model)
     extractors = {}
+    framing = model.extractors["visual"].get("framing", "time")
     for kind in ("visual", "audio"):
         wanted = model.extractors[kind]
         extractor = build_extractor(kind, wanted["name"], **wanted["options"])
-        if extractor.tag != wanted["tag"]:
+        tag = describe(extractor, framing)["tag"]
+        if tag != wanted["tag"]:
             raise AvelError(
                 f"{model.source} was trained on {kind} features of the extractor {wanted['tag']}",
-                f"the extractor {wanted['name']!r} of this version of avel, {extractor.tag}",
+                f"the extractor {wanted['name']!r} of this version of avel, {tag}",
                 "localize with the version of avel that trained the model, or extract the features again and train",
             )
         extractors[kind] = extractor
@@ -76,6 +84,8 @@ def localize(
         extractors["visual"],
         extractors["audio"],
         segment_seconds=model.segment_seconds,
+        framing=framing,
+        streams=streams or Streams(),
         progress=progress,
     )
     probabilities, attention = localize_features(features.audio, features.visual, model, progress=progress)
@@ -99,6 +109,7 @@ def localize(
             "task": model.task,
             "visual": model.extractors["visual"]["tag"],
             "audio": model.extractors["audio"]["tag"],
+            **({"streams": features.streams} if features.streams else {}),
         },
         threshold=threshold,
         min_seconds=min_seconds,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from avel.features.video import read_waveform, sample_frames
+from avel.features.video import FIRST_STREAMS, Streams, read_waveform, sample_frames
 from avel.plots import frame_times, timeline_picture
 from avel.types import Timeline
 from avel.web import timeline_page
@@ -15,7 +15,9 @@ WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope
 FRAME_WIDTH = 240  # pixels
 
 
-def present(timeline: Timeline, video: Path, out: Path, name: str, *, html: bool = False) -> list[Path]:
+def present(
+    timeline: Timeline, video: Path, out: Path, name: str, *, html: bool = False, streams: Streams = FIRST_STREAMS
+) -> list[Path]:
     """Write ``out/name.{json,csv,vtt,txt,png}`` and, with ``html``, a page that plays the clip.
 
     Args:
@@ -24,6 +26,7 @@ def present(timeline: Timeline, video: Path, out: Path, name: str, *, html: bool
         out: folder, made where it is missing.
         name: file name without suffix.
         html: write ``name.html`` too, with the clip beside it.
+        streams: those that `localize` was asked for.
 
     Returns:
         The files, in the order written.
@@ -37,8 +40,8 @@ def present(timeline: Timeline, video: Path, out: Path, name: str, *, html: bool
     timeline.to_csv(files[1])
     timeline.to_vtt(files[2])
     timeline.to_audacity(files[3])
-    frames = sample_frames(video, frame_times(timeline), FRAME_WIDTH)
-    waveform = read_waveform(video, WAVEFORM_RATE)
+    frames = sample_frames(video, frame_times(timeline), FRAME_WIDTH, streams=streams)
+    waveform = read_waveform(video, WAVEFORM_RATE, streams=streams)
     timeline_picture(timeline, frames, waveform, WAVEFORM_RATE, files[4])
     if html:
         files.append(out / f"{name}.html")

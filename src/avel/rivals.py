@@ -14,7 +14,12 @@ from avel.data.store import Store
 
 
 def segment_features(store: Store, clips: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Audio (N, Da), visual (N, Dv) averaged over the cells, and labels (N,) of all segments of the clips."""
+    """Audio (N, Da), visual (N, Dv) averaged over the cells, and labels (N,) of all segments of the clips.
+
+    Raises:
+        AvelError: a clip has no valid audio.
+    """
+    store.refuse_mute(clips)
     audio = np.concatenate([store.audio(index).numpy() for index in clips])
     visual = np.concatenate([store.visual(index).float().mean((1, 2)).numpy() for index in clips])
     return audio, visual, np.concatenate([store.labels(index).numpy() for index in clips])

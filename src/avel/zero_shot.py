@@ -18,6 +18,7 @@ import numpy as np
 from avel.errors import AvelError
 from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
+from avel.features.video import FIRST_STREAMS, Streams
 from avel.localization import find_events
 from avel.types import BACKGROUND, ZERO_SHOT, Progress, Timeline
 
@@ -86,6 +87,7 @@ def localize_words(
     min_seconds: float = 0.0,
     segment_seconds: float = 1.0,
     prompts: Prompts | None = None,
+    streams: Streams = FIRST_STREAMS,
     progress: Progress | None = None,
 ) -> Timeline:
     """Find where labels of your own are seen and heard at once in one media file; nothing is trained.
@@ -103,6 +105,7 @@ def localize_words(
         min_seconds: events shorter than this are left out, counted in whole segments.
         segment_seconds: length of a segment, seconds.
         prompts: the sentences for labels and background; None takes the usual ones.
+        streams: which to take of a file with several; the timeline's tag ``streams`` says which they were.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
@@ -121,7 +124,7 @@ def localize_words(
     spoken = _embed_prompts(ears, prompts.sound, prompts.no_sound, names)
 
     watcher = _Watcher(eyes, shown[: len(names)])
-    features = extract_clip(path, watcher, ears, segment_seconds=segment_seconds, progress=progress)
+    features = extract_clip(path, watcher, ears, segment_seconds=segment_seconds, streams=streams, progress=progress)
     num_segments = len(features.audio)
     pictures = np.concatenate(watcher.pictures)[:num_segments]
     seen = word_probabilities(pictures, shown, len(names), eyes.word_scale)
@@ -153,6 +156,7 @@ def localize_words(
             "visual": eyes.tag,
             "audio": ears.tag,
             "prompts": make_tag("prompts", **asdict(prompts)),
+            **({"streams": features.streams} if features.streams else {}),
         },
         threshold=threshold,
         min_seconds=min_seconds,

@@ -94,6 +94,7 @@ class Comparison:
         framings: of a and of b.
         visual, audio: the differences.
         num_worst: how many clips `lines` and `to_json` name.
+        mute: ids of the clips in both that have no valid audio in one of them; they are not compared.
     """
 
     a: str
@@ -108,6 +109,7 @@ class Comparison:
     visual: Difference
     audio: Difference
     num_worst: int = 10
+    mute: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
         """A sentence for everything about the stores that the numbers do not say."""
@@ -119,6 +121,8 @@ class Comparison:
         for name, ids in (("a", self.only_a), ("b", self.only_b)):
             if ids:
                 notes.append(f"only in {name}: {_some(ids)}")
+        if self.mute:
+            notes.append(f"without valid audio in a or b, and not compared: {_some(self.mute)}")
         if self.lengths:
             text = _some([f"{name} ({one} and {other})" for name, one, other in self.lengths])
             notes.append(f"of other lengths in a and b, so that only the first segments were compared: {text}")
@@ -161,6 +165,7 @@ class Comparison:
         return {
             **{name: getattr(self, name) for name in ("a", "b", "clips", "segments")},
             "only_a": list(self.only_a),
+            "mute": list(self.mute),
             "only_b": list(self.only_b),
             "lengths": [list(each) for each in self.lengths],
             "tags": {kind: list(tags) for kind, tags in self.tags.items()},
@@ -188,7 +193,16 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
     one, other = open_store(a), open_store(b)
     _refuse_unlike(one, other)
     places = [_index(store) for store in (one, other)]
-    both = [name for name in places[1] if name in places[0]]
+    shared = [name for name in places[1] if name in places[0]]
+    mute = tuple(
+        name
+        for name in shared
+        if not (one.clips[places[0][name]].audio_valid and other.clips[places[1][name]].audio_valid)
+    )
+    both = [name for name in shared if name not in mute]
+    if mute and not both:
+        one.refuse_mute(places[0][name] for name in mute)
+        other.refuse_mute(places[1][name] for name in mute)
     if not both:
         first_a, first_b = (repr(next(iter(each), "nothing")) for each in places)
         raise AvelError(
@@ -224,6 +238,7 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
         visual=_difference(sums["visual"], clips["visual"]),
         audio=_difference(sums["audio"], clips["audio"]),
         num_worst=worst,
+        mute=mute,
     )
 
 

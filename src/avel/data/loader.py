@@ -129,6 +129,7 @@ class Windows:
                 f"at least {window}, the window, in every clip that is trained on",
                 f"train with --window {shortest.segments}, or leave the short clips out of the CSV",
             )
+        store.refuse_mute(clips)
         labels = []
         video = []  # class of each window as the weak task has it
         for index in clips:
@@ -138,12 +139,6 @@ class Windows:
                     f"clip {clip.id} in {store.path} has no labels",
                     "a row in the CSV that the store was extracted from",
                     "extract from a CSV with columns video,start,end,label,split",
-                )
-            if not clip.audio_valid:
-                raise AvelError(
-                    f"clip {clip.id} in {store.path} has no valid audio",
-                    "audio in every clip that is trained on",
-                    "take the clip out of the CSV and extract again",
                 )
             whole = store.labels(index)
             for end in range(window, clip.segments + window, window):

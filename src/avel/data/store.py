@@ -48,6 +48,7 @@ class StoredClip:
         audio_valid: False where the audio features stand for no sound that was decoded.
         source: sha256 of the media file; "" where the features were imported and no media were there.
         bad_packets: packets and frames of the media file that could not be decoded.
+        streams: which of several streams of the media file were taken, in words; "" where there was no choice.
     """
 
     id: str
@@ -62,6 +63,7 @@ class StoredClip:
     audio_valid: bool
     source: str
     bad_packets: int
+    streams: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,21 @@ class Store:
         """The names of the splits, in order of first appearance."""
         return list(dict.fromkeys(name for clip in self.clips for name in clip.splits))
 
+    def refuse_mute(self, indices: Iterable[int]) -> None:
+        """Refuse clips whose audio features stand for nothing: a model would take them for silence.
+
+        Raises:
+            AvelError: one of the clips has no valid audio; the message names the first ones.
+        """
+        mute = [self.clips[index].id for index in indices if not self.clips[index].audio_valid]
+        if mute:
+            more = f", and {len(mute) - 3} more" if len(mute) > 3 else ""
+            raise AvelError(
+                f"no valid audio in {self.path} for {len(mute)} of the clips: {', '.join(mute[:3])}{more}",
+                "sound in every clip that is trained on, evaluated or compared",
+                "take them out of the CSV, or out of its splits, and run `avel extract` again: the others are kept",
+            )
+
     def verify(self, progress: Progress | None = None) -> None:
         """Read every feature and compare it with its checksum.
 
@@ -282,7 +299,7 @@ class Part:
         file: a part file or a shard.
         row: its first segment's row there.
         segments: T.
-        duration, checksum, audio_valid, source, bad_packets: as in `StoredClip`.
+        duration, checksum, audio_valid, source, bad_packets, streams: as in `StoredClip`.
     """
 
     file: Path
@@ -293,6 +310,7 @@ class Part:
     audio_valid: bool
     source: str
     bad_packets: int
+    streams: str = ""
 
 
 def part_file(out: Path, clip_id: str) -> Path:
@@ -310,6 +328,7 @@ def write_part(
     audio_valid: bool,
     source: str,
     bad_packets: int,
+    streams: str = "",
 ) -> Part:
     """Write one finished clip: ``visual`` (T, H, W, Dv) float16 and ``audio`` (T, Da) float32."""
     # save() writes an array in the order its memory has, whatever the axes say
@@ -321,6 +340,7 @@ def write_part(
         "audio_valid": audio_valid,
         "source": source,
         "bad_packets": bad_packets,
+        "streams": streams,
     }
     metadata = {"settings": canonical(settings.shaping), "facts": json.dumps(facts)}
     # save_file would hide a full disk in an error of its own
@@ -356,6 +376,7 @@ def stored_part(store: Store, clip: StoredClip) -> Part:
         clip.audio_valid,
         clip.source,
         clip.bad_packets,
+        clip.streams,
     )
 
 
@@ -408,6 +429,7 @@ def pack(
                     audio_valid=part.audio_valid,
                     source=part.source,
                     bad_packets=part.bad_packets,
+                    streams=part.streams,
                 )
             )
             row += part.segments
@@ -514,7 +536,10 @@ def _clip_from(content: Mapping[str, Any]) -> StoredClip:
 def _clip_json(clip: StoredClip) -> dict[str, Any]:
     """The fields of a clip as JSON values; not asdict, which copies deeply and takes ten times as long."""
     spans = None if clip.spans is None else [[span.label, span.start, span.end] for span in clip.spans]
-    return {**vars(clip), "spans": spans}
+    content = {**vars(clip), "spans": spans}
+    if not clip.streams:  # stores without any such clip, as most are, keep their checksums
+        del content["streams"]
+    return content
 
 
 def canonical(value: Any) -> str:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 
+from avel.data.ave import SEGMENTS
 from avel.errors import AvelError
 from avel.features.extractor import AudioExtractor, OwnResampling, OwnResize, SoundSpans, VisualExtractor
-from avel.features.video import FrameChooser, Scaler, SoundTrack, open_media, segment_times
+from avel.features.video import (
+    FIRST_STREAMS,
+    FrameChooser,
+    Media,
+    Scaler,
+    SoundTrack,
+    Streams,
+    open_media,
+    segment_times,
+)
 from avel.types import Progress
 
 BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
+FRAMINGS = ("time", "ave")
+_AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds between which a clip must end for framing ``ave``
+_AVE_LATEST = 0.5  # seconds; when its first picture must be there
 
 
 @dataclass(frozen=True)
@@ -22,15 +36,19 @@ class ClipFeatures:
 
     Attributes:
         visual: (T, H, W, Dv) float16.
-        audio: (T, Da) float32.
-        duration: seconds for which there is both picture and sound.
+        audio: (T, Da) float32; zeros that stand for nothing where ``audio_valid`` is False.
+        duration: seconds for which there is both picture and sound; without sound, picture.
         bad_packets: packets and pictures that could not be decoded.
+        audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
+        streams: which of several streams were taken, in words; "" where there was no choice.
     """
 
     visual: np.ndarray
     audio: np.ndarray
     duration: float
     bad_packets: int
+    audio_valid: bool = True
+    streams: str = ""
 
 
 def extract_clip(
@@ -39,30 +57,39 @@ def extract_clip(
     audio: AudioExtractor,
     *,
     segment_seconds: float = 1.0,
+    framing: str = "time",
+    streams: Streams = FIRST_STREAMS,
+    missing_audio: str = "error",
     threads: int = 0,
     progress: Progress | None = None,
 ) -> ClipFeatures:
     """Decode a video once, and compute the features of its segments as they come.
 
-    There are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the ends of picture and
-    sound. Segment t shows the frames nearest before ``(t + i / frames_per_segment) * segment_seconds``.
+    With framing ``time`` there are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the
+    ends of picture and sound. Segment t shows the frames nearest before
+    ``(t + i / frames_per_segment) * segment_seconds``. With framing ``ave`` there are ten, which show tenths of the
+    frames, see `ave_frames`, and hear the ten seconds.
 
     Args:
         path: of the video.
         visual: what makes the (T, H, W, Dv) features.
         audio: what makes the (T, Da) features.
         segment_seconds: length of a segment, seconds.
+        framing: ``time``, or ``ave`` for clips of 9.5 to 10.5 s and segments of one second.
+        streams: which to take, where the file has several.
+        missing_audio: ``error``, or ``mark`` to take the pictures of a file without sound; `ClipFeatures.audio_valid`
+            then says so. Sound that is there but cannot be decoded is an error in either case.
         threads: that decode; 0 leaves the choice to the decoder.
         progress: called as ``progress("decode", seconds done, seconds in all)``.
 
     Raises:
-        AvelError: the file cannot be used; see `avel.features.video.probe` and `Media.decode`.
+        AvelError: an option is out of range; the file cannot be used, see `avel.features.video.probe` and
+            `Media.decode`; with framing ``ave``, the clip is too short, too long or has fewer than ten frames.
     """
-    if not 0.05 <= segment_seconds <= 60:
-        raise AvelError(f"segments of {segment_seconds} s", "0.05 to 60 seconds", "choose another segment length")
-    pictures = PictureSegments(visual, segment_seconds)
+    check_choices(segment_seconds, framing, missing_audio)
+    pictures = AvePictures(visual) if framing == "ave" else PictureSegments(visual, segment_seconds)
     sounds = SoundSegments(audio, segment_seconds)
-    with open_media(path, threads=threads) as media:
+    with open_media(path, threads=threads, streams=streams, silent=missing_audio == "mark") as media:
         whole = max(1, round(media.info.duration))
         shown = 0
         for moment, frame in media.decode():
@@ -70,16 +97,30 @@ def extract_clip(
                 pictures.push(moment, frame)
             else:
                 sounds.push(moment, frame)
+            if framing == "ave" and moment > _AVE_ENDS[1]:  # before its frames fill the memory
+                _refuse_unless_ten_seconds(media)
             if progress and int(moment) > shown:
                 shown = int(moment)
                 progress("decode", min(shown, whole), whole)
-        duration = min(media.video_end, media.audio_end)
-        num_segments = max(1, round(duration / segment_seconds))
+        if framing == "ave":
+            _refuse_unless_ten_seconds(media)
+            if media.num_pictures < SEGMENTS:
+                raise AvelError(
+                    f"{path} shows {media.num_pictures} pictures in all",
+                    f"for framing 'ave' one for each of {SEGMENTS} segments at least",
+                    "use --framing time",
+                )
+        duration = min(media.video_end, media.audio_end) if media.has_sound else media.video_end
+        num_segments = count_segments(duration, segment_seconds)
         features = ClipFeatures(
             pictures.finish(num_segments).astype(np.float16),
-            sounds.finish(num_segments).astype(np.float32),
+            sounds.finish(num_segments).astype(np.float32)
+            if media.has_sound
+            else np.zeros((num_segments, audio.dim), dtype=np.float32),
             duration,
             media.bad_packets,
+            media.has_sound,
+            media.info.streams,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():
@@ -87,13 +128,99 @@ def extract_clip(
     return features
 
 
+def check_choices(segment_seconds: float, framing: str, missing_audio: str) -> None:
+    """Raises AvelError where one of these options of `extract_clip` is out of range."""
+    if not 0.05 <= segment_seconds <= 60:
+        raise AvelError(f"segments of {segment_seconds} s", "0.05 to 60 seconds", "choose another segment length")
+    if framing not in FRAMINGS:
+        raise AvelError(f"framing {framing!r}", f"one of {', '.join(FRAMINGS)}", "choose one of these")
+    if framing == "ave" and segment_seconds != 1:
+        raise AvelError(
+            f"segments of {segment_seconds:g} s with framing 'ave'",
+            "segments of 1 s: tenths of clips of ten seconds",
+            "leave out --segment-seconds, or use --framing time",
+        )
+    if missing_audio not in ("error", "mark"):
+        raise AvelError(f"missing_audio {missing_audio!r}", "error or mark", "choose one of these")
+
+
+def count_segments(duration: float, segment_seconds: float) -> int:
+    """T of a clip of that many seconds; for clips of 9.5 to 10.5 s and segments of one second it is AVE's ten, too."""
+    return max(1, round(duration / segment_seconds))
+
+
+def ave_frames(num_frames: int, frames_per_segment: int = 16) -> list[int]:
+    """Which frames the segments of framing ``ave`` show, as AVE's own script chose them: tenths of the clip.
+
+    Of ``num_frames`` decoded ones, number ``int(l * interval + i / frames_per_segment * interval)`` for
+    l = 0, ..., 9 and i = 0, ..., frames_per_segment - 1, where ``interval = int(num_frames / 10)``. The remainder at
+    the end is never shown.
+    """
+    interval = num_frames // SEGMENTS
+    return [
+        tenth * interval + index * interval // frames_per_segment
+        for tenth in range(SEGMENTS)
+        for index in range(frames_per_segment)
+    ]
+
+
+def _refuse_unless_ten_seconds(media: Media) -> None:
+    """AvelError unless a clip is one that framing ``ave`` may cut into tenths of its frames."""
+    ends = [media.video_end, media.audio_end] if media.has_sound else [media.video_end]
+    shortest, longest = _AVE_ENDS
+    if media.video_start > _AVE_LATEST or not all(shortest <= end <= longest for end in ends):
+        sound = f", sound until {media.audio_end:.2f} s" if media.has_sound else ""
+        raise AvelError(
+            f"{media.path}: pictures from {media.video_start:.2f} s until {media.video_end:.2f} s{sound}"
+            + (", and more" if max(ends) > longest else ""),
+            f"for framing 'ave' a clip of {SEGMENTS} s: both end between {shortest:g} and {longest:g} s",
+            "use --framing time, which takes clips of any length, or cut the clip to ten seconds",
+        )
+
+
+def _to_size(extractor: VisualExtractor) -> Callable[[av.VideoFrame], np.ndarray]:
+    """What makes the (frame_size, frame_size, 3) uint8 array of a picture that an extractor takes."""
+    if isinstance(extractor, OwnResize):
+        resize, own_size = extractor.resize, Scaler()
+        return lambda frame: resize(own_size(frame))
+    return Scaler(extractor.frame_size, extractor.frame_size)
+
+
+class AvePictures:
+    """Keeps all frames of a clip of ten seconds, and makes the features of its tenths.
+
+    How many frames there are, and so which ones are shown, is known at the end only. They are kept in the extractor's
+    size: at 30 a second 45 MB for VGG-19.
+    """
+
+    def __init__(self, extractor: VisualExtractor) -> None:
+        self._extractor = extractor
+        self._to_size = _to_size(extractor)
+        self._frames: list[np.ndarray] = []
+
+    def push(self, time: float, frame: av.VideoFrame) -> None:
+        """Tell of the next frame."""
+        self._frames.append(self._to_size(frame))
+
+    def finish(self, num_segments: int) -> np.ndarray:
+        """(10, H, W, Dv)."""
+        each = self._extractor.frames_per_segment
+        chosen = ave_frames(len(self._frames), each)
+        step = BATCH_SEGMENTS * each
+        return np.concatenate(
+            [
+                self._extractor(np.stack([self._frames[index] for index in chosen[first : first + step]]))
+                for first in range(0, len(chosen), step)
+            ]
+        )
+
+
 class PictureSegments:
     """Collects the frames of segments, a few segments at a time, and keeps their features."""
 
     def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
         self._extractor = extractor
-        self._resize = extractor.resize if isinstance(extractor, OwnResize) else None
-        self._scaler = Scaler() if self._resize else Scaler(extractor.frame_size, extractor.frame_size)
+        self._to_size = _to_size(extractor)
         self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
         self._last: av.VideoFrame | None = None
         self._waiting: list[np.ndarray] = []
@@ -121,9 +248,7 @@ class PictureSegments:
     def _show(self, count: int) -> None:
         if not count or self._last is None:
             return
-        picture = self._scaler(self._last)
-        if self._resize:
-            picture = self._resize(picture)
+        picture = self._to_size(self._last)
         for _ in range(count):
             self._waiting.append(picture)
             if len(self._waiting) == self._batch:

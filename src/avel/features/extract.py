@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from avel.data.store import Packed, Part, Settings, open_store, pack, part_file,
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe
-from avel.features.clip import ClipFeatures, extract_clip
+from avel.features.clip import ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
-from avel.features.video import probe
+from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
 from avel.files import file_sha256, write_file
 from avel.types import Progress
@@ -33,7 +33,6 @@ from avel.types import Progress
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
 __all__ += ["read_ave", "read_source"]
 
-FRAMING = "time"
 #: A clip is slow, or hangs: a batch of four seconds takes VGG-19 half a minute on a slow core.
 CLIP_SECONDS_LIMIT = 300.0
 #: GiB. A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
@@ -50,12 +49,16 @@ class ExtractReport:
         skipped: clips that were finished before.
         failed: ``{"id", "cause"}`` of each clip that the store lacks.
         store: the folder.
+        choices: ``(id, streams)`` of each clip in the store that has several streams, and which were taken.
+        mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
     """
 
     done: int
     skipped: int
     failed: list[dict[str, str]]
     store: Path
+    choices: list[tuple[str, str]] = field(default_factory=list)
+    mute: list[str] = field(default_factory=list)
 
 
 def extract(
@@ -67,6 +70,9 @@ def extract(
     segment_seconds: float = 1.0,
     visual_options: Mapping[str, Any] | None = None,
     audio_options: Mapping[str, Any] | None = None,
+    framing: str = "time",
+    streams: Streams = FIRST_STREAMS,
+    missing_audio: str = "error",
     videos: str | Path | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -87,6 +93,10 @@ def extract(
         segment_seconds: length of a segment, seconds.
         visual_options: of the visual extractor, such as ``{"weights_file": PATH}`` of vgg19.
         audio_options: of the audio extractor.
+        framing: ``time``, or ``ave`` for tenths of clips of ten seconds; see `extract_clip`.
+        streams: which to take of files with several.
+        missing_audio: ``error``, or ``mark`` to keep the pictures of clips without sound. Such clips are marked in the
+            store (``audio_valid``), and training and evaluation refuse them.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
         engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
             same paths.
@@ -107,7 +117,7 @@ def extract(
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
-    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
+    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     finished = _finished(clips, out, recipe, progress)
     todo = [clip for clip in clips if clip.id not in finished]
     skipped = len(finished)
@@ -166,7 +176,14 @@ def extract(
         if clip.id not in failures
     ]
     pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
-    return ExtractReport(len(todo) - sum(clip.id in failures for clip in todo), skipped, failed, out)
+    return ExtractReport(
+        len(todo) - sum(clip.id in failures for clip in todo),
+        skipped,
+        failed,
+        out,
+        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
+        [clip.id for clip in packed if not clip.part.audio_valid],
+    )
 
 
 def estimate_seconds(
@@ -177,6 +194,9 @@ def estimate_seconds(
     segment_seconds: float = 1.0,
     visual_options: Mapping[str, Any] | None = None,
     audio_options: Mapping[str, Any] | None = None,
+    framing: str = "time",
+    streams: Streams = FIRST_STREAMS,
+    missing_audio: str = "error",
     videos: str | Path | None = None,
     workers: int | None = None,
 ) -> float:
@@ -186,7 +206,7 @@ def estimate_seconds(
         AvelError: the source or the clips cannot be read.
     """
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
-    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options)
+    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     durations: list[float] = []
     speeds: list[float] = []
     cause = ""
@@ -296,11 +316,14 @@ def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What turns a file into features: the extractors and the segment length."""
+    """What turns a file into features: the extractors, and the choices that `extract_clip` knows by the same names."""
 
     visual: VisualExtractor
     audio: AudioExtractor
     segment_seconds: float
+    framing: str = "time"
+    streams: Streams = FIRST_STREAMS
+    missing_audio: str = "error"
 
     @classmethod
     def of(
@@ -310,10 +333,19 @@ class Recipe:
         segment_seconds: float,
         visual_options: Mapping[str, Any] | None = None,
         audio_options: Mapping[str, Any] | None = None,
+        framing: str = "time",
+        streams: Streams = FIRST_STREAMS,
+        missing_audio: str = "error",
     ) -> Recipe:
-        """Make the extractors by name. Raises AvelError for an unknown one."""
+        """Make the extractors by name. Raises AvelError for an unknown one, or a choice that is out of range."""
+        check_choices(segment_seconds, framing, missing_audio)
         return cls(
-            build_visual(visual, **(visual_options or {})), build_audio(audio, **(audio_options or {})), segment_seconds
+            build_visual(visual, **(visual_options or {})),
+            build_audio(audio, **(audio_options or {})),
+            segment_seconds,
+            framing,
+            streams,
+            missing_audio,
         )
 
     def by_name(self) -> tuple[Any, ...]:
@@ -324,14 +356,39 @@ class Recipe:
             self.segment_seconds,
             dict(self.visual.options),
             dict(self.audio.options),
+            self.framing,
+            self.streams,
+            self.missing_audio,
         )
+
+    def choices(self) -> dict[str, Any]:
+        """All but the extractors, as `extract_clip` takes it."""
+        return {
+            "segment_seconds": self.segment_seconds,
+            "framing": self.framing,
+            "streams": self.streams,
+            "missing_audio": self.missing_audio,
+        }
+
+    def made(self, part: Part) -> bool:
+        """Whether a finished clip is what this recipe makes of its file, as far as the settings do not say it."""
+        if not part.audio_valid and self.missing_audio == "error":
+            return False
+        words = part.streams or "video 0 of 1, audio 0 of 1"
+        asked = {"video": self.streams.video or 0, "audio": self.streams.audio or 0}
+        if not part.audio_valid:  # there was no audio stream to choose
+            del asked["audio"]
+        return all(f"{kind} {number} of " in words for kind, number in asked.items())
 
     def settings(self) -> Settings:
         """What the store says of it."""
         return Settings(
             segment_seconds=self.segment_seconds,
-            framing=FRAMING,
-            extractors={"visual": describe(self.visual), "audio": describe(self.audio)},
+            framing=self.framing,
+            extractors={
+                "visual": describe(self.visual, self.framing),
+                "audio": describe(self.audio, self.framing),
+            },
             grid=self.visual.grid,
             visual_dim=self.visual.dim,
             audio_dim=self.audio.dim,
@@ -361,9 +418,9 @@ def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe, progress: Progre
         digests = pool.map(lambda clip: _digest(clip.path), known)
         for done, (clip, digest) in enumerate(zip(known, digests, strict=True), start=1):
             part = stored.get(clip.id)
-            if part is None or part.source != digest:
+            if part is None or part.source != digest or not recipe.made(part):
                 part = read_part(part_file(out, clip.id), settings, digest) if digest else None
-            if part is not None:
+            if part is not None and recipe.made(part):
                 finished[clip.id] = part
             if progress:
                 progress("look", done, len(known))
@@ -372,6 +429,12 @@ def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe, progress: Progre
 
 def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
     """AvelError if the store in ``out`` was made in another way than is now asked for."""
+    if found.framing != wanted.framing or found.segment_seconds != wanted.segment_seconds:
+        raise AvelError(
+            f"{out} holds features of segments of {found.segment_seconds:g} s, framing {found.framing!r}",
+            f"segments of {wanted.segment_seconds:g} s, framing {wanted.framing!r}, as in this run",
+            "choose another --out, or delete that folder",
+        )
     for kind in ("visual", "audio"):
         there, here = found.extractors[kind]["tag"], wanted.extractors[kind]["tag"]
         if there != here:
@@ -382,8 +445,8 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
             )
     if found.shaping != wanted.shaping:
         raise AvelError(
-            f"{out} holds features of segments of {found.segment_seconds:g} s, framing {found.framing!r}",
-            f"segments of {wanted.segment_seconds:g} s, framing {wanted.framing!r}, as in this run",
+            f"{out} holds features of another origin or shape: {found}",
+            f"those of this run: {wanted}",
             "choose another --out, or delete that folder",
         )
 
@@ -409,12 +472,7 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
         digest = _digest(clip.path)
         alive()
         features = extract_clip(
-            clip.path,
-            recipe.visual,
-            recipe.audio,
-            segment_seconds=recipe.segment_seconds,
-            threads=1,
-            progress=lambda *_: alive(),
+            clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
         )
     except AvelError as error:
         return error.found
@@ -425,9 +483,10 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
             features.visual,
             features.audio,
             duration=features.duration,
-            audio_valid=True,
+            audio_valid=features.audio_valid,
             source=digest,
             bad_packets=features.bad_packets,
+            streams=features.streams,
         )
     except OSError as error:
         raise AvelError(
@@ -456,15 +515,10 @@ def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]
         clip, timed = task
         try:
             if not timed:
-                return probe(clip.path).duration, 0.0
+                return probe(clip.path, streams=recipe.streams, silent=recipe.missing_audio == "mark").duration, 0.0
             start = time.perf_counter()
             features = extract_clip(
-                clip.path,
-                recipe.visual,
-                recipe.audio,
-                segment_seconds=recipe.segment_seconds,
-                threads=1,
-                progress=lambda *_: alive(),
+                clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
             )
             return features.duration, (time.perf_counter() - start) / features.duration
         except AvelError as error:

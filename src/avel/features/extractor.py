@@ -113,7 +113,14 @@ def make_tag(name: str, **facts: Any) -> str:
     return f"{name}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
 
 
-def describe(extractor: Extractor) -> dict[str, Any]:
-    """``{"name", "tag", "options"}``, what stores and models carry of an extractor; `LOCAL_OPTIONS` stay behind."""
+def describe(extractor: Extractor, framing: str = "time") -> dict[str, Any]:
+    """``{"name", "tag", "options"}``, what stores and models carry of an extractor; `LOCAL_OPTIONS` stay behind.
+
+    An extractor's own tag is for framing ``time``. Any other makes another tag, and is named by a fourth key,
+    ``framing``.
+    """
     options = {name: value for name, value in extractor.options.items() if name not in LOCAL_OPTIONS}
-    return {"name": extractor.name, "tag": extractor.tag, "options": options}
+    described = {"name": extractor.name, "tag": extractor.tag, "options": options}
+    if framing == "time":
+        return described
+    return {**described, "tag": make_tag(extractor.name, framing=framing, of=extractor.tag), "framing": framing}

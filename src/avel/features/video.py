@@ -7,11 +7,13 @@ the file is refused.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import av.error
@@ -26,6 +28,19 @@ _GAP = 0.02  # seconds of silence or overlap between two sound frames that is ta
 _DO = "check that it plays in a video player; encode or download it again"
 
 
+class Streams(NamedTuple):
+    """Which of several streams to take, counted from 0 among a file's streams of that kind; None takes the first.
+
+    Cover pictures and thumbnails are pictures that go with a file and no video: they are not counted.
+    """
+
+    video: int | None = None
+    audio: int | None = None
+
+
+FIRST_STREAMS = Streams()
+
+
 @dataclass(frozen=True)
 class MediaInfo:
     """What a media file says of itself; a stream that it lacks has 0 everywhere.
@@ -34,9 +49,11 @@ class MediaInfo:
         duration: seconds for which there is both picture and sound, as promised.
         video_duration: promised end of the pictures on the common clock, seconds.
         audio_duration: promised end of the sound on the common clock, seconds.
-        width, height: of a picture, pixels.
+        width, height: of a picture as it is coded, pixels; a picture that is to be shown on its side is not turned yet.
         frame_rate: pictures a second, on average.
         sample_rate: of the sound, Hz.
+        streams: which of several streams are taken, in words ("video 0 of 1 (h264, 320x240), audio 1 of 2 (...)"); ""
+            where there is no choice.
     """
 
     duration: float
@@ -46,21 +63,35 @@ class MediaInfo:
     height: int
     frame_rate: float
     sample_rate: int
+    streams: str = ""
 
 
-def probe(path: str | Path) -> MediaInfo:
+def probe(path: str | Path, *, streams: Streams = FIRST_STREAMS, silent: bool = False) -> MediaInfo:
     """Read the header of a video with sound; nothing is decoded, so damage further on goes unseen.
+
+    Args:
+        path: of the file.
+        streams: which to look at.
+        silent: whether a file without any sound will do; its ``duration`` is that of its pictures.
 
     Raises:
         AvelError: no such file, not a media file, truncated so that it cannot be opened, a still picture, without
-            pictures or without sound.
+            pictures, without sound or without the stream that was asked for.
     """
-    with open_media(path) as media:
+    with open_media(path, streams=streams, silent=silent) as media:
         return media.info
 
 
 @contextmanager
-def open_media(path: str | Path, *, video: bool = True, audio: bool = True, threads: int = 0) -> Iterator[Media]:
+def open_media(
+    path: str | Path,
+    *,
+    video: bool = True,
+    audio: bool = True,
+    threads: int = 0,
+    streams: Streams = FIRST_STREAMS,
+    silent: bool = False,
+) -> Iterator[Media]:
     """Open a media file for one pass over it.
 
     Args:
@@ -68,6 +99,8 @@ def open_media(path: str | Path, *, video: bool = True, audio: bool = True, thre
         video: whether pictures are needed.
         audio: whether sound is needed.
         threads: that decode the pictures; 0 leaves the choice to the decoder. They do not change what is decoded.
+        streams: which to take, where there are several.
+        silent: whether a file without any sound will do where sound is needed.
 
     Raises:
         AvelError: as `probe`, of the streams that are needed.
@@ -83,7 +116,7 @@ def open_media(path: str | Path, *, video: bool = True, audio: bool = True, thre
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from error
     with container:
-        yield Media(path, container, video, audio, threads)
+        yield Media(path, container, video, audio, threads, streams, silent)
 
 
 class Media:
@@ -91,13 +124,23 @@ class Media:
 
     Attributes:
         info: what the file says of itself.
+        has_sound: whether there is sound that is decoded.
         bad_packets: packets and pictures skipped so far because they could not be decoded.
-        video_end: end of the pictures decoded so far on the common clock, seconds.
+        num_pictures: decoded so far.
+        video_start: time of the first one on the common clock, seconds.
+        video_end: end of the pictures decoded so far, the same way.
         audio_end: the same for the sound.
     """
 
     def __init__(
-        self, path: Path, container: av.container.InputContainer, video: bool, audio: bool, threads: int
+        self,
+        path: Path,
+        container: av.container.InputContainer,
+        video: bool,
+        audio: bool,
+        threads: int,
+        streams: Streams,
+        silent: bool,
     ) -> None:
         self.path = path
         self.bad_packets = 0
@@ -105,15 +148,17 @@ class Media:
         self._container = container
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         sounds = list(container.streams.audio)
-        self._refuse_unfit(path, container, video and not pictures, audio and not sounds, not pictures and not sounds)
-        self._video = pictures[0] if pictures else None
-        self._audio = sounds[0] if sounds else None
+        no_audio = audio and not silent and not sounds
+        self._refuse_unfit(path, container, video and not pictures, no_audio, not pictures and not sounds)
+        self._video = _chosen(path, pictures, streams.video) if pictures else None
+        self._audio = _chosen(path, sounds, streams.audio) if sounds else None
         for stream in (self._video, self._audio):
             if stream is not None and stream.codec_context is None:
                 raise AvelError(f"{path}: nothing here decodes its {stream.type} stream", "a common codec", _DO)
         starts = [_seconds(s.start_time, s) for s in (self._video, self._audio) if s is not None]
         self._zero = min((start for start in starts if start is not None), default=0.0)
-        self.info = self._read_info()
+        self.info = self._read_info(_in_words(pictures, self._video, sounds, self._audio))
+        self.has_sound = audio and self._audio is not None
         # A stream that is not asked for still helped to set the clock.
         self._all_streams = (video or not pictures) and (audio or not sounds)
         self._video = self._video if video else None
@@ -145,7 +190,7 @@ class Media:
                 "use the file that has the sound, or leave this one out",
             )
 
-    def _read_info(self) -> MediaInfo:
+    def _read_info(self, streams: str) -> MediaInfo:
         whole = (self._container.duration or 0) / av.time_base
         ends = [0.0, 0.0]
         for index, stream in enumerate((self._video, self._audio)):
@@ -161,7 +206,16 @@ class Media:
             height=video.codec_context.height if video else 0,
             frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
+            streams=streams,
         )
+
+    @property
+    def num_pictures(self) -> int:
+        return len(self._frame_times)
+
+    @property
+    def video_start(self) -> float:
+        return self._frame_times[0] if self._frame_times else 0.0
 
     def _promise(self, stream: av.VideoStream | av.AudioStream) -> float | None:
         """Length that the file states for a stream, seconds. Matroska states one for the whole file alone, and what
@@ -173,7 +227,8 @@ class Media:
 
         Raises:
             AvelError: at the end, if under 95% of the promised duration was decoded in either stream, or there is
-                but a single picture or no sound in it.
+                but a single picture or no sound in it; at the first picture, if it is to be turned by an angle that is
+                no multiple of 90 degrees.
         """
         for frame in self._frames():
             # a damaged time base makes NaN of a time
@@ -182,6 +237,8 @@ class Media:
                 if frame.is_corrupt:
                     self.bad_packets += 1
                     continue
+                if not self._frame_times:
+                    self._refuse_if_askew(frame)
                 time = self.video_end if time is None else time
                 if self._frame_times and time <= self._frame_times[-1]:
                     continue  # two pictures for one moment: the first stands
@@ -226,6 +283,15 @@ class Media:
 
     def _mean_sound_seconds(self) -> float:
         return self._audio_seconds / len(self._sound_times)
+
+    def _refuse_if_askew(self, frame: av.VideoFrame) -> None:
+        degrees = _turn(frame)[0]
+        if abs(degrees - 90 * round(degrees / 90)) > 1:  # FFmpeg's tolerance
+            raise AvelError(
+                f"{self.path}: its pictures are to be turned by {degrees:.1f} degrees",
+                "turns of 0, 90, 180 or 270 degrees",
+                "encode the video with its pictures upright",
+            )
 
     def _refuse_if_damaged(self) -> None:
         if self._video is not None:
@@ -288,7 +354,7 @@ def segment_times(segment_seconds: float, frames_per_segment: int) -> Iterator[f
 
 
 class Scaler:
-    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear.
+    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear, the way up they are to be shown.
 
     Args:
         width, height: pixels; None keeps the picture's own.
@@ -300,10 +366,33 @@ class Scaler:
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         """(height, width, 3) uint8 RGB."""
+        quarters, mirrored = orientation(frame)
+        width, height = (self.height, self.width) if quarters % 2 else (self.width, self.height)
         scaled = self._reformatter.reformat(
-            frame, width=self.width, height=self.height, format="rgb24", interpolation="BILINEAR", threads=1
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR", threads=1
         )
-        return scaled.to_ndarray()
+        picture = scaled.to_ndarray()
+        if mirrored:
+            picture = picture[:, ::-1]
+        return np.ascontiguousarray(np.rot90(picture, quarters)) if quarters or mirrored else picture
+
+
+def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """How a picture is to be shown, as phones write it: quarter turns counterclockwise, 0 to 3, after mirroring left
+    and right where the second is True."""
+    degrees, mirrored = _turn(frame)
+    return round(degrees / 90) % 4, mirrored
+
+
+def _turn(frame: av.VideoFrame) -> tuple[float, bool]:
+    """The same with the angle in degrees, whatever it is."""
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0.0, False
+    # Rows (a b u), (c d v), (x y w): the pixel at (x, y) is shown at (a x + c y, b x + d y), y pointing down.
+    a, b, _, c, d = (int(value) / 65536 for value in np.frombuffer(bytes(matrix), dtype=np.int32)[:5])
+    mirrored = a * d - b * c < 0
+    return math.degrees(math.atan2(b, -a) if mirrored else math.atan2(-b, a)), mirrored
 
 
 class SoundTrack:
@@ -372,50 +461,63 @@ class SoundTrack:
         return _joined(self._resampler.resample(frame))
 
 
-def sample_frames(path: str | Path, times: Sequence[float], width: int) -> np.ndarray:
+def sample_frames(
+    path: str | Path, times: Sequence[float], width: int, *, streams: Streams = FIRST_STREAMS
+) -> np.ndarray:
     """The pictures nearest before some times, for people to look at: (N, h, w, 3) uint8 RGB, aspect ratio kept.
 
     Args:
         path: of a video, with or without sound.
         times: N times on the common clock, seconds, in order; after the end the last picture is shown.
         width: of the pictures, pixels.
+        streams: which to take, where there are several.
 
     Raises:
         AvelError: as `probe` and `Media.decode`.
     """
     pictures: list[np.ndarray] = []
-    with open_media(path, audio=False) as media:
-        height = max(2, round(width * media.info.height / max(1, media.info.width)))
-        scaler = Scaler(width, height)
+    with open_media(path, audio=False, streams=streams) as media:
+        scaler: Scaler | None = None
         chooser = FrameChooser(iter(times))
         last: av.VideoFrame | None = None
         for time, frame in media.decode():
             if isinstance(frame, av.VideoFrame):
+                if scaler is None:  # all pictures in the size of the first, which says which way up it is
+                    across, down = frame.width, frame.height
+                    across, down = (down, across) if orientation(frame)[0] % 2 else (across, down)
+                    scaler = Scaler(width, max(2, round(width * down / across)))
                 shown = chooser.push(time)
                 if shown and last is not None:
                     pictures += [scaler(last)] * shown
                 last = frame
-        if last is not None and len(pictures) < len(times):
+        if scaler is not None and last is not None and len(pictures) < len(times):
             pictures += [scaler(last)] * (len(times) - len(pictures))
+    height = scaler.height if scaler and scaler.height else 2
     return np.stack(pictures) if pictures else np.zeros((0, height, width, 3), dtype=np.uint8)
 
 
-def read_waveform(path: str | Path, sample_rate: int) -> np.ndarray:
+def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRST_STREAMS) -> np.ndarray:
     """The whole sound on the common clock, channels averaged: (samples,) float32, full scale 1.
 
     Raises:
         AvelError: as `probe` and `Media.decode`, pictures apart.
     """
     track = SoundTrack(sample_rate)
-    with open_media(path, video=False) as media:
+    with open_media(path, video=False, streams=streams) as media:
         pieces = [track.push(time, frame) for time, frame in media.decode() if isinstance(frame, av.AudioFrame)]
     return np.concatenate([*pieces, track.finish()])
 
 
 def _mono(frame: av.AudioFrame, sixteen_bit: bool) -> np.ndarray:
     """The mean of the channels, (samples,) float32, full scale 1; ``sixteen_bit`` rounds them first."""
-    samples = frame.to_ndarray()
     channels = frame.layout.nb_channels
+    if frame.format.name.startswith("s64"):  # which PyAV makes no array of
+        frame = av.AudioResampler(format="dbl").resample(frame)[0]
+    elif (
+        frame.format.is_planar and channels > 7
+    ):  # PyAV 18 takes what follows the eighth plane for a ninth, and crashes
+        frame = av.AudioResampler(format=frame.format.packed.name).resample(frame)[0]
+    samples = frame.to_ndarray()
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if sixteen_bit and samples.dtype.itemsize > 2:
         samples = _sixteen_bits(samples)
@@ -462,8 +564,55 @@ def _lost_seconds(packets: Sequence[float], frames: Sequence[float], usual: floa
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
-    """Whether it is the cover picture of a sound file."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+    """Whether it is a picture that goes with the file, such as a cover, and no video."""
+    disposition = av.stream.Disposition
+    return bool(stream.disposition & (disposition.attached_pic | disposition.timed_thumbnails))
+
+
+_Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
+
+
+def _chosen(path: Path, streams: Sequence[_Stream], number: int | None) -> _Stream:
+    """The stream of that number, the first where none is asked for."""
+    if number is not None and not 0 <= number < len(streams):
+        kind, there = streams[0].type, ", ".join(_described(index, each) for index, each in enumerate(streams))
+        raise AvelError(
+            f"{path} has no {kind} stream {number}",
+            f"one of its {kind} streams, counted from 0: {there}",
+            f"name one of them by --{kind}-stream, or leave it out to take the first",
+        )
+    return streams[number or 0]
+
+
+def _described(index: int, stream: av.VideoStream | av.AudioStream) -> str:
+    """``0 (h264, 320x240)``, ``1 (aac, 44100 Hz, stereo, fra)``."""
+    if stream.codec_context is None:
+        facts = ["unknown codec"]
+    elif isinstance(stream, av.VideoStream):
+        video = stream.codec_context
+        facts = [video.name, f"{video.width}x{video.height}"]
+    else:
+        audio = stream.codec_context
+        facts = [audio.name, f"{audio.sample_rate} Hz", audio.layout.name]
+    language = stream.metadata.get("language", "und")
+    return f"{index} ({', '.join([*facts, language] if language != 'und' else facts)})"
+
+
+def _in_words(
+    pictures: Sequence[av.VideoStream],
+    video: av.VideoStream | None,
+    sounds: Sequence[av.AudioStream],
+    audio: av.AudioStream | None,
+) -> str:
+    """Which streams are taken, "" where there is no choice."""
+    if len(pictures) < 2 and len(sounds) < 2:
+        return ""
+    words = []
+    for kind, there, taken in (("video", pictures, video), ("audio", sounds, audio)):
+        if taken is not None:
+            index = list(there).index(taken)
+            words.append(f"{kind} {_described(index, taken).replace(' ', f' of {len(there)} ', 1)}")
+    return ", ".join(words)
 
 
 def _unreadable(path: Path, error: Exception) -> AvelError:

@@ -30,15 +30,15 @@ class ClassicalVisual:
 
     Args:
         version: of the recipe and its constants; there is one.
+        frames_per_segment: an even number. The spectra in time have as many values as it allows, so Dv follows it.
 
     Raises:
-        AvelError: a version that this avel does not know.
+        AvelError: a version or number of frames that this avel does not know.
     """
 
     kind: Literal["visual"] = "visual"
     name = "classical"
     frame_size = 112
-    frames_per_segment = 16
     grid = (7, 7)
 
     orientations = 8
@@ -64,12 +64,21 @@ class ClassicalVisual:
         }
     )
 
-    def __init__(self, version: int = 1) -> None:
+    def __init__(self, version: int = 1, frames_per_segment: int = 16) -> None:
         if version != 1:
             raise AvelError(
                 f"classical visual features of version {version}", "version 1", "use the avel that wrote it"
             )
+        if frames_per_segment % 2 or not 2 <= frames_per_segment <= 64:  # shape and colour take every other frame
+            raise AvelError(
+                f"{frames_per_segment} frames a segment for classical features",
+                "an even number from 2 to 64; 16 is usual",
+                "choose another number",
+            )
+        self.frames_per_segment = frames_per_segment
         self.options: dict[str, Any] = {"version": version}
+        if frames_per_segment != 16:  # the usual number stays unsaid: tags are older than the choice
+            self.options["frames_per_segment"] = frames_per_segment
         self.tag = make_tag(
             self.name,
             kind=self.kind,
@@ -83,7 +92,7 @@ class ClassicalVisual:
         self.dim = self(np.zeros((self.frames_per_segment, size, size, 3), dtype=np.uint8)).shape[-1]
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """(T * 16, 112, 112, 3) uint8 RGB -> (T, 7, 7, Dv) float32."""
+        """(T * frames_per_segment, 112, 112, 3) uint8 RGB -> (T, 7, 7, Dv) float32."""
         groups = self.groups(frames)
         own = np.concatenate(
             [(groups[name] - mean) / spread for name, (mean, spread) in self.scale.items()], axis=-1, dtype=np.float32

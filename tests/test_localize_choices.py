@@ -1,0 +1,104 @@
+"""What was chosen in extraction holds in localization: frames, framing. Streams are chosen there in the same words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media import Pictures, Sound, write_streams, write_video
+
+import avel
+import avel.present
+from avel import cli
+from avel.checkpoint import LoadedModel, load
+from avel.config import TrainConfig
+from avel.data.store import open_store
+from avel.errors import AvelError
+from avel.features import build_audio, build_visual
+from avel.features.extract import extract, extract_clip
+from avel.training import train
+from avel.types import Timeline
+
+Clips = Callable[[Path, int], Path]
+
+
+def trained(table: Path, out: Path, **choices: object) -> LoadedModel:
+    """A model of one epoch on the clips of a table, which has no val split of its own."""
+    table.write_text(table.read_text().replace("clip2.mp4,0,1,bell,train", "clip2.mp4,0,1,bell,val"))
+    extract(table, out / "store", workers=1, **choices)
+    options = {"width": 16, "heads": 2}
+    config = TrainConfig(
+        store=out / "store", out=out / "run", window=2, epochs=1, batch_size=2, options=options, device="cpu", threads=1
+    )
+    return load(train(config).folder)
+
+
+def test_the_model_says_how_many_frames_a_segment_has(tmp_path: Path, tiny_clips: Clips) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    model = trained(table, tmp_path, visual_options={"frames_per_segment": 4})
+    assert model.extractors["visual"]["options"]["frames_per_segment"] == 4
+    timeline = avel.localize(table.parent / "clip0.mp4", model)
+    assert len(timeline.probabilities) == 2 and timeline.tags["visual"] == model.extractors["visual"]["tag"]
+    features = extract_clip(
+        table.parent / "clip0.mp4", build_visual("classical", frames_per_segment=4), build_audio("classical")
+    )
+    assert np.array_equal(features.visual, open_store(tmp_path / "store").visual(0).numpy())
+
+
+def test_the_model_says_its_framing(tmp_path: Path, tiny_clips: Clips) -> None:
+    table = tiny_clips(tmp_path / "clips", 4)
+    for index in range(4):
+        write_video(table.parent / f"clip{index}.mp4", seconds=10, noise=5, size=(32, 32))
+    model = trained(table, tmp_path, framing="ave", visual_options={"frames_per_segment": 4})
+    timeline = avel.localize(table.parent / "clip0.mp4", model)
+    assert len(timeline.probabilities) == 10 and timeline.tags["visual"] == model.extractors["visual"]["tag"]
+    with pytest.raises(AvelError, match=r"short\.mp4: pictures from .* until 3\.00 s") as error:
+        avel.localize(write_video(tmp_path / "short.mp4"), model)
+    assert "--framing time" in error.value.do
+
+
+def test_streams_are_chosen_said_and_drawn(
+    tmp_path: Path,
+    tiny_clips: Clips,
+    tiny_video: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[np.ndarray, np.ndarray]] = []
+    draw = avel.present.timeline_picture
+
+    def drawing(timeline: Timeline, frames: np.ndarray, waveform: np.ndarray, *rest: object) -> None:
+        drawn.append((frames, waveform))
+        draw(timeline, frames, waveform, *rest)
+
+    monkeypatch.setattr("avel.present.timeline_picture", drawing)
+    model = trained(tiny_clips(tmp_path / "clips", 4), tmp_path)
+    random = np.random.default_rng(0)
+    path = write_streams(
+        tmp_path / "several.mkv",
+        Pictures(lambda time: np.full((48, 64, 3), 60, np.uint8)),
+        Pictures(lambda time: random.integers(0, 255, (48, 64, 3), np.uint8)),
+        Sound(lambda times: np.sin(2 * np.pi * 300 * times)),
+        Sound(lambda times: random.normal(0, 0.1, len(times)), codec="flac"),
+    )
+    words = ["localize", str(path), "--model", str(model.source.parent), "--out", str(tmp_path / "out")]
+    found = {}
+    for asked in ((), ("--video-stream", "0"), ("--video-stream", "1", "--audio-stream", "1")):
+        assert cli.main([*words, *asked]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        timeline = json.loads((tmp_path / "out" / "several.json").read_text())
+        found[asked] = timeline["probabilities"]
+        number = int(len(asked) == 4)
+        assert f"several.mkv has several streams, taken: video {number} of 2 (h264, 64x48), audio {number} of 2" in said
+        assert timeline["tags"]["streams"] in said
+        frames, waveform = drawn.pop()
+        assert bool(frames.std() > 20) == bool(number)  # the second video is noise, the second sound quieter
+        assert bool(np.abs(waveform).std() < 0.2) == bool(number)
+    first, named, other = found.values()
+    assert first == named != other
+    assert cli.main([*words, "--audio-stream", "2"]) == 2
+    assert "has no audio stream 2" in capsys.readouterr().err
+    assert "streams" not in avel.localize(tiny_video, model).tags
