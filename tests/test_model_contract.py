@@ -215,6 +215,21 @@ def test_options_have_a_meaning_and_the_wrong_ones_are_refused(name: str) -> Non
             assert (caught.value.expected, caught.value.do) == (values, meaning)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "tasks"),
+    [("weak_pool", "max", ["weak"]), ("cml_loss", "exponential", ["cml"]), ("fee_weight", 1.0, ["full", "weak"])],
+)
+def test_an_option_that_the_task_does_not_read_is_refused(option: str, value: object, tasks: list[str]) -> None:
+    for task in TASKS:
+        if task in tasks:
+            build("ccln", task, **{option: value})
+        else:
+            with pytest.raises(AvelError) as caught:
+                build("ccln", task, **{option: value})
+            assert caught.value.found == f"option {option} of ccln in task {task}"
+            assert f"task {' or '.join(tasks)} " in caught.value.expected
+
+
 @every_model
 def test_a_task_that_is_not_built_is_refused(name: str) -> None:
     with pytest.raises(AvelError, match="task 'dance'"):

@@ -124,7 +124,9 @@ def test_cml_learns_to_find_the_event_in_the_other_stream(mode: str, learnable: 
 
 def test_the_run_folder_says_where_it_comes_from(unkilled: Path) -> None:
     run = json.loads((unkilled / "run" / "run.json").read_text())
-    assert run["seed"] == 0 and run["threads"] == 1 and run["versions"]["torch"] == torch.__version__
+    assert (
+        run["seed"] == 0 and run["threads"] == run["processes"] == 1 and run["versions"]["torch"] == torch.__version__
+    )
     assert len(run["store_checksum"]) == 64
     lines = [json.loads(line) for line in (unkilled / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
@@ -266,13 +268,18 @@ def test_seed_and_epoch_fix_the_updates(settings: TrainConfig, many: Windows) ->
         assert directions[0] != directions[1] != directions[2]
 
 
-@pytest.mark.parametrize("settings", [ALL, STRICT], ids=["joint", "strict"])
-def test_drop_last_leaves_full_batches_only(settings: TrainConfig, many: Windows) -> None:
-    short = plan(many, replace(settings, drop_last=True), 1)
-    assert short == [part for part in plan(many, settings, 1) if len(part.windows) == settings.batch_size]
-    assert plan(many, replace(settings, drop_last=True, batch_size=100), 1) == plan(
-        many, replace(settings, batch_size=100), 1
-    ), "not all is left out"
+def test_drop_last_leaves_full_batches_only(many: Windows) -> None:
+    short = plan(many, replace(ALL, drop_last=True), 1)
+    assert short == [part for part in plan(many, ALL, 1) if len(part.windows) == ALL.batch_size]
+    assert plan(many, replace(ALL, drop_last=True, batch_size=100), 1) == plan(many, replace(ALL, batch_size=100), 1), (
+        "not all is left out"
+    )
+
+
+def test_drop_last_is_refused_where_rare_lengths_would_never_be_trained(tmp_path: Path) -> None:
+    with pytest.raises(AvelError, match="drop_last with cml_mode strict"):
+        train(replace(STRICT, drop_last=True, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("processes", [2, 3])

@@ -67,13 +67,21 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(config, name) < 1:
             raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
+    if config.drop_last and config.task == "cml" and config.cml_mode == "strict":
+        raise AvelError(
+            "drop_last with cml_mode strict",
+            "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
+            "leave out --drop-last",
+        )
     store = open_store(config.store)
     train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
     choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
     if config.task == "cml":
         _check_events(config, store, train_windows, choose_windows)
     fabric = _fabric(config)
-    started = _by_first(fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows))
+    started = _by_first(
+        fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
+    )
     torch.set_num_threads(started["threads"])
     place = residence([train_windows, choose_windows], fabric.device)
     notice = notice if fabric.is_global_zero else None
@@ -420,7 +428,9 @@ def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str
     }
 
 
-def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choose: int) -> dict[str, Any]:
+def _start_or_resume(
+    config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int
+) -> dict[str, Any]:
     """Write ``config.yaml`` and ``run.json`` of a new run, or check that the run in the folder is this one.
 
     Returns the content of ``run.json``.
@@ -472,6 +482,7 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
         "store_checksum": store.checksum,
         "seed": config.seed,
         "threads": config.threads or torch.get_num_threads(),
+        "processes": processes,
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

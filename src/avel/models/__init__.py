@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import nn
@@ -35,7 +36,8 @@ def build_model(
         options: the model's own, as ``describe_options`` lists them.
 
     Raises:
-        AvelError: there is no such model or option, or an option has a value of the wrong type.
+        AvelError: there is no such model or option, an option has a value of the wrong type, or the task does not
+            read it.
     """
     if name not in MODELS:
         raise AvelError(f"no model is called {name!r}", f"one of {', '.join(sorted(MODELS))}", "choose one of these")
@@ -46,17 +48,21 @@ def build_model(
             raise AvelError(
                 f"{name} has no option {option!r}", f"one of these\n{describe_options(name)}", "check the spelling"
             )
-        kind, meaning, _ = known[option]
+        kind, meaning, _, tasks = known[option]
         if not _accepts(kind, value):
             raise AvelError(f"option {option} of {name} is {value!r}", _values(kind), meaning)
+        if tasks and task not in tasks:
+            raise AvelError(
+                f"option {option} of {name} in task {task}", f"it in task {' or '.join(tasks)} alone", "leave it out"
+            )
     return model(audio_dim=audio_dim, visual_dim=visual_dim, grid=grid, num_classes=num_classes, task=task, **options)
 
 
 def describe_options(name: str) -> str:
-    """A model's options, one a line: name, meaning, values, default."""
+    """A model's options, one a line: name, the tasks if not for all, meaning, values, default."""
     return "\n".join(
         f"    {option}: {meaning} ({_values(kind)}; {_shown(default)})"
-        for option, (kind, meaning, default) in _options(MODELS[name]).items()
+        for option, (kind, meaning, default, _) in _options(MODELS[name]).items()
     )
 
 
@@ -82,12 +88,17 @@ def _values(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true | false"}[kind]
 
 
-def _options(model: type[nn.Module]) -> dict[str, tuple[Any, str, Any]]:
-    """Type, meaning and default of every argument of ``__init__`` that has a default."""
+def _options(model: type[nn.Module]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
+    """Of every argument of ``__init__`` that has a default: type, meaning, default, and the tasks that read it.
+
+    It is annotated with its meaning, and then with the tasks, unless all of them read it.
+    """
     hints = get_type_hints(model.__init__, include_extras=True)
-    parameters = inspect.signature(model.__init__).parameters.values()
-    return {
-        parameter.name: (hints[parameter.name].__origin__, hints[parameter.name].__metadata__[0], parameter.default)
-        for parameter in parameters
-        if parameter.default is not parameter.empty
-    }
+    options = {}
+    for parameter in inspect.signature(model.__init__).parameters.values():
+        if parameter.default is not parameter.empty:
+            meaning, tasks = (*hints[parameter.name].__metadata__, ())[:2]
+            if tasks:
+                meaning = f"task {' or '.join(tasks)}: {meaning}"
+            options[parameter.name] = (hints[parameter.name].__origin__, meaning, parameter.default, tasks)
+    return options

@@ -344,7 +344,7 @@ class CCLN(nn.Module):
         without: Annotated[Without, "what an ablation leaves out"] = "nothing",
         input_map: Annotated[bool, "a linear map to D before each Bi-LSTM"] = False,
         audio_axis: Annotated[Literal["position", "hidden"], "what AGVA projects the sound onto"] = "position",
-        cml_visual: Annotated[Literal["grid", "pooled"], "cells of the picture in task cml, or their mean"] = "grid",
+        cml_visual: Annotated[Literal["grid", "pooled"], "cells of the picture, or their mean", ("cml",)] = "grid",
         threshold: Annotated[float, "tau of the SBI gate: weaker correlations are cut"] = 0.05,
         tau_scale: Annotated[Literal["absolute", "relative"], "tau as it is, or in units of 1/T"] = "absolute",
         pairing: Annotated[Literal["crossed", "column"], "which weights SBI adds the other stream with"] = "crossed",
@@ -352,15 +352,23 @@ class CCLN(nn.Module):
         integration_map: Annotated[
             Literal["linear", "linear_relu", "linear_relu_linear"], "the position-wise map of eq. 11-12"
         ] = "linear",
-        top_segments: Annotated[int, "K: FEE's gates are means over a class's K best segments"] = 4,
-        fee_gate: Annotated[Literal["log", "product"], "eq. 20 in the log domain, or as printed"] = "log",
-        fee_level: Annotated[Literal["video", "segment"], "what has one z: a video, or a segment"] = "video",
+        top_segments: Annotated[int, "K: FEE's gates are means over a class's K best segments", ("full", "weak")] = 4,
+        fee_gate: Annotated[
+            Literal["log", "product"], "eq. 20 in the log domain, or as printed", ("full", "weak")
+        ] = "log",
+        fee_level: Annotated[
+            Literal["video", "segment"], "what has one z: a video, or a segment", ("full", "weak")
+        ] = "video",
         classification: Annotated[
-            Literal["cross_entropy", "softmax_focal", "sigmoid_focal"], "the loss of the classes, eq. 28 and 32"
+            Literal["cross_entropy", "softmax_focal", "sigmoid_focal"],
+            "the loss of the classes, eq. 28 and 32",
+            ("full", "weak"),
         ] = "cross_entropy",
-        focal_alpha: Annotated[float, "alpha of sigmoid_focal"] = 0.25,
-        focal_gamma: Annotated[float, "gamma of both focal losses"] = 2.0,
-        weak_pool: Annotated[Literal["mean", "sum", "max", "topk"], "segments to video in task weak"] = "mean",
+        focal_alpha: Annotated[float, "alpha of sigmoid_focal", ("full", "weak")] = 0.25,
+        focal_gamma: Annotated[float, "gamma of both focal losses", ("full", "weak")] = 2.0,
+        weak_pool: Annotated[
+            Literal["mean", "sum", "max", "topk"], "how segments become the video's", ("weak",)
+        ] = "mean",
         branch: Annotated[Branch, "streams that are contrasted with the fusion of both"] = "AV+V",
         branch_norm: Annotated[Literal["feature", "time"], "what the branch's LayerNorm runs over"] = "feature",
         branch_anchors: Annotated[
@@ -375,12 +383,12 @@ class CCLN(nn.Module):
         ] = "video",
         wccl_reduction: Annotated[Literal["mean", "sum"], "over the anchors: mean, or sum as printed"] = "mean",
         cml_loss: Annotated[
-            Literal["logistic", "exponential", "contrastive"], "the loss of the distance, eq. 36"
+            Literal["logistic", "exponential", "contrastive"], "the loss of the distance, eq. 36", ("cml",)
         ] = "logistic",
         cml_pairs: Annotated[
-            Literal["synchronous", "all"], "pairs whose distance is trained: of one second, or all T x T"
+            Literal["synchronous", "all"], "pairs whose distance is trained: of one second, or all T x T", ("cml",)
         ] = "synchronous",
-        fee_weight: Annotated[float, "lambda: weight of the foreground event enhancement loss"] = 150 / 128,
+        fee_weight: Annotated[float, "lambda: weight of the loss of FEE", ("full", "weak")] = 150 / 128,
         wccl_weight: Annotated[float, "eta: weight of the contrastive loss; lambda of eq. 38"] = 25 / 128,
     ) -> None:
         super().__init__()
