@@ -1,8 +1,8 @@
-"""Writes the tables of the README and the docs from the files under results/.
+"""Writes the tables of the README and the docs from the files under results/, and draws the study.
 
     python benchmarks/readme.py
 
-A test checks that the pages hold exactly what this writes.
+A test checks that the pages hold exactly the tables that this writes.
 """
 
 import json
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import stdev
 from typing import Any
+
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("simulated", "data", "study", "train")))
@@ -214,6 +216,41 @@ def filled(text: str) -> str:
     return BLOCK.sub(lambda match: match[1] + table(ROOT / match["file"]) + match[3], text)
 
 
+def draw(results: dict[str, Any], picture: Path) -> None:
+    """The differences of a study with their intervals: a panel a task, a line a row; hollow where it includes 0."""
+    tasks = list(dict.fromkeys(row["task"] for row in results["rows"]))
+    rows = {task: [row for row in results["rows"] if row["task"] == task] for task in tasks}
+    heights = [len(rows[task]) for task in tasks]
+    figure = Figure(figsize=(9, 1.6 + 0.27 * sum(heights)), dpi=120, layout="constrained")
+    panels = figure.subplots(len(tasks), sharex=True, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
+    for panel, task in zip(panels, tasks, strict=True):
+        first, *others = rows[task]
+        for split, color, offset in (("val", "#0072b2", -0.16), ("test", "#d55e00", 0.16)):
+            for place, row in enumerate(others):
+                value, low, high = (100 * each for each in row[split]["difference"])
+                fill = "none" if low <= 0 <= high else color
+                panel.plot([low, high], [place + offset] * 2, color=color, linewidth=1.6)
+                panel.plot(value, place + offset, "o", color=color, markerfacecolor=fill or color, markersize=5)
+            panel.plot([], [], "o-", color=color, label={"val": "validation", "test": "test"}[split])
+        panel.axvline(0, color="#5b6470", linewidth=1)
+        panel.set_yticks(range(len(others)), [row["name"] for row in others])
+        panel.set_ylim(len(others) - 0.5, -0.5)
+        panel.grid(axis="x", color="#d5dae0", linewidth=0.8)
+        panel.set_title(
+            f"task {task}, against {first['name']}: {100 * first['val']['mean']:.1f} on validation, "
+            f"{100 * first['test']['mean']:.1f} on test",
+            loc="left",
+            fontsize=10,
+        )
+    figure.suptitle(results["title"], fontsize=12, x=0.01, ha="left")
+    about = "difference in percentage points and its 95% interval over videos and seeds; hollow where it includes 0"
+    figure.supxlabel(about, fontsize=10)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    figure.savefig(picture)
+
+
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(filled(page.read_text()))
+    for name in ("study_choices", "study_modules"):
+        draw(json.loads((ROOT / "results" / f"{name}.json").read_text()), ROOT / "docs" / "images" / f"{name}.png")

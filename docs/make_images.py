@@ -19,9 +19,8 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 def main(demo: Path) -> None:
     images, page = DOCS / "images", DOCS / "demo"
-    for folder in (images, page):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+    shutil.rmtree(page, ignore_errors=True)
+    page.mkdir()  # the folder of images holds those of benchmarks too
     for file in demo.glob("index*"):  # the page and the clips beside it
         shutil.copy(file, page)
     clips = sorted((demo / "clips").glob("*.html"))
