@@ -29,6 +29,7 @@ from avel.config import TrainConfig
 from avel.data.loader import Windows
 from avel.data.store import open_store
 from avel.files import write_file
+from avel.memory import keep_freed_memory
 from avel.models import build_model
 from avel.training import fit_epoch, plan, train
 
@@ -75,6 +76,7 @@ def operations(network: Any, windows: Windows) -> dict[str, int]:
 def epochs(store_path: Path, precision: str, number: int, threads: int) -> dict[str, Any]:
     """Time whole epochs."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as `train` does
     store = open_store(store_path)
     windows = Windows(store, store.split("train"), WINDOW)
     sizes: dict[str, Any] = {"audio_dim": store.audio_dim, "visual_dim": store.visual_dim, "grid": store.grid}

@@ -29,6 +29,7 @@ from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import write_file
+from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
 from avel.types import DistanceOutput, Progress, SegmentOutput, Target
@@ -83,6 +84,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
     )
     torch.set_num_threads(started["threads"])
+    keep_freed_memory()
     place = residence([train_windows, choose_windows], fabric.device)
     notice = notice if fabric.is_global_zero else None
     if notice:
