@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,66 +12,23 @@ from pathlib import Path
 
 import pytest
 from media import read_failures, write_video
+from worker_tasks import GIB, prepare, prepare_badly
 
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features.extract import extract
 from avel.features.workers import Limits, Worker, in_workers
 
-GIB = 2**30
-LIMITS = Limits(seconds=20, memory=GIB)
+LIMITS = Limits(seconds=20, memory=GIB // 4)
 Clips = Callable[[Path, int], Path]
-
-_served = 0  # tasks of this process
-
-
-def prepare(word: str) -> Callable[[str, Callable[[], None]], str]:
-    """What the workers of these tests do, each with a word of greeting."""
-
-    def work(task: str, alive: Callable[[], None]) -> str:
-        global _served
-        _served += 1
-        match task.split():
-            case ["signal", number]:
-                os.kill(os.getpid(), int(number))
-            case ["exit", code]:
-                os._exit(int(code))
-            case ["sleep", seconds]:
-                time.sleep(float(seconds))
-            case ["plod", seconds]:
-                for _ in range(round(float(seconds) / 0.1)):
-                    time.sleep(0.1)
-                    alive()
-            case ["hold", size]:
-                held = bytearray(int(float(size) * GIB))  # calloc: nothing is resident before it is written
-                for start in range(0, len(held), 2**24):
-                    held[start : start + 2**24] = b"\1" * len(held[start : start + 2**24])
-                    alive()
-            case ["raise"]:
-                raise ZeroDivisionError("by nothing")
-            case ["refuse"]:
-                raise AvelError("no room", "room", "make some")
-            case ["second"] if _served > 1:
-                os.kill(os.getpid(), signal.SIGSEGV)
-        return f"{word} {task}"
-
-    return work
-
-
-def prepare_badly(how: str) -> Callable[[str, Callable[[], None]], str]:
-    """A worker that never comes to its work."""
-    if how == "refuse":
-        raise AvelError("no weights", "weights", "get them")
-    os._exit(7)
-
 
 CAUSES = {
     f"signal {signal.SIGSEGV:d}": "its process crashed or was killed (SIGSEGV)",
     f"signal {signal.SIGKILL:d}": "its process crashed or was killed (SIGKILL)",
     "exit 3": "its process ended (exit code 3)",
     "exit 0": "its process ended (exit code 0)",
-    "hold 1.2": "over the memory limit of 1 GiB",
-    "raise": "unforeseen ZeroDivisionError: by nothing (test_workers.py line ",
+    "hold 0.3": "over the memory limit of 0.25 GiB",
+    "raise": "unforeseen ZeroDivisionError: by nothing (worker_tasks.py line ",
 }
 
 
@@ -119,6 +77,20 @@ def test_what_is_no_fault_of_a_task_ends_all() -> None:
         list(in_workers(["good"], 1, prepare_badly, ("refuse",), LIMITS))
     with pytest.raises(AvelError, match=r"could not be prepared: its process ended \(exit code 7\)"):
         list(in_workers(["good"], 1, prepare_badly, ("die",), LIMITS))
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import worker_tasks\n"
+        "from avel.features.workers import Limits, in_workers\n"
+        "print(dict(in_workers(['good'], 1, worker_tasks.prepare, ('done',), Limits(20, 2**30))))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    found = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout == "{'good': 'done good'}\n", found.stderr
 
 
 def test_no_tasks() -> None:

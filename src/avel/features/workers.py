@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGINT, Signals, pthread_sigmask, signal
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from avel.errors import AvelError
@@ -58,7 +60,8 @@ class Worker(Generic[Task, Done]):
     earlier tasks left behind, or the kernel's choice of a victim when all of it is used up, is not its fault.
 
     Args:
-        prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module.
+        prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module that can
+            be imported, which the script that is run cannot.
         arguments: of ``prepare``.
         limits: for every task.
     """
@@ -74,7 +77,7 @@ class Worker(Generic[Task, Done]):
         self._process = context.Process(
             target=_serve, args=(theirs, os.getcwd(), self._prepare, self._arguments), daemon=True
         )
-        with _worker_environment():
+        with _worker_environment(), _without_script():
             self._process.start()
         theirs.close()
         self._prepared = self._used = False
@@ -311,6 +314,18 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Processes started within do not run the caller's script again, as Python's multiprocessing has them do: one that
+    calls `extract` in its top lines would have each worker extract, and all that it imports would be imported."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextmanager
