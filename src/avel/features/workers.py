@@ -97,7 +97,7 @@ class Worker(Generic[Task, Done]):
         """What became of the task: its result, the cause of its failure, or None while it is being done.
 
         Raises:
-            AvelError: what the work raises, or the process dies before it has been prepared.
+            AvelError: what the work raises; or the process dies, or is over its memory, before it has been prepared.
         """
         try:
             while self.pipe.poll():
@@ -118,8 +118,15 @@ class Worker(Generic[Task, Done]):
                     "look at the messages above; try fewer --workers if memory is short",
                 ) from None
             return self._failed(cause, again=self._used)
-        if peak_memory(self._process.pid) > self._limits.memory:
-            return self._failed(f"over the memory limit of {self._limits.memory / 2**30:.3g} GiB", again=self._used)
+        if (held := peak_memory(self._process.pid)) > self._limits.memory:
+            limit = f"{self._limits.memory / 2**30:.3g} GiB"
+            if not self._prepared:
+                raise AvelError(
+                    f"a worker process holds {held / 2**30:.2f} GiB before its first clip, the memory limit is {limit}",
+                    "a limit that leaves room for clips beside the extractors",
+                    "raise --clip-memory-limit",
+                )
+            return self._failed(f"over the memory limit of {limit}", again=self._used)
         if self._prepared and time.monotonic() - self._heard > self._limits.seconds:
             return self._failed(f"no progress for {self._limits.seconds:g} s, the time limit", again=False)
         return None
