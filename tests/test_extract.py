@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -27,6 +28,7 @@ from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
 from avel.features.clip import BATCH_SEGMENTS, SoundSegments
 from avel.features.extract import estimate_seconds, extract, extract_clip, read_source
+from avel.files import held_alone
 
 Clips = Callable[[Path, int], Path]
 
@@ -306,6 +308,50 @@ def test_out_is_a_file(tiny_clips: Clips, tmp_path: Path) -> None:
     (tmp_path / "store").touch()
     with pytest.raises(AvelError, match="cannot make the folder"):
         extract(table, tmp_path / "store")
+
+
+def test_two_runs_in_one_folder(tiny_clips: Clips, tmp_path: Path) -> None:
+    table, out = tiny_clips(tmp_path / "clips", 1), tmp_path / "store"
+    out.mkdir()
+    with held_alone(out), pytest.raises(AvelError, match="another run is writing to"):
+        extract(table, out, workers=0)
+    assert list(out.iterdir()) == []
+    assert extract(table, out, workers=0).done == 1
+    assert {file.name[:5] for file in out.iterdir()} == {"store", "shard"}
+
+
+def test_workers_have_ended_when_an_error_comes_out(tiny_clips: Clips, tmp_path: Path) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
+        if done:
+            raise RuntimeError("the caller's own")
+
+    with pytest.raises(RuntimeError, match="own"):
+        extract(tiny_clips(tmp_path / "clips", 2), tmp_path / "store", workers=1, progress=progress)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_file_that_changes_while_it_is_read_has_failed(
+    tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    original = extract_clip
+
+    def growing(path: Path, *arguments: object, **options: object) -> object:
+        found = original(path, *arguments, **options)  # type: ignore[arg-type]
+        if path.name == "clip1.mp4":
+            path.write_bytes(path.read_bytes() + b"more")
+        return found
+
+    monkeypatch.setattr(extract_module, "extract_clip", growing)
+    report = extract(table, tmp_path / "store", workers=0)
+    assert report.done == 1 and "clip1.mp4 changed while it was read" in report.failed[0]["cause"]
+
+
+def test_fewer_than_no_workers(tiny_clips: Clips, tmp_path: Path) -> None:
+    for use in (extract, lambda table, _, **options: estimate_seconds(table, **options)):
+        with pytest.raises(AvelError, match="-1 workers"):
+            use(tiny_clips(tmp_path / "clips", 2), tmp_path / "store", workers=-1)
+    assert not (tmp_path / "store").exists()
 
 
 def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from avel.features.clip import ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
-from avel.files import file_sha256, write_file
+from avel.files import file_sha256, held_alone, write_file
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -110,36 +111,75 @@ def extract(
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
             clip failed, a limit is not positive, the engine is unknown or not installed, worker processes cannot be
-            started, or the disk is full.
+            started, another run is at work in the folder, or the disk is full.
     """
     out = Path(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
+    _check_workers(workers)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
-    finished = _finished(clips, out, recipe, progress)
-    todo = [clip for clip in clips if clip.id not in finished]
-    skipped = len(finished)
-    try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AvelError(
-            f"cannot make the folder {out}: {error.strerror}", "a folder", "choose another --out"
-        ) from error
+    _make_folder(out)
+    with held_alone(out):
+        finished = _finished(clips, out, recipe, progress)
+        todo = [clip for clip in clips if clip.id not in finished]
+        with closing(_results(todo, out, recipe, engine, workers, limits)) as results:
+            failed = _collect(clips, out, results, finished, progress)
+        lacking = {failure["id"] for failure in failed}
+        packed = [
+            Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
+            for clip in clips
+            if clip.id not in lacking
+        ]
+        pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
+    return ExtractReport(
+        sum(clip.id not in lacking for clip in todo),
+        len(clips) - len(todo),
+        failed,
+        out,
+        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
+        [clip.id for clip in packed if not clip.part.audio_valid],
+    )
+
+
+def _results(
+    todo: Sequence[Clip], out: Path, recipe: Recipe, engine: str, workers: int | None, limits: Limits
+) -> Generator[tuple[Clip, Part | str], None, None]:
+    """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
+    if not todo:
+        return
+    _make_folder(out / "parts")
+    if engine == "ray":
+        yield from on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
+    elif workers == 0:
+        for clip in todo:
+            yield clip, _one_clip(clip, out, recipe)
+    else:
+        number = min(len(todo), workers or len(os.sched_getaffinity(0)))
+        yield from in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
+
+
+def _collect(
+    clips: Sequence[Clip],
+    out: Path,
+    results: Iterator[tuple[Clip, Part | str]],
+    finished: dict[str, Part],
+    progress: Progress | None,
+) -> list[dict[str, str]]:
+    """Add the results to those that are finished, and write down what failed, even if this is interrupted.
+
+    Returns:
+        ``{"id", "cause"}`` of the failed clips, in the order of ``clips``.
+
+    Raises:
+        AvelError: every clip failed, or as the results are made.
+    """
     failures: dict[str, str] = {}
-    number = min(len(todo), workers or len(os.sched_getaffinity(0)))
-    if progress and todo:
+    skipped = len(finished)
+    if progress and skipped < len(clips):
         progress("extract", skipped, len(clips))
     try:
-        if not todo:
-            results: Iterable[tuple[Clip, Part | str]] = ()
-        elif engine == "ray":
-            results = on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
-        elif workers == 0:
-            results = _in_this_process(todo, out, recipe)
-        else:
-            results = in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
         for done, (clip, result) in enumerate(results, start=1):
             if isinstance(result, Part):
                 if not result.file.is_file():
@@ -170,20 +210,7 @@ def extract(
             "at least one video with picture and sound",
             f"see {out / 'failures.jsonl'}",
         )
-    packed = [
-        Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
-        for clip in clips
-        if clip.id not in failures
-    ]
-    pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
-    return ExtractReport(
-        len(todo) - sum(clip.id in failures for clip in todo),
-        skipped,
-        failed,
-        out,
-        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
-        [clip.id for clip in packed if not clip.part.audio_valid],
-    )
+    return failed
 
 
 def estimate_seconds(
@@ -205,6 +232,7 @@ def estimate_seconds(
     Raises:
         AvelError: the source or the clips cannot be read.
     """
+    _check_workers(workers)
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     durations: list[float] = []
@@ -395,6 +423,22 @@ class Recipe:
         )
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AvelError(
+            f"cannot make the folder {path}: {error.strerror}",
+            "a place where a folder can be made",
+            "choose another --out",
+        ) from error
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise AvelError(f"{workers} workers", "a number of processes; left out, one for each processor", "raise it")
+
+
 def _limits(seconds: float, memory: float) -> Limits:
     """The limits of a clip, of seconds and GiB. Raises AvelError if they leave nothing."""
     if not (seconds > 0 and memory > 0):
@@ -451,31 +495,42 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
         )
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
     """Hex sha256 of a media file; "" where it cannot be read, which the extraction will report."""
     try:
-        return file_sha256(path)
+        return file_sha256(path, alive)
     except OSError:
         return ""
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] = lambda: None) -> Part | str:
     """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
 
     Args:
-        alive: called with every second of the video that is done.
+        alive: called with every block of the file that is read and every second of the video that is done.
 
     Raises:
         AvelError: the part cannot be written, which is no fault of the clip.
     """
+    before = _state(clip.path)
+    digest = _digest(clip.path, alive)
     try:
-        digest = _digest(clip.path)
-        alive()
         features = extract_clip(
             clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
         )
     except AvelError as error:
         return error.found
+    if _state(clip.path) != before:  # its features would be kept for the file that it was
+        return f"{clip.path} changed while it was read; is it still being written?"
     try:
         return write_part(
             part_file(out, clip.id),
@@ -494,11 +549,6 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
             "a folder that can be written to",
             "see to its disk and permissions, and run the same command again: finished clips are kept",
         ) from error
-
-
-def _in_this_process(clips: Sequence[Clip], out: Path, recipe: Recipe) -> Iterator[tuple[Clip, Part | str]]:
-    for clip in clips:
-        yield clip, _one_clip(clip, out, recipe)
 
 
 def _prepare(out: Path, *names: Any) -> Work[Clip, Part]:
