@@ -284,6 +284,24 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
     assert [clip.spans for clip in open_store(tmp_path / "store").clips] == [None, None]
 
 
+def test_odd_names_and_links(tiny_video: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    (folder / "sub").mkdir(parents=True)
+    names = [os.fsdecode(b"caf\xe9.mp4"), "[bold]a\nb.mp4", "sub/ä.mp4"]
+    for name in names:
+        (folder / name).write_bytes(tiny_video.read_bytes())
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "self.mp4").symlink_to("self.mp4")
+    (folder / "folder.mp4").mkdir()
+    report = extract(folder, tmp_path / "store", workers=0)
+    assert [clip.id for clip in open_store(tmp_path / "store").clips] == sorted(names)
+    assert {failure["id"] for failure in report.failed} == {"dangling.mp4", "self.mp4"}
+    assert all("no such file" in failure["cause"] for failure in report.failed)
+    (folder / "list.txt").write_bytes(b"\xef\xbb\xbfsub/\xc3\xa4.mp4\r\ncaf\xe9.mp4\r\n")  # a BOM, and Latin-1
+    assert [clip.id for clip in read_source(folder / "list.txt")[0]] == [names[2], names[0]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -292,6 +310,8 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
         ("empty", "", "no videos in the folder"),
         ("empty.txt", "\n", "is empty"),
         ("list.txt", "x.mp4\n", "line 1: no such file"),
+        ("long.txt", f"{'x' * 5000}\n", "line 1: no such file"),
+        ("x" * 5000, None, "no such file or folder"),
     ],
 )
 def test_bad_sources(tmp_path: Path, name: str, content: str | None, words: str) -> None:

@@ -271,8 +271,13 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
     source = Path(source)
     if source.suffix.lower() == ".csv":
         return read_table(source), True
-    if source.is_dir():
-        files = sorted(f for f in source.rglob("*") if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file())
+    if os.path.isdir(source):
+        # Links that lead nowhere are clips too, which fail: nothing that looks like a video is left out in silence.
+        files = sorted(
+            f
+            for f in source.rglob("*")
+            if f.suffix.lower() in MEDIA_SUFFIXES and (os.path.isfile(f) or (f.is_symlink() and not f.exists()))
+        )
         if not files:
             raise AvelError(
                 f"no videos in the folder {source}",
@@ -280,7 +285,7 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
                 "give another folder, or a .txt list of the files",
             )
         return [Clip(file.relative_to(source).as_posix(), file, ()) for file in files], False
-    if not source.is_file():
+    if not os.path.isfile(source):  # False, too, for a name that no file can have
         raise AvelError(
             f"no such file or folder: {source}",
             "a CSV, a folder of media, a media file or a .txt list",
@@ -288,15 +293,13 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
         )
     if source.suffix.lower() != ".txt":
         return [Clip(source.name, source, ())], False
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise AvelError(f"{source} is not UTF-8 text", "a path of a video on each line", "save it as UTF-8") from error
+    # As the system writes names, whatever the encoding: so a list can name every file.
+    lines = source.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
     clips = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             path = source.parent / line.strip()
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise AvelError(
                     f"{source} line {number}: no such file {str(path)!r}",
                     "paths relative to the list's own folder (or absolute)",
