@@ -23,7 +23,9 @@ from media import grey_of, read_failures, write_video
 
 import avel.data.store as store_module
 import avel.features.extract as extract_module
+from avel import cli
 from avel.data.store import open_store
+from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
 from avel.features.clip import BATCH_SEGMENTS, SoundSegments
@@ -388,6 +390,31 @@ def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
     (table.parent / "clip3.mp4").unlink()
     with pytest.raises(AvelError, match=r"none of the clips looked at.*clip0.mp4 is not a media file"):
         estimate_seconds(table.parent, workers=1)
+
+
+def test_an_estimate_of_long_videos_takes_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=60, frame_rate=2, size=(32, 32))
+    monkeypatch.setattr(extract_module, "TIMED_SECONDS", 0.0)
+    shown: list[int] = []
+    look = extract_module._prepare_timing(*extract_module.Recipe.of("classical", "classical", 1.0).by_name())
+    duration, speed = look((Clip("a.mp4", path, ()), True), lambda: shown.append(1))
+    assert duration == pytest.approx(60, abs=0.2) and 0 < speed < 5 and len(shown) < 10
+
+
+def test_the_limits_hold_for_the_estimate_and_a_bad_estimate_stops_nothing(
+    tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 9)
+    with pytest.raises(AvelError, match="no progress for 1e-06 s"):
+        estimate_seconds(table.parent / "clip0.mp4", clip_seconds_limit=1e-6)
+
+    def estimate(source: Path, **options: object) -> float:
+        assert options["clip_memory_limit"] == 3
+        raise AvelError("none of the clips looked at", "other clips", "choose them")
+
+    monkeypatch.setattr(extract_module, "estimate_seconds", estimate)
+    words = ["extract", str(table), "--out", str(tmp_path / "store"), "--workers", "1", "--clip-memory-limit", "3"]
+    assert cli.main(words) == 0 and "9 clips extracted" in capsys.readouterr().out
 
 
 def test_progress_of_a_resumed_run_starts_where_the_last_one_ended(tiny_clips: Clips, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -199,22 +199,23 @@ def extract(arguments: Namespace) -> int:
         "audio_options": _weights(arguments.audio, arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
+        "clip_seconds_limit": arguments.clip_seconds_limit,
+        "clip_memory_limit": arguments.clip_memory_limit,
     }
     if arguments.videos:
         number = len(read_ave(arguments.source, arguments.videos))
     else:
         number = len(read_source(arguments.source)[0])
-    if number > WORTH_AN_ESTIMATE and not arguments.out.exists():
-        seconds = estimate_seconds(arguments.source, **recipe)
-        console().print(f"{number} clips, about {clock(seconds)} on this machine")
+    if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
+        with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
+            seconds = estimate_seconds(arguments.source, **recipe)
+            console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
         report = extract(
             arguments.source,
             arguments.out,
             **recipe,
             engine=arguments.engine,
-            clip_seconds_limit=arguments.clip_seconds_limit,
-            clip_memory_limit=arguments.clip_memory_limit,
             progress=progress,
         )
     console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")

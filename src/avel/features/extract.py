@@ -24,7 +24,7 @@ from avel.data.store import Packed, Part, Settings, open_store, pack, part_file,
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe
-from avel.features.clip import ClipFeatures, check_choices, extract_clip
+from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
@@ -38,6 +38,7 @@ __all__ += ["read_ave", "read_source"]
 CLIP_SECONDS_LIMIT = 300.0
 #: GiB. A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
 CLIP_MEMORY_LIMIT = 2.0
+TIMED_SECONDS = 5.0  # that a clip is worked at for an estimate, and a batch more: a video may last for hours
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
@@ -226,8 +227,12 @@ def estimate_seconds(
     missing_audio: str = "error",
     videos: str | Path | None = None,
     workers: int | None = None,
+    clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
+    clip_memory_limit: float = CLIP_MEMORY_LIMIT,
 ) -> float:
-    """About how long `extract` will take from nothing, in seconds: two clips are timed, twenty are looked into.
+    """About how long `extract` will take from nothing, in seconds.
+
+    Two clips are timed, for a few seconds each, whatever their length; of twenty the length is looked up.
 
     Raises:
         AvelError: the source or the clips cannot be read.
@@ -240,7 +245,7 @@ def estimate_seconds(
     cause = ""
     # In a process that may die, and that has as many threads as a worker.
     worker = Worker[tuple[Clip, bool], tuple[float, float]](
-        _prepare_timing, recipe.by_name(), _limits(CLIP_SECONDS_LIMIT, CLIP_MEMORY_LIMIT)
+        _prepare_timing, recipe.by_name(), _limits(clip_seconds_limit, clip_memory_limit)
     )
     try:
         for clip in clips[:: max(1, len(clips) // 20)]:
@@ -560,20 +565,43 @@ def _prepare(out: Path, *names: Any) -> Work[Clip, Part]:
     return lambda clip, alive: _one_clip(clip, out, recipe, alive)
 
 
+class _EnoughError(Exception):
+    """A clip has been timed for long enough; not meant for anybody else.
+
+    Args:
+        seconds: of it that were done.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]:
     """What a worker does for `estimate_seconds`: a clip's length, and if asked, the time that a second of it takes."""
     recipe = Recipe.of(*names)
 
     def look(task: tuple[Clip, bool], alive: Callable[[], None]) -> tuple[float, float] | str:
         clip, timed = task
+        start = time.perf_counter()
+
+        def watch(_: str, done: int, __: int) -> None:
+            alive()
+            if done > BATCH_SEGMENTS * recipe.segment_seconds and time.perf_counter() - start > TIMED_SECONDS:
+                raise _EnoughError(done)
+
         try:
+            duration = probe(clip.path, streams=recipe.streams, silent=recipe.missing_audio == "mark").duration
             if not timed:
-                return probe(clip.path, streams=recipe.streams, silent=recipe.missing_audio == "mark").duration, 0.0
-            start = time.perf_counter()
-            features = extract_clip(
-                clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
-            )
-            return features.duration, (time.perf_counter() - start) / features.duration
+                return duration, 0.0
+            try:
+                timed_seconds = extract_clip(
+                    clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=watch
+                ).duration
+                duration = timed_seconds
+            except _EnoughError as enough:
+                timed_seconds = enough.seconds
+            return duration, (time.perf_counter() - start) / timed_seconds
         except AvelError as error:
             return error.found
 
