@@ -6,6 +6,7 @@ Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -763,7 +764,10 @@ def bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console(stderr=True)) as drawn:
+    left = (TextColumn("left"), TimeRemainingColumn())
+    # The time left is told from the last thousand steps, however long they took: rich would forget a step after thirty
+    # seconds, and a clip or an epoch can take minutes.
+    with Bars(*columns, *left, speed_estimate_period=math.inf, console=console(stderr=True)) as drawn:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
