@@ -47,7 +47,8 @@ def config(store: Path, out: Path) -> TrainConfig:
 
 def test_it_is_an_error_by_default(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["extract", str(table), "--out", str(tmp_path / "store"), "--workers", "1"]) == 1
-    assert "clip1.mp4 has no audio track" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "clip1.mp4 has no audio track" in said and f"1 of 6 clips failed, see {tmp_path}" in said
     assert [failure["id"] for failure in read_failures(tmp_path / "store")] == ["clip1.mp4"]
     assert [clip.id for clip in open_store(tmp_path / "store").clips] == [f"clip{k}.mp4" for k in (0, 2, 3, 4, 5)]
 

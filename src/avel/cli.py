@@ -219,15 +219,21 @@ def extract(arguments: Namespace) -> int:
             engine=arguments.engine,
             progress=progress,
         )
-    console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    console().print(
+        f"{report.done} clips extracted, {report.skipped} were there already: {report.store}", soft_wrap=True
+    )
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
         console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
     if report.mute:
-        console().print(f"{len(report.mute)} clips without sound, which cannot be trained on: {report.mute[0]}, ...")
+        names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
+        console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
+    if report.failed:
+        told = f"{len(report.failed)} of {number} clips failed, see {report.store / 'failures.jsonl'}"
+        complain(f"{told}; the same command tries them again")
     return SOME_FAILED if report.failed else OK
 
 
@@ -537,7 +543,7 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--frames_per_segment",
         type=int,
-        help="Frames looked at in each segment: fewer take less time and see less; left out, 16.",
+        help="Frames looked at in each segment: fewer take less time and see less; left out, 16 (clip: 4).",
     )
     parser.add_argument(
         "--missing_audio",
