@@ -246,7 +246,7 @@ def test_failures_are_listed_and_tried_again(tiny_clips: Clips, tmp_path: Path) 
     (tmp_path / "clips" / "clip1.mp4").write_bytes(good[: len(good) // 2])
     text = table.read_text()
     table.write_text(text.replace("clip2.mp4,0,1", "clip2.mp4,7,8"))
-    for workers in (2, 1, 0):
+    for workers in (2, 0):
         report = extract(table, out, workers=workers)
         assert [failure["id"] for failure in report.failed] == ["clip1.mp4", "clip2.mp4"]
         assert "truncated" in report.failed[0]["cause"] and "starts at 7 s" in report.failed[1]["cause"]
