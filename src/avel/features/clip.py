@@ -102,6 +102,8 @@ def extract_clip(
             if progress and int(moment) > shown:
                 shown = int(moment)
                 progress("decode", min(shown, whole), whole)
+        if progress and shown < whole:  # the last second is not begun by another
+            progress("decode", whole, whole)
         if framing == "ave":
             _refuse_unless_ten_seconds(media)
             if media.num_pictures < SEGMENTS:
