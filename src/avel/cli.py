@@ -6,11 +6,12 @@ Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -199,33 +200,40 @@ def extract(arguments: Namespace) -> int:
         "audio_options": _weights(arguments.audio, arguments.audio_weights),
         "videos": arguments.videos,
         "workers": arguments.workers,
+        "clip_seconds_limit": arguments.clip_seconds_limit,
+        "clip_memory_limit": arguments.clip_memory_limit,
     }
     if arguments.videos:
         number = len(read_ave(arguments.source, arguments.videos))
     else:
         number = len(read_source(arguments.source)[0])
-    if number > WORTH_AN_ESTIMATE and not arguments.out.exists():
-        seconds = estimate_seconds(arguments.source, **recipe)
-        console().print(f"{number} clips, about {clock(seconds)} on this machine")
+    if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
+        with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
+            seconds = estimate_seconds(arguments.source, **recipe)
+            console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
         report = extract(
             arguments.source,
             arguments.out,
             **recipe,
             engine=arguments.engine,
-            clip_seconds_limit=arguments.clip_seconds_limit,
-            clip_memory_limit=arguments.clip_memory_limit,
             progress=progress,
         )
-    console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    console().print(
+        f"{report.done} clips extracted, {report.skipped} were there already: {report.store}", soft_wrap=True
+    )
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
         console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
     if report.mute:
-        console().print(f"{len(report.mute)} clips without sound, which cannot be trained on: {report.mute[0]}, ...")
+        names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
+        console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
+    if report.failed:
+        told = f"{len(report.failed)} of {number} clips failed, see {report.store / 'failures.jsonl'}"
+        complain(f"{told}; the same command tries them again")
     return SOME_FAILED if report.failed else OK
 
 
@@ -535,7 +543,7 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--frames_per_segment",
         type=int,
-        help="Frames looked at in each segment: fewer take less time and see less; left out, 16.",
+        help="Frames looked at in each segment: fewer take less time and see less; left out, 16 (clip: 4).",
     )
     parser.add_argument(
         "--missing_audio",
@@ -762,7 +770,10 @@ def bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console(stderr=True)) as drawn:
+    left = (TextColumn("left"), TimeRemainingColumn())
+    # The time left is told from the last thousand steps, however long they took: rich would forget a step after thirty
+    # seconds, and a clip or an epoch can take minutes.
+    with Bars(*columns, *left, speed_estimate_period=math.inf, console=console(stderr=True)) as drawn:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:

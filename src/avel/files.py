@@ -1,14 +1,16 @@
 """Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
 
 import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from avel.errors import AvelError
 
+_BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -44,10 +46,44 @@ def no_room(path: str | Path, error: OSError) -> AvelError:
     )
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read."""
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until this one has ended, however it ends.
+
+    The folder itself is locked, so that no file stays behind. Storage that knows no locks lets every run in.
+
+    Raises:
+        AvelError: another run holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AvelError(
+                f"another run is writing to {folder}",
+                "one run at a time in a folder",
+                "wait until it has ended or stop it, or choose another --out",
+            ) from None
+        except OSError:
+            pass  # no locks here, as on some network storage
+        yield
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: str | Path, alive: Callable[[], None] = lambda: None) -> str:
+    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read.
+
+    Args:
+        alive: called with every block that is read, since a large file takes minutes.
+    """
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            alive()
+    return digest.hexdigest()
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import h5py
 import numpy as np
 
 from avel.data.labels import segment_labels, video_class, video_labels
 from avel.errors import AvelError
 from avel.types import Span
+
+if TYPE_CHECKING:  # imported where a file is opened: a process that extracts features opens none
+    import h5py
 
 #: The 28 event classes; a class's place is its id, background is 28. The order of first appearance in Annotations.txt.
 CLASSES = (
@@ -221,6 +223,8 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
     Raises:
         AvelError: no such file, no HDF5 file or a truncated one, or no data set of that key; file and key are named.
     """
+    import h5py
+
     try:
         file = h5py.File(path, "r")
     except OSError as error:
