@@ -56,6 +56,11 @@ SEGMENTS = 10  # T, of one second each
 #: The file that simulated data carries, so that nobody takes it for AVE.
 SIMULATED_MARK = "simulated.json"
 
+#: The file that `avel.data.export` writes beside its files: what made the features, which AVE's files cannot say.
+EXPORT_MARK = "export.json"
+
+BACKGROUND_SPLIT = "background"  # of a store: the clips without any event that join the weak task's training
+
 FEATURES, ORDER = "avadataset", "order"  # the key of the one data set in each file
 
 #: What each file may be called: AVE's own name first, then the names that PSP, VSCG and DMIN give it.

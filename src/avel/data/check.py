@@ -16,7 +16,7 @@ import numpy as np
 
 from avel.data.ave import FAMILIES, NAMES
 from avel.data.check_ave import check_ave
-from avel.data.labels import segment_labels
+from avel.data.labels import consecutive_windows, segment_labels
 from avel.data.measure import (
     LISTED,
     Kind,
@@ -259,8 +259,7 @@ def _of_windows(store: Store, window: int) -> list[Finding]:
         if len(labels) < 2 or not labels <= set(store.classes):
             continue
         classes = segment_labels(clip.spans or (), store.classes, clip.segments, store.segment_seconds)
-        for end in range(window, clip.segments + window, window):  # as avel.data.loader cuts them
-            first = max(0, min(end, clip.segments) - window)
+        for first in consecutive_windows(clip.segments, window):
             held = [name for index, name in enumerate(store.classes) if index in classes[first : first + window]]
             if len(held) > 1:
                 mixed.append(f"{clip.id} at {first * store.segment_seconds:g} s ({' and '.join(held)})")
