@@ -533,7 +533,7 @@ def _export_h5_options(parser: ArgumentParser) -> None:
         type=int,
         help="Segments of a row; longer clips are cut into windows of that length. Left out, 10, and no clip is cut.",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export, all of it.")
 
 
 def _extract_options(parser: ArgumentParser) -> None:

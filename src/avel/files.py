@@ -66,6 +66,8 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not path.exists():
+            os.replace(former, path)
         if isinstance(error, OSError):
             if error.errno in _NO_ROOM:
                 raise no_room(path, error, kept=False) from error

@@ -411,8 +411,8 @@ def _check_classes(config: TrainConfig, store: Store) -> None:
             raise AvelError(
                 f"{config.store}: the label {label!r} of {clip_id}, split {split!r}, is in no training clip{others}",
                 f"every label in training, too{f'; there is {near[0]!r}' if near else ''}",
-                "mend the label in the CSV, or move clips of it to split 'train', and run `avel extract` again: finished "
-                "clips are kept",
+                "mend the label in the CSV, or move clips of it to split 'train', and run `avel extract` again: "
+                "finished clips are kept",
             )
 
 

@@ -7,10 +7,11 @@ store. ``export.json`` says what made the features: without it nobody could tell
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import prod
@@ -21,11 +22,11 @@ import h5py
 import numpy as np
 
 import avel
-from avel.data.ave import BACKGROUND_SPLIT, CLASSES, EXPORT_MARK, FAMILIES, FEATURES, NAMES, ORDER, SEGMENTS
+from avel.data.ave import BACKGROUND_SPLIT, CLASSES, EXPORT_MARK, FAMILIES, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
 from avel.data.labels import consecutive_windows, video_class, video_labels
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
-from avel.files import replacing_folder, write_file
+from avel.files import replacing_folder
 from avel.types import BACKGROUND, Progress, Span
 
 NAMED = 5  # clips that an error names
@@ -40,7 +41,7 @@ class ExportReport:
         files: the names of the h5 files and of ``Annotations.txt``.
         rows: N, lines of ``Annotations.txt`` and rows of every file but the ``_noisy`` and ``_order`` ones.
         background_rows: rows of the ``_noisy`` files.
-        splits: name -> rows in it.
+        splits: name -> rows in it, of the order files written.
         classes: the C names, in the order of the columns; background is the column after them.
         several: rows with events of several classes or with several events, of which ``Annotations.txt`` can tell one.
         left_out: ids of clips that are in none of AVE's splits, and so in no file.
@@ -116,7 +117,7 @@ def export_h5(
             float64, as AVE's files were released, holds the same in twice the room.
         segments: T. Longer clips are cut into windows of T, one after the other, the last shifted back, as training
             cuts them. None takes AVE's 10, and every clip must have as many.
-        overwrite: replace an earlier export.
+        overwrite: replace an earlier export, all of it.
         progress: called as ``progress("export", rows done, rows in all)``.
 
     Returns:
@@ -144,8 +145,6 @@ def export_h5(
     shapes = _feature_shapes(opened, len(rows), len(noisy), segments or SEGMENTS)
     wanted = _wanted(files, [*shapes, *arrays])
     needed = sum(np.dtype(dtype).itemsize * prod(shapes[name]) for name in wanted if name in shapes)
-    _refuse_folder(out, overwrite, needed)
-
     attributes = {
         "made_by": f"avel {avel.__version__} export-h5",
         "origin": opened.origin,
@@ -154,24 +153,26 @@ def export_h5(
         **{f"{kind}_tag": str(made["tag"]) for kind, made in opened.extractors.items()},
     }
     with replacing_folder(out) as temporary:
-        write_file(temporary / "Annotations.txt", annotations)
+        _refuse_folder(out, overwrite, needed)
+        (temporary / "Annotations.txt").write_text(annotations)
         for name in wanted:
             if name in arrays:
-                with h5py.File(temporary / name, "w") as file:
-                    key = ORDER if "_order" in name else FEATURES
-                    file.create_dataset(key, data=arrays[name]).attrs.update(attributes)
-        features = {name: shapes[name] for name in wanted if name in shapes}
-        with _feature_files(temporary, features, dtype, attributes) as datasets:
-            _write_features(opened, rows, noisy, datasets, progress)
-        mark = _mark(opened, columns, rows, noisy)
-        write_file(temporary / EXPORT_MARK, json.dumps(mark, indent=1))
+                (temporary / name).write_bytes(_h5(ORDER if "_order" in name else FEATURES, arrays[name], attributes))
+        with ExitStack() as files:
+            write = {
+                name: files.enter_context(rows_file(temporary / name, shapes[name], dtype, attributes))
+                for name in wanted
+                if name in shapes
+            }
+            _write_features(opened, rows, noisy, write, progress)
+        (temporary / EXPORT_MARK).write_text(json.dumps(_mark(opened, columns, rows, noisy), indent=1))
         size = sum(file.stat().st_size for file in temporary.iterdir())
     return ExportReport(
         folder=out,
         files=("Annotations.txt", *wanted),
         rows=len(rows),
         background_rows=len(noisy),
-        splits={name: len(order) for name, order in orders.items()},
+        splits={name: len(order) for name, order in orders.items() if NAMES[name][0] in wanted},
         classes=columns,
         several=sum(len(_runs(row, len(columns))) > 1 for row in rows),
         left_out=tuple(opened.clips[index].id for index in left_out),
@@ -352,41 +353,36 @@ def _refuse_folder(out: Path, overwrite: bool, needed: int) -> None:
         )
 
 
-@contextmanager
-def _feature_files(
-    folder: Path, shapes: dict[str, tuple[int, ...]], dtype: str, attributes: dict[str, Any]
-) -> Iterator[dict[str, h5py.Dataset]]:
-    """File -> its data set, contiguous as AVE's own."""
-    with ExitStack() as files:
-        datasets = {}
-        for name, shape in shapes.items():
-            file = files.enter_context(h5py.File(folder / name, "w"))
-            datasets[name] = file.create_dataset(FEATURES, shape, dtype)
-            datasets[name].attrs.update(attributes)
-        yield datasets
+def _h5(key: str, array: np.ndarray, attributes: dict[str, Any]) -> bytes:
+    """An HDF5 file of one array. In memory: HDF5 may crash where a disk is full."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as opened:
+        opened.create_dataset(key, data=array).attrs.update(attributes)
+    return file.getvalue()
 
 
 def _write_features(
     store: Store,
     rows: Sequence[_Row],
     noisy: Sequence[_Row],
-    datasets: dict[str, h5py.Dataset],
+    write: dict[str, Callable[[int, np.ndarray], None]],
     progress: Progress | None,
 ) -> None:
-    """Read every row once, and write it to the files that are wanted."""
-    total = len(rows) + len(noisy)
+    """Read every row once, and give it to what writes the files that are wanted."""
+    total = len(rows) + len(noisy) if write else 0
     for prefix, some, before in (("", rows, 0), ("background ", noisy, len(rows))):
-        for number, row in enumerate(some):
+        visual, audio = (write.get(NAMES[prefix + kind][0]) for kind in ("visual", "audio"))
+        pooled = None if prefix else write.get(NAMES["pooled visual"][0])
+        for number, row in enumerate(some if total else ()):
             part = slice(row.first, row.first + len(row.labels))
-            # By PyTorch: NumPy converts float16 in software.
-            visual, audio = store.visual(row.index)[part].float(), store.audio(row.index)[part]
-            for key, values in (("visual", visual), ("audio", audio)):
-                name = NAMES[prefix + key][0]
-                if name in datasets:
-                    datasets[name][number] = values.numpy()
-            pooled = NAMES["pooled visual"][0]
-            if not prefix and pooled in datasets:
-                datasets[pooled][number] = visual.mean((1, 2)).numpy()
+            if visual or pooled:
+                cells = store.visual(row.index)[part].float()  # by PyTorch: NumPy converts float16 in software
+                if visual:
+                    visual(number, cells.numpy())
+                if pooled:
+                    pooled(number, cells.mean((1, 2)).numpy())
+            if audio:
+                audio(number, store.audio(row.index)[part].numpy())
             if progress:
                 progress("export", before + number + 1, total)
 
