@@ -78,7 +78,7 @@ def _check_store(path: Path, window: int, progress: Progress | None) -> list[Fin
     findings = _of_store(store)
     if store.clips and min(*store.grid, store.visual_dim, store.audio_dim) > 0:
         findings += _of_features(store, progress)
-    return findings + _of_splits(store) + _of_labels(store) + _of_windows(store, window)
+    return findings + _of_splits(store) + _of_labels(store) + _of_classes(store) + _of_windows(store, window)
 
 
 def _of_store(store: Store) -> list[Finding]:
@@ -221,6 +221,24 @@ def _of_labels(store: Store) -> list[Finding]:
     if labelled and not any(found.values()):
         events = sum(len(clip.spans or ()) for clip in labelled)
         findings.append(Finding("ok", "labels", f"{counted(events, 'event')} in {counted(len(labelled), 'clip')}"))
+    return findings
+
+
+def _of_classes(store: Store) -> list[Finding]:
+    """Whether every class can be learnt and tested."""
+    clips: dict[str, list[StoredClip]] = {name: [] for name in store.classes}
+    for clip in store.clips:
+        for label in {span.label for span in clip.spans or ()} & set(store.classes):  # others are reported as unknown
+            clips[label].append(clip)
+    alone = [f"{label} ({of[0].id})" for label, of in clips.items() if len({clip.video for clip in of}) == 1]
+    findings = listed("error", "classes", "in one video alone, so that none is left to test them on", alone)
+    for split in ("val", "test") if "train" in store.splits() else ():
+        unseen = []
+        for label, of in clips.items():
+            here = [clip.id for clip in of if split in clip.splits]
+            if here and not any("train" in clip.splits for clip in of):
+                unseen.append(f"{label} ({here[0]})")
+        findings += listed("error", f"classes of split {split}", "in no clip of split train", unseen)
     return findings
 
 
