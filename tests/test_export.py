@@ -120,18 +120,25 @@ def test_simulated_data_come_back_and_stay_marked(tmp_path: Path) -> None:
     assert any(each.level == "note" and "simulated, not AVE" in each.text for each in check(tmp_path / "h5"))
 
 
-def test_ave_s_own_annotations_and_splits_come_back(real_data: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with AVE's own small files under ``data``, and a store of them and of made-up features."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "data").mkdir()
+    for name in ("Annotations.txt", "mil_labels.h5", "labels_closs.h5", *ORDERS):
+        shutil.copy(real_data / "ave" / name, folder / "data" / name)
+    random = np.random.default_rng(0)
+    write_h5(folder / "data" / "visual_feature.h5", random.random((4143, 10, 1, 1, 2)))
+    write_h5(folder / "data" / "audio_feature.h5", random.random((4143, 10, 2)).astype(np.float32))
+    import_ave(folder / "data", folder / "store")
+    return folder
+
+
+def test_ave_s_own_annotations_and_splits_come_back(real: Path, tmp_path: Path) -> None:
     """The annotations byte for byte; of the h5 files all values in the same order: HDF5 of 2017 laid them out
     otherwise, with the time of writing in them."""
-    given = tmp_path / "data"
-    given.mkdir()
-    for name in ("Annotations.txt", "mil_labels.h5", "labels_closs.h5", *ORDERS):
-        shutil.copy(real_data / "ave" / name, given / name)
-    random = np.random.default_rng(0)
-    write_h5(given / "visual_feature.h5", random.random((4143, 10, 1, 1, 2)))
-    write_h5(given / "audio_feature.h5", random.random((4143, 10, 2)).astype(np.float32))
-    import_ave(given, tmp_path / "store")
-    export_h5(tmp_path / "store", tmp_path / "h5")
+    given = real / "data"
+    export_h5(real / "store", tmp_path / "h5")
     assert (tmp_path / "h5" / "Annotations.txt").read_bytes() == (given / "Annotations.txt").read_bytes()
     for name in ("mil_labels.h5", "labels_closs.h5", *ORDERS):
         ours, theirs = array(tmp_path / "h5" / name), array(given / name)
@@ -140,7 +147,7 @@ def test_ave_s_own_annotations_and_splits_come_back(real_data: Path, tmp_path: P
     assert one_hot.shape == (4143, 10, 29) and (one_hot.sum(-1) == 1).all()
     assert np.array_equal(one_hot.argmax(-1), full_labels(read_annotations(given / "Annotations.txt")))
     import_ave(tmp_path / "h5", tmp_path / "again")
-    same_features_and_labels(tmp_path / "again", tmp_path / "store")
+    same_features_and_labels(tmp_path / "again", real / "store")
     assert open_store(tmp_path / "again").origin == "AVE"
 
 
@@ -243,15 +250,9 @@ def test_ave_s_classes_in_any_order_get_ave_s_columns(tmp_path: Path) -> None:
     assert [clip.spans for clip in open_store(tmp_path / "again").clips] == [clip.spans for clip in store.clips]
 
 
-def test_features_made_by_avel_are_never_taken_for_ave_s(real_data: Path, tmp_path: Path) -> None:
+def test_features_made_by_avel_are_never_taken_for_ave_s(real: Path, tmp_path: Path) -> None:
     """AVE's videos through an extractor of ours: the annotations are AVE's, the features are not."""
-    given = tmp_path / "data"
-    given.mkdir()
-    for name in ("Annotations.txt", "train_order.h5", "val_order.h5", "test_order.h5"):
-        shutil.copy(real_data / "ave" / name, given / name)
-    write_h5(given / "visual_feature.h5", np.ones((4143, 10, 1, 1, 2)))
-    write_h5(given / "audio_feature.h5", np.ones((4143, 10, 2)))
-    import_ave(given, tmp_path / "store")
+    shutil.copytree(real / "store", tmp_path / "store")
     content = json.loads((tmp_path / "store" / "store.json").read_text())
     content["extractors"]["visual"] = {"name": "classical", "tag": "classical-0123", "options": {}}
     content["origin"] = ""

@@ -87,7 +87,7 @@ def test_the_csv_on_the_page_can_be_read(tmp_path: Path) -> None:
 
 def test_the_page_is_followed_and_its_files_are_there(folder: Path, followed: dict[str, str]) -> None:
     store = open_store(folder / "store")
-    assert not (folder / "store" / "failures.jsonl").read_text()
+    assert not (folder / "store" / "failures.jsonl").exists()
     lengths = [clip.segments for clip in store.clips]
     assert min(lengths) == 8 and max(lengths) == 60, "clips of 8 to 60 s"
     files = re.findall(r"^\| `([^|]*)` \|", PAGE.read_text(), re.MULTILINE)
@@ -136,9 +136,9 @@ def test_the_export_has_a_row_for_every_window(folder: Path, followed: dict[str,
 # The mistakes
 
 
-def edit(video: str, **changes: str) -> Callable[[Rows], Rows]:
+def edit(name: str, /, **changes: str) -> Callable[[Rows], Rows]:
     """Change the rows of a video."""
-    return lambda rows: [{**row, **changes} if row["video"] == video else row for row in rows]
+    return lambda rows: [{**row, **changes} if row["video"] == name else row for row in rows]
 
 
 #: name in the page's table -> (what is done to the rows, the command that follows an extraction; none for itself)
@@ -187,7 +187,7 @@ def test_a_mistake_ends_in_words(
 ) -> None:
     change, command = MISTAKES[mistake]
     (tmp_path / "clips").symlink_to(folder / "clips")
-    shutil.copytree(folder / "store", tmp_path / "store")
+    shutil.copytree(folder / "store", tmp_path / "store")  # so that nothing is decoded again
     monkeypatch.chdir(tmp_path)
     with open(folder / "clips.csv", newline="") as file:
         rows = change(list(csv.DictReader(file)))
