@@ -154,13 +154,13 @@ def export_h5(
     }
     with replacing_folder(out) as temporary:
         _refuse_folder(out, overwrite, needed)
-        (temporary / "Annotations.txt").write_text(annotations)
+        (temporary / "Annotations.txt").write_bytes(annotations.encode("utf-8", "surrogateescape"))
         for name in wanted:
             if name in arrays:
                 (temporary / name).write_bytes(_h5(ORDER if "_order" in name else FEATURES, arrays[name], attributes))
-        with ExitStack() as files:
+        with ExitStack() as open_files:
             write = {
-                name: files.enter_context(rows_file(temporary / name, shapes[name], dtype, attributes))
+                name: open_files.enter_context(rows_file(temporary / name, shapes[name], dtype, attributes))
                 for name in wanted
                 if name in shapes
             }
