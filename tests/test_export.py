@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -443,16 +444,19 @@ def test_a_killed_export_leaves_the_former_one_or_none(
     assert [path.name for path in tmp_path.iterdir()] == ["h5"], "nothing hidden is left"
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    code = "import resource, sys; from avel import cli; limit = int(sys.argv[1])\n"
-    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)); sys.exit(cli.main(sys.argv[2:]))"
-    words = ["export-h5", str(store.path), str(tmp_path / "h5")]
-    for limit in (1000, 6000):
-        process = subprocess.run([sys.executable, "-c", code, str(limit), *words], capture_output=True, text=True)
-        assert process.returncode == 2, process.stderr
-        assert "could not write" in process.stderr and "do this:" in process.stderr
-        assert "Traceback" not in process.stderr and "finished work is kept" not in process.stderr
-        assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(("files", "limit"), [(None, 1000), (["visual_feature.h5"], 10_000)])
+def test_a_full_disk_is_said_and_leaves_nothing(
+    store: Store, tmp_path: Path, files: list[str] | None, limit: int
+) -> None:
+    """A limit on the size of a file, met by the labels and by the features."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        with pytest.raises(AvelError, match="could not write") as error:
+            export_h5(store.path, tmp_path / "h5", files=files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert "kept" not in error.value.do and list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_start(
