@@ -621,7 +621,7 @@ def test_a_folder_of_aves_videos_in_the_order_of_its_annotations(tmp_path: Path,
     videos.mkdir()
     for name, clip in {"ZZZ": "clip0", "AAA": "clip1"}.items():
         (videos / f"{name}.mp4").write_bytes((tmp_path / "clips" / f"{clip}.mp4").read_bytes())
-    rows = ["Bark&ZZZ&good&0&1", "Cat&dead0000000&good&0&10", "Church bell&AAA&good&1&2", "Cat&ZZZ&good&1&2"]
+    rows = ["Bark&ZZZ&good&0&1", "Cat&dead0000000&good&0&10", "Church bell&AAA&good&1&2", "Cat&ZZZ&good&1&10"]
     (tmp_path / "Annotations.txt").write_text("\n".join(rows))
     for name, order in {"train": [3, 1], "val": [2], "test": [0]}.items():
         with h5py.File(tmp_path / f"{name}_order.h5", "w") as file:

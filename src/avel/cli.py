@@ -155,6 +155,28 @@ def data_compare(arguments: Namespace) -> int:
     return OK
 
 
+def export_h5(arguments: Namespace) -> int:
+    from rich.filesize import decimal
+
+    from avel.data.export import export_h5
+
+    settings = {key: value for key, value in arguments.items() if key not in ("store", "out")}
+    with bars() as progress:
+        report = export_h5(arguments.store, arguments.out, **settings, progress=progress)
+    extra = f" and {report.background_rows} of background alone" if report.background_rows else ""
+    say = partial(console().print, soft_wrap=True)
+    say(f"{report.rows} rows{extra}, {len(report.classes)} classes, {decimal(report.bytes)} in {report.folder}")
+    if report.splits:
+        say(f"splits: {', '.join(f'{size} {name}' for name, size in report.splits.items())}")
+    if report.several:
+        say(f"{report.several} rows have several events: Annotations.txt tells the longest, labels.h5 all of them")
+    if report.left_out:
+        some = ", ".join(report.left_out[:3]) + (", ..." if report.left_out[3:] else "")
+        say(f"{len(report.left_out)} clips are in none of AVE's splits and were left out: {some}")
+    say(f"Written: {', '.join(report.files)}")
+    return OK
+
+
 def _print_files(found: Survey) -> None:
     """AVE's files, there or missing."""
     from rich.filesize import decimal
@@ -502,6 +524,26 @@ def _compare_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="Folder to write comparison.json and comparison.png to.")
 
 
+def _export_h5_options(parser: ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, help="A feature store.")
+    parser.add_argument("out", type=Path, help="Folder to write: new, empty, or an earlier export with --overwrite.")
+    parser.add_argument(
+        "--files", type=str, nargs="+", help="Names of the h5 files wanted, such as visual_feature.h5; left out, all."
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float64"],
+        default="float32",
+        help="Of the features: float32 holds every value of a store; float64 is AVE's own, and twice as large.",
+    )
+    parser.add_argument(
+        "--segments",
+        type=int,
+        help="Segments of a row; longer clips are cut into windows of that length. Left out, 10, and no clip is cut.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export, all of it.")
+
+
 def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
@@ -661,6 +703,15 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "  avel extract world/clips.csv --out store\n\nprints: 40 clips extracted, 0 were there already: store\n\n"
         "A clip that is broken, crashes its process or goes over a limit is listed in store/failures.jsonl with its\n"
         "cause, and the exit code is 1. Run the same command again after a kill: finished clips are kept.",
+    ),
+    "export-h5": Verb(
+        export_h5,
+        "Write a feature store as h5 files in AVE's layout, which other people's code reads.",
+        _export_h5_options,
+        "  avel export-h5 store h5\n\n"
+        "prints: 4143 rows and 178 of background alone, 28 classes, 4.6 GB in h5, and the files' names\n\n"
+        "  h5py.File('h5/visual_feature.h5')['avadataset'][:]\n\n"
+        "is then (N, 10, 7, 7, 512) in the order of Annotations.txt",
     ),
     "train": Verb(
         train,

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +38,54 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def no_room(path: str | Path, error: OSError) -> AvelError:
-    """The error for a full disk, a full quota or a file-size limit."""
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success flush its files and rename it to ``path``.
+
+    A folder that stands at ``path`` is removed then. The temporary name is fixed, so that what a kill leaves behind is
+    removed by the next try.
+
+    Raises:
+        AvelError: the disk is full or a file-size limit was hit, or the folder cannot be made; nothing is left behind
+            and the old folder stands.
+    """
+    path = Path(path).resolve()
+    temporary, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    try:
+        if former.exists() and not path.exists():  # killed between the two renames below
+            os.replace(former, path)
+        for left_over in (temporary, former):
+            if left_over.exists():
+                shutil.rmtree(left_over)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+        shutil.rmtree(former, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        if isinstance(error, OSError):
+            if error.errno in _NO_ROOM:
+                raise no_room(path, error, kept=False) from error
+            raise AvelError(
+                f"cannot write {path}: {error.strerror or error}", "a folder that can be made", "choose another one"
+            ) from error
+        raise
+
+
+def no_room(path: str | Path, error: OSError, *, kept: bool = True) -> AvelError:
+    """The error for a full disk, a full quota or a file-size limit; ``kept``: the next try goes on from here."""
     return AvelError(
         f"could not write {path}: {error.strerror}",
         "room for the file on the disk, in the quota and under the file-size limit",
-        "free some space (or raise `ulimit -f`) and run the same command again: finished work is kept",
+        "free some space (or raise `ulimit -f`) and run the same command again"
+        + (": finished work is kept" if kept else ""),
     )
 
 
