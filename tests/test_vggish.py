@@ -197,6 +197,8 @@ def test_mistakes(tmp_path: Path) -> None:
     for options, found in (
         ({"last_activation": "tanh"}, "last activation 'tanh'"),
         ({"framing": "ave"}, "framing 'ave' of VGGish"),
+        ({"framing": 1}, "framing 1 of the audio extractor 'vggish'"),
+        ({"hop": 0.96}, r"no option 'hop'\n  expected: .*last_activation \(relu\), framing \(per_second\)"),
         ({"weights_file": str(tmp_path / "none.pth")}, "no such file of weights"),
     ):
         with pytest.raises(AvelError, match=found):
