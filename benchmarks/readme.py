@@ -187,7 +187,10 @@ def parity(results: dict[str, Any]) -> str:
         size = "{} x {}".format(*row["size"])
         cells = [cell(row[name]) for name in ("features", "stored", "ffmpeg_scaler")]
         lines.append(f"| {row['file']} | {size} | {row['grey_levels']} | {' | '.join(cells)} |")
-    lines += ["", "| VGGish | rate | `per_second` | `continuous` | with FFmpeg's resampler | - its log-mel, largest |"]
+    lines += [
+        "",
+        "| VGGish | rate | `per_second` | `continuous` | with FFmpeg's resampler, on the whole sound | - its log-mel, largest |",
+    ]
     lines += ["|---" * 6 + "|"]
     for row in results["sounds"]:
         cells = [cell(row[name]) for name in ("per_second", "continuous", "ffmpeg_resampler")]
