@@ -189,7 +189,7 @@ def parity(results: dict[str, Any]) -> str:
         lines.append(f"| {row['file']} | {size} | {row['grey_levels']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| VGGish | rate | `per_second` | `continuous` | with FFmpeg's resampler, on the whole sound | - its log-mel, largest |",
+        "| VGGish | rate | `per_second` | `continuous` | FFmpeg resampling the whole | - its log-mel, largest |",
     ]
     lines += ["|---" * 6 + "|"]
     for row in results["sounds"]:
