@@ -3,14 +3,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+PARITY := .venv-parity
 
-.PHONY: demo test install lint
+.PHONY: demo test parity install lint
 
 demo: install
 	$(BIN)/avel demo --out $(DEMO)
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# The features against Keras, torchvggish, OpenCV, resampy and transformers, which only this needs.
+parity: $(PARITY)/.installed
+	AVEL_PARITY=1 $(PARITY)/bin/python -m pytest -s tests/test_parity.py
+	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_huggingface.py tests/test_zero_shot.py
 
 lint: install
 	$(BIN)/ruff format --check .
@@ -25,4 +31,12 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --progress-bar off -r requirements.lock
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+# --no-deps: torchvggish would bring another torch, torchvision and torchaudio.
+$(PARITY)/.installed: requirements.lock requirements-parity.lock pyproject.toml
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install --disable-pip-version-check --progress-bar off -r requirements.lock
+	$(PARITY)/bin/pip install --disable-pip-version-check --progress-bar off --no-deps -r requirements-parity.lock
+	$(PARITY)/bin/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@touch $@

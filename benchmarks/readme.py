@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("simulated", "data", "study", "train")))
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("ave", "simulated", "data", "study", "train")))
 BLOCK = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -172,6 +172,34 @@ def train(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{note} Small set: {results['small_updates']} updates.", "", birth(results)]) + "\n"
 
 
+def parity(results: dict[str, Any]) -> str:
+    """Features of real files beside the references': a row a file, largest and mean difference in each cell."""
+
+    def cell(of: dict[str, float]) -> str:
+        return f"{of['largest']:.1e}, {of['mean']:.1e}"
+
+    with_whom = ", ".join(f"{name} {version}" for name, version in results["references"].items())
+    lines = [f"**{results['title']}.** {with_whom}. Each cell: the largest difference to the largest value, and the "]
+    lines[0] += "mean difference to the mean value."
+    lines += ["", "| VGG-19 | size | grey levels of the resize | float32 | as stored, float16 | with FFmpeg's scaler |"]
+    lines += ["|---" * 6 + "|"]
+    for row in results["pictures"]:
+        size = "{} x {}".format(*row["size"])
+        cells = [cell(row[name]) for name in ("features", "stored", "ffmpeg_scaler")]
+        lines.append(f"| {row['file']} | {size} | {row['grey_levels']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| VGGish | rate | `per_second` | `continuous` | FFmpeg resampling the whole | - its log-mel, largest |",
+    ]
+    lines += ["|---" * 6 + "|"]
+    for row in results["sounds"]:
+        cells = [cell(row[name]) for name in ("per_second", "continuous", "ffmpeg_resampler")]
+        log_mel = f"{row['ffmpeg_resampler']['log_mel']:.2g}"
+        lines.append(f"| {row['file']} | {row['rate']} Hz | {' | '.join(cells)} | {log_mel} |")
+    note = f"{results['frames_per_segment']} frames a segment. "
+    return "\n".join([*lines, "", note + birth(results)]) + "\n"
+
+
 def _percent(of: dict[str, Any]) -> str:
     return f"{100 * of['mean']:.1f}" + (f" +- {100 * of['spread']:.1f}" if of["spread"] is not None else "")
 
@@ -208,6 +236,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "study_modules.json": study,
     "leak.json": leak,
     "train.json": train,
+    "parity.json": parity,
 }
 
 

@@ -87,6 +87,14 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["data", "compare", "no-such-store", "other"], "no-such-store"),
         (["extract", "no-such.csv", "--out", "store"], "no-such.csv"),
         (["extract", "Annotations.txt", "--videos", ".", "--out", "store"], "Annotations.txt"),
+        (
+            ["extract", ".", "--out", "store", "--visual-weights", "w.h5"],
+            "weights for the visual extractor 'classical'",
+        ),
+        (
+            ["extract", ".", "--out", "store", "--frames-per-segment", "8", "--visual-options.frames_per_segment", "4"],
+            "--visual-options.frames_per_segment beside the option that says the same",
+        ),
         (["train", "--store", "no-such-store", "--out", "run"], "no-such-store"),
         (["evaluate", "no-such-run"], "no-such-run"),
         (["evaluate", "no-such-run", "--floors"], "no-such-run"),
@@ -96,6 +104,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["localize", "clip.mp4", "--model", "no-such-run", "--clip", "clip"], "--clip beside --model"),
         (["localize", "clip.mp4", "--model", "no-such-run", "--clap", "clap"], "--clap beside --model"),
         (["localize", "clip.mp4", "--labels", "dog", "--device", "cpu"], "--device beside --labels"),
+        (["localize", "clip.mp4", "--labels", "dog", "--visual-weights", "w.h5"], "--visual-weights beside --labels"),
         (["localize", "clip.mp4", "--labels", ""], "no labels"),
         (["localize", "clip.mp4", "--labels", "dog, ,cat"], "label 2 of 3 is empty"),
         (["localize", "clip.mp4", "--labels", "dog, Dog"], "'Dog' stands there twice"),

@@ -125,8 +125,11 @@ def test_build_and_describe() -> None:
     for kind in ("visual", "audio"):
         with pytest.raises(AvelError, match="is called 'vgg'"):
             build_extractor(kind, "vgg")
-        with pytest.raises(AvelError, match="does not take these options"):
+        with pytest.raises(AvelError, match=r"has no option 'size'\n  expected: .*version \(1\)"):
             build_extractor(kind, "classical", size=3)
+        for value in ("one", 1.5, True, None):
+            with pytest.raises(AvelError, match=f"version {value!r} of the {kind} .*\n  expected: a whole number"):
+                build_extractor(kind, "classical", version=value)
         with pytest.raises(AvelError, match="version 99"):
             build_extractor(kind, "classical", version=99)
 

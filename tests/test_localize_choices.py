@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import Pictures, Sound, write_streams, write_video
+from random_weights import digest, random_vggish, write_vggish
 
 import avel
 import avel.present
@@ -25,10 +26,16 @@ from avel.types import Timeline
 Clips = Callable[[Path, int], Path]
 
 
-def trained(table: Path, out: Path, **choices: object) -> LoadedModel:
-    """A model of one epoch on the clips of a table, which has no val split of its own."""
+def with_val(table: Path) -> Path:
+    """A table of clips that had no val split."""
     table.write_text(table.read_text().replace("clip2.mp4,0,1,bell,train", "clip2.mp4,0,1,bell,val"))
-    extract(table, out / "store", workers=0, **choices)
+    return table
+
+
+def trained(table: Path, out: Path, **choices: object) -> LoadedModel:
+    """A model of one epoch on the clips of a table, whose features may lie in ``out/store`` already."""
+    if choices or not (out / "store").exists():
+        extract(with_val(table), out / "store", workers=0, **choices)
     options = {"width": 16, "heads": 2}
     config = TrainConfig(
         store=out / "store", out=out / "run", window=2, epochs=1, batch_size=2, options=options, device="cpu", threads=1
@@ -46,6 +53,39 @@ def test_the_model_says_how_many_frames_a_segment_has(tmp_path: Path, tiny_clips
         table.parent / "clip0.mp4", build_visual("classical", frames_per_segment=4), build_audio("classical")
     )
     assert np.array_equal(features.visual, open_store(tmp_path / "store").visual(0).numpy())
+
+
+def test_options_of_extractors_from_the_command_line_and_weights_at_another_place(
+    tmp_path: Path, tiny_clips: Clips, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AVEL_CACHE", str(tmp_path / "empty"))
+    table = with_val(tiny_clips(tmp_path / "clips", 4))
+    weights, store = write_vggish(tmp_path / "vggish.pth", random_vggish()), tmp_path / "store"
+    words = ["extract", str(table), "--out", str(store), "--workers", "1", "--visual-options.frames_per_segment", "4"]
+    words += ["--audio", "vggish", "--audio-weights", str(weights), "--audio-options.weights_sha", digest(weights)]
+    assert cli.main([*words, "--audio-options.last_activation", "linear"]) == 2
+    assert "last activation 'linear'" in capsys.readouterr().err
+    assert cli.main([*words, "--audio-options.last_activation", "none", "--audio-options.framing", "continuous"]) == 0
+    told = open_store(store).extractors
+    assert told["visual"]["options"]["frames_per_segment"] == 4
+    assert told["audio"]["options"]["last_activation"] == "none" and told["audio"]["options"]["framing"] == "continuous"
+    audio = open_store(store).audio(0)
+    assert audio.shape == (2, 128) and (audio < 0).any()
+
+    model = trained(table, tmp_path)
+    moved, other = weights.rename(tmp_path / "moved.pth"), tmp_path / "other.pth"
+    clip = table.parent / "clip0.mp4"
+    words = ["localize", str(clip), "--model", str(model.source), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2
+    assert "--audio-weights PATH" in capsys.readouterr().err
+    other.write_bytes(b"another training")
+    assert cli.main([*words, "--audio-weights", str(other)]) == 2
+    assert f"{other} has the sha256" in capsys.readouterr().err
+    assert cli.main([*words, "--visual-weights", str(moved), "--audio-weights", str(moved)]) == 2
+    assert "weights for the visual extractor 'classical'" in capsys.readouterr().err
+    assert cli.main([*words, "--audio-weights", str(moved)]) == 0
+    found = json.loads((tmp_path / "out" / "clip0.json").read_text())
+    assert found["tags"]["audio"] == told["audio"]["tag"]
 
 
 def test_the_model_says_its_framing(tmp_path: Path, tiny_clips: Clips) -> None:

@@ -207,7 +207,6 @@ def _print_tasks(found: Survey) -> None:
 def extract(arguments: Namespace) -> int:
     from avel.features.extract import estimate_seconds, extract, read_ave, read_source
 
-    each = arguments.frames_per_segment
     recipe = {
         "visual": arguments.visual,
         "audio": arguments.audio,
@@ -215,11 +214,8 @@ def extract(arguments: Namespace) -> int:
         "framing": arguments.framing,
         "streams": _streams(arguments),
         "missing_audio": arguments.missing_audio,
-        "visual_options": {
-            **_weights(arguments.visual, arguments.visual_weights),
-            **({} if each is None else {"frames_per_segment": each}),
-        },
-        "audio_options": _weights(arguments.audio, arguments.audio_weights),
+        "visual_options": _extractor_options("visual", arguments),
+        "audio_options": _extractor_options("audio", arguments),
         "videos": arguments.videos,
         "workers": arguments.workers,
         "clip_seconds_limit": arguments.clip_seconds_limit,
@@ -259,11 +255,19 @@ def extract(arguments: Namespace) -> int:
     return SOME_FAILED if report.failed else OK
 
 
-def _weights(extractor: str, place: str | None) -> dict[str, str]:
-    """The option of an extractor that says where its weights are, where that is given."""
-    if not place:
-        return {}
-    return {"weights" if extractor in ("clip", "clap") else "weights_file": place}  # a folder, or an id on the hub
+def _extractor_options(kind: str, arguments: Namespace) -> dict[str, Any]:
+    """Options of an extractor: those given by --KIND-options, and those that have an option of their own here."""
+    from avel.features import weights_option
+
+    options = weights_option(kind, arguments[kind], arguments[f"{kind}_weights"])
+    if kind == "visual" and arguments.frames_per_segment is not None:
+        options["frames_per_segment"] = arguments.frames_per_segment
+    given: dict[str, Any] = arguments[f"{kind}_options"]
+    for name in options.keys() & given.keys():
+        raise AvelError(
+            f"--{kind}-options.{name} beside the option that says the same", f"{name} once", "leave out one of the two"
+        )
+    return {**options, **given}
 
 
 def _streams(arguments: Namespace) -> Streams:
@@ -422,7 +426,7 @@ def localize(arguments: Namespace) -> int:
 
 def _refuse_two_ways(arguments: Namespace) -> None:
     """AvelError unless there is one of --model and --labels, without options of the other."""
-    ways = {"model": ("device",), "labels": ("clip", "clap")}
+    ways = {"model": ("device", "visual_weights", "audio_weights"), "labels": ("clip", "clap")}
     given = [way for way in ways if arguments[way] is not None]
     if len(given) != 1:
         raise AvelError(
@@ -433,6 +437,7 @@ def _refuse_two_ways(arguments: Namespace) -> None:
     for way, options in ways.items():
         for option in options:
             if way not in given and arguments[option] is not None:
+                option = option.replace("_", "-")
                 raise AvelError(f"--{option} beside --{given[0]}", f"--{option} with --{way}", f"leave out --{option}")
 
 
@@ -443,10 +448,11 @@ def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
 
     model = load(arguments.model, arguments.device or "cpu")
     console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
-    seconds = estimate_seconds(arguments.videos, model)
+    weights = {kind: arguments[kind] for kind in ("visual_weights", "audio_weights")}
+    seconds = estimate_seconds(arguments.videos, model, **weights)
     if seconds > 10:
         console().print(f"about {clock(seconds)} of work")
-    return partial(localize, model=model)
+    return partial(localize, model=model, **weights)
 
 
 def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
@@ -557,6 +563,10 @@ def _extract_options(parser: ArgumentParser) -> None:
     for kind, network, other in (("visual", "vgg19", "clip"), ("audio", "vggish", "clap")):
         help_text = f"Weights file of {network}, or folder of {other}; else the cache, or a download."
         parser.add_argument(f"--{kind}_weights", type=str, help=help_text)
+    for kind, example in (("visual", "precision bfloat16"), ("audio", "framing continuous")):
+        help_text = f"Options of the {kind} extractor, as in --{kind}_options.{example}; an unknown one is answered "
+        help_text += "with the list of all."
+        parser.add_argument(f"--{kind}_options", type=dict[str, Any], default={}, help=help_text)
     parser.add_argument("--segment_seconds", type=float, default=1.0, help="Length of a segment in seconds.")
     parser.add_argument(
         "--engine",
@@ -642,6 +652,9 @@ def _localize_options(parser: ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
     parser.add_argument("--device", type=str, help="With --model: device it runs on, cpu, cuda or mps; left out, cpu.")
+    for kind in ("visual", "audio"):
+        help_text = f"With --model: where the weights of its {kind} features lie here; else the cache, or a download."
+        parser.add_argument(f"--{kind}_weights", type=str, help=help_text)
     _stream_options(parser)
 
 

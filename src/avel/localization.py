@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ def localize(
     threshold: float = 0.0,
     min_seconds: float = 0.0,
     streams: Streams | None = None,
+    visual_weights: str | None = None,
+    audio_weights: str | None = None,
     progress: Progress | None = None,
 ) -> Timeline:
     """Find the events of one media file.
@@ -46,14 +48,18 @@ def localize(
         min_seconds: events shorter than this are left out, counted in whole segments.
         streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones.
             The timeline's tag ``streams`` says which they were.
+        visual_weights: where the weights of the model's visual extractor lie on this machine: a file, or of CLIP a
+            folder. They must be those that the model was trained with. None looks in the cache folder, and downloads.
+        audio_weights: the same of its audio extractor.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
         AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
             another extractor than the one of that name here, or with framing ``ave`` and the file does not last ten
-            seconds, or threshold or min_seconds is out of range.
+            seconds, or the extractor's weights are not to be had or are others, or threshold or min_seconds is out of
+            range.
     """
-    from avel.features import build_extractor, describe
+    from avel.features import describe
     from avel.features.extract import extract_clip
     from avel.features.video import Streams
 
@@ -66,11 +72,10 @@ def localize(
 
         model = load(model)
     _check_task(model)
-    extractors = {}
     framing = model.extractors["visual"].get("framing", "time")
-    for kind in ("visual", "audio"):
+    extractors = _build_extractors(model, visual_weights, audio_weights)
+    for kind, extractor in extractors.items():
         wanted = model.extractors[kind]
-        extractor = build_extractor(kind, wanted["name"], **wanted["options"])
         tag = describe(extractor, framing)["tag"]
         if tag != wanted["tag"]:
             raise AvelError(
@@ -78,7 +83,6 @@ def localize(
                 f"the extractor {wanted['name']!r} of this version of avel, {tag}",
                 "localize with the version of avel that trained the model, or extract the features again and train",
             )
-        extractors[kind] = extractor
     features = extract_clip(
         path,
         extractors["visual"],
@@ -116,19 +120,32 @@ def localize(
     )
 
 
-def estimate_seconds(videos: Sequence[str | Path], model: LoadedModel) -> float:
+def _build_extractors(model: LoadedModel, visual_weights: str | None, audio_weights: str | None) -> dict[str, Any]:
+    """The extractors of the features that a model was trained on, by kind."""
+    from avel.features import build_extractor, weights_option
+
+    extractors = {}
+    for kind, place in (("visual", visual_weights), ("audio", audio_weights)):
+        name, options = model.extractors[kind]["name"], model.extractors[kind]["options"]
+        extractors[kind] = build_extractor(kind, name, **{**options, **weights_option(kind, name, place)})
+    return extractors
+
+
+def estimate_seconds(
+    videos: Sequence[str | Path],
+    model: LoadedModel,
+    *,
+    visual_weights: str | None = None,
+    audio_weights: str | None = None,
+) -> float:
     """About how long `localize` and its pictures will take for these videos, in seconds.
 
     The extractors are timed on two made-up segments; decoding and drawing are taken to cost as much again.
     Videos that cannot be read count as nothing.
     """
-    from avel.features import build_extractor
     from avel.features.video import probe
 
-    visual, audio = (
-        build_extractor(kind, model.extractors[kind]["name"], **model.extractors[kind]["options"])
-        for kind in ("visual", "audio")
-    )
+    visual, audio = _build_extractors(model, visual_weights, audio_weights).values()
     frames = np.zeros((2 * visual.frames_per_segment, visual.frame_size, visual.frame_size, 3), dtype=np.uint8)
     sound = np.zeros((2, round(audio.sample_rate * model.segment_seconds)), dtype=np.float32)
     start = time.perf_counter()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from avel.errors import AvelError
@@ -13,6 +15,7 @@ from avel.features.visual import ClassicalVisual
 __all__ = [
     "AUDIO_EXTRACTORS",
     "VISUAL_EXTRACTORS",
+    "WEIGHTS_OPTIONS",
     "AudioExtractor",
     "Extractor",
     "VisualExtractor",
@@ -20,43 +23,50 @@ __all__ = [
     "build_extractor",
     "build_visual",
     "describe",
+    "weights_option",
 ]
 
 
-def _vgg19(**options: Any) -> VisualExtractor:
+def _vgg19() -> type[VisualExtractor]:
     from avel.features.vgg19 import Vgg19  # imports torch, for which the classical features need not wait
 
-    return Vgg19(**options)
+    return Vgg19
 
 
-def _vggish(**options: Any) -> AudioExtractor:
+def _vggish() -> type[AudioExtractor]:
     from avel.features.vggish import Vggish
 
-    return Vggish(**options)
+    return Vggish
 
 
-def _clip(**options: Any) -> VisualExtractor:
+def _clip() -> type[VisualExtractor]:
     from avel.features.huggingface import ClipVision
 
-    return ClipVision(**options)
+    return ClipVision
 
 
-def _clap(**options: Any) -> AudioExtractor:
+def _clap() -> type[AudioExtractor]:
     from avel.features.huggingface import ClapAudio
 
-    return ClapAudio(**options)
+    return ClapAudio
 
 
-VISUAL_EXTRACTORS: dict[str, Callable[..., VisualExtractor]] = {
-    "classical": ClassicalVisual,
+#: What gives the class of each extractor.
+VISUAL_EXTRACTORS: dict[str, Callable[[], type[VisualExtractor]]] = {
+    "classical": lambda: ClassicalVisual,
     "vgg19": _vgg19,
     "clip": _clip,
 }
-AUDIO_EXTRACTORS: dict[str, Callable[..., AudioExtractor]] = {
-    "classical": ClassicalAudio,
+AUDIO_EXTRACTORS: dict[str, Callable[[], type[AudioExtractor]]] = {
+    "classical": lambda: ClassicalAudio,
     "vggish": _vggish,
     "clap": _clap,
 }
+
+#: The option that says where an extractor's weights are: a file, or of CLIP and CLAP a folder or an id on the hub.
+WEIGHTS_OPTIONS = MappingProxyType(
+    {"vgg19": "weights_file", "vggish": "weights_file", "clip": "weights", "clap": "weights"}
+)
 
 
 def build_visual(name: str, **options: Any) -> VisualExtractor:
@@ -74,16 +84,41 @@ def build_extractor(kind: Literal["visual", "audio"] | str, name: str, **options
     return {"visual": build_visual, "audio": build_audio}[kind](name, **options)
 
 
-def _build(kind: str, extractors: Mapping[str, Callable[..., Any]], name: str, options: Mapping[str, Any]) -> Any:
+def weights_option(kind: str, name: str, place: str | None) -> dict[str, str]:
+    """The option of an extractor that names its weights, ``{}`` where ``place`` is None.
+
+    Raises:
+        AvelError: the extractor of that name has no weights.
+    """
+    if place is None:
+        return {}
+    if name not in WEIGHTS_OPTIONS:
+        raise AvelError(
+            f"weights for the {kind} extractor {name!r}: {place}",
+            f"one that has weights: {', '.join(WEIGHTS_OPTIONS)}",
+            f"leave out --{kind}-weights, or choose another --{kind}",
+        )
+    return {WEIGHTS_OPTIONS[name]: place}
+
+
+def _build(kind: str, extractors: Mapping[str, Callable[[], type[Any]]], name: str, options: Mapping[str, Any]) -> Any:
     if name not in extractors:
         raise AvelError(
             f"no {kind} extractor is called {name!r}", f"one of {', '.join(extractors)}", "choose one of these"
         )
-    try:
-        return extractors[name](**options)
-    except TypeError as error:
-        raise AvelError(
-            f"the {kind} extractor {name!r} does not take these options: {error}",
-            "options that it declares",
-            "leave the options out, or extract again with this version of avel",
-        ) from error
+    extractor = extractors[name]()
+    known = dict(inspect.signature(extractor, eval_str=True).parameters)
+    known.pop("progress", None)  # a caller's, no choice of numbers
+    for option, value in options.items():
+        if option not in known:
+            told = ", ".join(f"{each.name} ({each.default})" for each in known.values())
+            raise AvelError(
+                f"the {kind} extractor {name!r} has no option {option!r}",
+                f"one of these, in brackets what they are where left out: {told}",
+                "check the spelling; if a store or model names it, use the version of avel that wrote that",
+            )
+        kinds = known[option].annotation
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = "a whole number" if kinds is int else "text"
+            raise AvelError(f"{option} {value!r} of the {kind} extractor {name!r}", wanted, "give another value")
+    return extractor(**options)

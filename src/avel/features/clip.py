@@ -335,7 +335,7 @@ class SoundSegments:
         starts = [self._start(self._done + index) for index in range(count)]
         segments = np.stack([self._waiting[start : start + self._samples] for start in starts])
         if self._resampling:
-            segments = self._resampling.resample(segments, self._track.sample_rate)
+            segments = self._resampling.resample(segments, self._track.sample_rate, self._done)
         self._features.append(self._extractor(segments))
         self._done += count
         used = self._start(self._done)

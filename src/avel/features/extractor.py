@@ -106,8 +106,9 @@ class OwnResampling(Protocol):
 
     def spans(self, segment_seconds: float) -> SoundSpans: ...
 
-    def resample(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """(T, samples) at ``rate``, stretches as `spans` says -> (T, samples) at ``sample_rate``."""
+    def resample(self, waveform: np.ndarray, rate: int, first: int) -> np.ndarray:
+        """(T, samples) at ``rate``, stretches ``first``, ``first + 1``, ... as `spans` says -> (T, samples) at
+        ``sample_rate``."""
 
 
 #: Options that say where something lies on this machine. They shape no number and mean nothing elsewhere. (CLIP's and

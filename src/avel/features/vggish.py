@@ -40,6 +40,8 @@ WIDTHS = (512 * 6 * 4, 4096, 4096, 128)  # of the fully connected layers, from 6
 # resampy 0.2's kaiser_best: a sinc out to 64 zero crossings under a Kaiser window, in a table of 512 values a crossing.
 _CROSSINGS, _TABLE, _ROLLOFF, _BETA = 64, 512, 0.9475937167399596, 14.769656459379492
 
+_BLOCK = SAMPLE_RATE  # outputs of the resampler from one remembered time to the next
+
 _MARGIN = 640  # samples, 40 ms: more than the resampler reaches from any rate above 1600 Hz
 
 
@@ -51,9 +53,9 @@ class Vggish:
         weights_sha: sha256 of the weights file, for weights other than the published; None stands for those.
         last_activation: ``relu``, as AVE's released features, never negative; or ``none``.
         framing: ``per_second``, as AVE: each segment is resampled and transformed by itself, and the first 0.975 s of
-            it count. ``continuous``, VGGish's own: examples follow one another every 0.96 s, so that number t starts
-            at 0.96 t s (from 44.1 and 22.05 kHz to the rounding of resampy's clock); both give (10, 128) for ten
-            seconds.
+            it count. ``continuous``, VGGish's own: the sound is resampled as a whole and examples follow one another
+            every 0.96 s, so that number t starts at 0.96 t s (at a rate that makes no whole number of samples of
+            0.96 s, at the sample nearest to it). Both give (10, 128) for ten seconds.
         progress: called as ``progress("download", bytes done, bytes in all)``.
 
     Raises:
@@ -81,9 +83,8 @@ class Vggish:
         found = find_weights(PUBLISHED["vggish"], weights_file, weights_sha, progress)
         shaping = {"weights_sha": found.sha256, "last_activation": last_activation, "framing": framing}
         self.options: dict[str, Any] = {**shaping, **({"weights_file": weights_file} if weights_file else {})}
-        self.tag = make_tag(
-            self.name, kind=self.kind, framing="time", resampler="resampy-0.2-kaiser-best", options=shaping
-        )
+        resampler = "resampy-0.2-kaiser-best" + ("" if framing == "per_second" else ", as a whole")
+        self.tag = make_tag(self.name, kind=self.kind, framing="time", resampler=resampler, options=shaping)
         self._last_activation = last_activation
         state = read_torch(found.path)
         stack = stack_shapes(BLOCKS, 1)
@@ -104,12 +105,14 @@ class Vggish:
         margin = _MARGIN / SAMPLE_RATE
         return SoundSpans(EXAMPLE_FRAMES * HOP / SAMPLE_RATE, margin, margin + EXAMPLE_SAMPLES / SAMPLE_RATE + margin)
 
-    def resample(self, waveform: np.ndarray, rate: int) -> np.ndarray:
-        """(T, samples) at ``rate``, each a stretch as `spans` says -> (T, samples) float64 at 16 kHz."""
-        resampled = resample(waveform, rate)
+    def resample(self, waveform: np.ndarray, rate: int, first: int) -> np.ndarray:
+        """(T, samples) at ``rate``, stretches ``first``, ``first + 1``, ... as `spans` says -> (T, samples) float64 at
+        16 kHz."""
         if self._framing == "per_second":
-            return resampled
-        return resampled[:, _MARGIN : _MARGIN + EXAMPLE_SAMPLES]
+            return resample(waveform, rate)
+        starts = [number * EXAMPLE_FRAMES * HOP - _MARGIN for number in range(first, first + len(waveform))]
+        pieces = [resample(row[None], rate, start=start) for row, start in zip(waveform, starts, strict=True)]
+        return np.concatenate(pieces)[:, _MARGIN : _MARGIN + EXAMPLE_SAMPLES]
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """(T, samples) at 16 kHz, full scale 1, at most a second each -> (T, 128) float32.
@@ -156,7 +159,7 @@ def _filters() -> np.ndarray:
     return mel_filters(NUM_BANDS, FFT // 2 + 1, SAMPLE_RATE, LOW, HIGH)
 
 
-def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE) -> np.ndarray:
+def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE, start: int = 0) -> np.ndarray:
     """As resampy 0.2 with its filter ``kaiser_best``: (N, samples) -> (N, samples * to // rate) float64.
 
     Sample t of the result lies at ``t * rate / to`` of the input and is the sum of the input around it under a sinc of
@@ -168,6 +171,8 @@ def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE) -> np.ndarr
         waveform: (N, samples), silence before and after.
         rate: of the waveform, Hz.
         to: rate of the result, Hz.
+        start: which sample of the result of a longer sound the first one is, where this is a piece of one; may be
+            negative, in the silence before it.
     """
     waveform = waveform.astype(np.float64)
     if rate == to:
@@ -184,11 +189,28 @@ def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE) -> np.ndarr
         outputs[:] = windows[:, phase * down // up :: down][:, : outputs.shape[1]] @ taps[phase]
     # resampy adds up the time, and its rounding puts some points that fall on a sample just before it. There the taps
     # differ a little (see `_taps`), which from 44.1 kHz moves log-mel by up to 0.001.
-    times = np.cumsum(np.full(number, 1 / (to / rate)))[up - 1 : -1 : up]
-    on_samples = down * np.arange(1, len(times) + 1)
-    early = np.flatnonzero(times < on_samples)
-    result[:, up * (early + 1)] = windows[:, on_samples[early] - 1] @ taps[up]
+    if start % up == 0 and number > -start:
+        before = max(0, -start)  # points before the sound
+        points = np.arange(before, number, up)
+        early = points[_times(rate, to, start + before, number - before)[::up] < (start + points) // up * down]
+        result[:, early] = windows[:, early // up * down - 1] @ taps[up]
     return result
+
+
+def _times(rate: int, to: int, first: int, number: int) -> np.ndarray:
+    """Where resampy sees samples ``first``, ``first + 1``, ... of its result, in samples of the input: (number,)."""
+    step = 1 / (to / rate)
+    blocks = _block_times(rate, to)
+    block, inside = divmod(first, _BLOCK)
+    for next_one in range(len(blocks), block + 1):
+        blocks[next_one] = np.cumsum(np.append(blocks[next_one - 1], np.full(_BLOCK, step)))[-1]
+    return np.cumsum(np.append(blocks[block], np.full(inside + number - 1, step)))[inside:]
+
+
+@lru_cache(maxsize=8)
+def _block_times(rate: int, to: int) -> dict[int, float]:
+    """By block the time at its start, for `_times` to fill in and go on from: every sum needs the one before it."""
+    return {0: 0.0}
 
 
 @lru_cache(maxsize=8)
