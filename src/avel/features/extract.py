@@ -125,8 +125,10 @@ def extract(
     with held_alone(out):
         finished = _finished(clips, out, recipe, progress)
         todo = [clip for clip in clips if clip.id not in finished]
+        # AVE rounds its events up to ten seconds, however short a video is; a CSV may be off by a segment.
+        leeway = segment_seconds if videos is None else np.inf
         with closing(_results(todo, out, recipe, engine, workers, limits)) as results:
-            failed = _collect(clips, out, results, finished, progress)
+            failed = _collect(clips, out, results, finished, leeway, progress)
         lacking = {failure["id"] for failure in failed}
         packed = [
             Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
@@ -166,9 +168,13 @@ def _collect(
     out: Path,
     results: Iterator[tuple[Clip, Part | str]],
     finished: dict[str, Part],
+    leeway: float,
     progress: Progress | None,
 ) -> list[dict[str, str]]:
     """Add the results to those that are finished, and write down what failed, even if this is interrupted.
+
+    Args:
+        leeway: seconds by which an event may end after its clip.
 
     Returns:
         ``{"id", "cause"}`` of the failed clips, in the order of ``clips``.
@@ -196,8 +202,7 @@ def _collect(
                 progress("extract", skipped + done, len(clips))
         for clip in clips:
             part = finished.get(clip.id)
-            # AVE rounds its events up to ten seconds, however short a video is; a CSV may be off by a segment.
-            late = "" if part is None else _late(clip, part.duration, segment_seconds if videos is None else np.inf)
+            late = "" if part is None else _late(clip, part.duration, leeway)
             if late:
                 failures[clip.id] = late
     finally:
