@@ -189,7 +189,7 @@ def test_mistakes(tmp_path: Path, state: dict[str, torch.Tensor], monkeypatch: p
         ({"precision": "half"}, "precision 'half'"),
         ({"frames_per_segment": 0}, "0 frames"),
         ({"weights_file": str(tmp_path / "none.h5")}, "no such file of weights"),
-        ({"width": 3}, "does not take these options"),
+        ({"width": 3}, r"no option 'width'\n  expected: .*precision \(float32\)"),
     ):
         with pytest.raises(AvelError, match=found):
             build_extractor("visual", "vgg19", **options)
