@@ -289,6 +289,8 @@ def rows_file(
     Raises:
         OSError: the disk is full, or a file-size limit was hit.
     """
+    import h5py
+
     little_endian = np.dtype(dtype).newbyteorder("<")
     with open(path, "wb") as empty:
         empty.truncate(little_endian.itemsize * prod(shape))  # a limit is met here, not within HDF5
