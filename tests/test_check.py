@@ -158,6 +158,14 @@ def unused(made: MadeStore) -> None:
     made.classes = (*CLASSES, "cat")
 
 
+def a_third_class(*numbers: int, **facts: Any) -> Callable[[MadeStore], None]:
+    def apply(made: MadeStore) -> None:
+        unused(made)
+        change(*numbers, spans=(Span("cat", 1.0, 3.0),), **facts)(made)
+
+    return apply
+
+
 NEGATIVE = "negative values, usual in classical features, unusual in those of VGG and VGGish, in"
 NAN, INF = float("nan"), float("inf")
 
@@ -280,6 +288,16 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         ["error labels: events overlapping, where AVEL allows one at a time (1): c0 bell 0-2.5 s and bell 2-4 s"],
     ),
     ("touching", change(0, spans=(Span("bell", 2.0, 4.0), Span("bell", 0.0, 2.0))), []),
+    (
+        "a class of one video",
+        a_third_class(0),
+        ["error classes: in one video alone, so that none is left to test them on (1): cat (c0)"],
+    ),
+    (
+        "a class that training never sees",
+        a_third_class(1, 4),
+        ["error classes of split val: in no clip of split train (1): cat (c1)"],
+    ),
     ("unused", unused, ["note  labels: classes in no clip (1): cat"]),
     (
         "unlabelled",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import rich.progress
 
 from avel import cli
 from avel.errors import AvelError
@@ -148,3 +149,20 @@ def test_module_and_script_are_the_same_program() -> None:
 def test_mean_and_spread() -> None:
     assert cli.mean_and_spread([0.5]) == "0.500"
     assert cli.mean_and_spread([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
+
+
+def test_the_time_left_of_steps_that_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    drawn: list[rich.progress.Progress] = []
+
+    class Clocked(rich.progress.Progress):
+        def __init__(self, *columns: object, **options: object) -> None:
+            super().__init__(*columns, **options, get_time=lambda: now, auto_refresh=False)
+            drawn.append(self)
+
+    monkeypatch.setattr(rich.progress, "Progress", Clocked)
+    with cli.bars() as progress:
+        for done in range(5):
+            progress("extract", done, 10)
+            now += 100
+        assert drawn[0].tasks[0].time_remaining == pytest.approx(600)

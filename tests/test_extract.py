@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -22,11 +23,14 @@ from media import grey_of, read_failures, write_video
 
 import avel.data.store as store_module
 import avel.features.extract as extract_module
+from avel import cli
 from avel.data.store import open_store
+from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
 from avel.features.clip import BATCH_SEGMENTS, SoundSegments
 from avel.features.extract import estimate_seconds, extract, extract_clip, read_source
+from avel.files import held_alone
 
 Clips = Callable[[Path, int], Path]
 
@@ -80,7 +84,7 @@ def test_real_features(tiny_video: Path, visual: VisualExtractor, audio: AudioEx
     seen: list[tuple[str, int, int]] = []
     features = extract_clip(tiny_video, visual, audio, progress=lambda *now: seen.append(now))
     assert features.visual.shape == (3, *visual.grid, visual.dim) and features.audio.shape == (3, audio.dim)
-    assert [now[:2] for now in seen][:2] == [("decode", 1), ("decode", 2)] and {now[2] for now in seen} == {3}
+    assert seen == [("decode", done, 3) for done in (1, 2, 3)]
     with pytest.raises(AvelError, match="segments of 0 s"):
         extract_clip(tiny_video, visual, audio, segment_seconds=0)
 
@@ -245,7 +249,7 @@ def test_failures_are_listed_and_tried_again(tiny_clips: Clips, tmp_path: Path) 
     (tmp_path / "clips" / "clip1.mp4").write_bytes(good[: len(good) // 2])
     text = table.read_text()
     table.write_text(text.replace("clip2.mp4,0,1", "clip2.mp4,7,8"))
-    for workers in (2, 1, 0):
+    for workers in (2, 0):
         report = extract(table, out, workers=workers)
         assert [failure["id"] for failure in report.failed] == ["clip1.mp4", "clip2.mp4"]
         assert "truncated" in report.failed[0]["cause"] and "starts at 7 s" in report.failed[1]["cause"]
@@ -285,6 +289,24 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
     assert [clip.spans for clip in open_store(tmp_path / "store").clips] == [None, None]
 
 
+def test_odd_names_and_links(tiny_video: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    (folder / "sub").mkdir(parents=True)
+    names = [os.fsdecode(b"caf\xe9.mp4"), "[bold]a\nb.mp4", "sub/ä.mp4"]
+    for name in names:
+        (folder / name).write_bytes(tiny_video.read_bytes())
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "self.mp4").symlink_to("self.mp4")
+    (folder / "folder.mp4").mkdir()
+    report = extract(folder, tmp_path / "store", workers=0)
+    assert [clip.id for clip in open_store(tmp_path / "store").clips] == sorted(names)
+    assert {failure["id"] for failure in report.failed} == {"dangling.mp4", "self.mp4"}
+    assert all("no such file" in failure["cause"] for failure in report.failed)
+    (folder / "list.txt").write_bytes(b"\xef\xbb\xbfsub/\xc3\xa4.mp4\r\ncaf\xe9.mp4\r\n")  # a BOM, and Latin-1
+    assert [clip.id for clip in read_source(folder / "list.txt")[0]] == [names[2], names[0]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -293,6 +315,8 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
         ("empty", "", "no videos in the folder"),
         ("empty.txt", "\n", "is empty"),
         ("list.txt", "x.mp4\n", "line 1: no such file"),
+        ("long.txt", f"{'x' * 5000}\n", "line 1: no such file"),
+        ("x" * 5000, None, "no such file or folder"),
     ],
 )
 def test_bad_sources(tmp_path: Path, name: str, content: str | None, words: str) -> None:
@@ -311,6 +335,50 @@ def test_out_is_a_file(tiny_clips: Clips, tmp_path: Path) -> None:
         extract(table, tmp_path / "store")
 
 
+def test_two_runs_in_one_folder(tiny_clips: Clips, tmp_path: Path) -> None:
+    table, out = tiny_clips(tmp_path / "clips", 1), tmp_path / "store"
+    out.mkdir()
+    with held_alone(out), pytest.raises(AvelError, match="another run is writing to"):
+        extract(table, out, workers=0)
+    assert list(out.iterdir()) == []
+    assert extract(table, out, workers=0).done == 1
+    assert {file.name[:5] for file in out.iterdir()} == {"store", "shard"}
+
+
+def test_workers_have_ended_when_an_error_comes_out(tiny_clips: Clips, tmp_path: Path) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
+        if done:
+            raise RuntimeError("the caller's own")
+
+    with pytest.raises(RuntimeError, match="own"):
+        extract(tiny_clips(tmp_path / "clips", 2), tmp_path / "store", workers=1, progress=progress)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_file_that_changes_while_it_is_read_has_failed(
+    tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    original = extract_clip
+
+    def growing(path: Path, *arguments: object, **options: object) -> object:
+        found = original(path, *arguments, **options)  # type: ignore[arg-type]
+        if path.name == "clip1.mp4":
+            path.write_bytes(path.read_bytes() + b"more")
+        return found
+
+    monkeypatch.setattr(extract_module, "extract_clip", growing)
+    report = extract(table, tmp_path / "store", workers=0)
+    assert report.done == 1 and "clip1.mp4 changed while it was read" in report.failed[0]["cause"]
+
+
+def test_fewer_than_no_workers(tiny_clips: Clips, tmp_path: Path) -> None:
+    for use in (extract, lambda table, _, **options: estimate_seconds(table, **options)):
+        with pytest.raises(AvelError, match="-1 workers"):
+            use(tiny_clips(tmp_path / "clips", 2), tmp_path / "store", workers=-1)
+    assert not (tmp_path / "store").exists()
+
+
 def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
     two, one = (estimate_seconds(table, workers=workers) for workers in (2, 1))
@@ -325,6 +393,31 @@ def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
     (table.parent / "clip3.mp4").unlink()
     with pytest.raises(AvelError, match=r"none of the clips looked at.*clip0.mp4 is not a media file"):
         estimate_seconds(table.parent, workers=1)
+
+
+def test_an_estimate_of_long_videos_takes_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", seconds=60, frame_rate=2, size=(32, 32))
+    monkeypatch.setattr(extract_module, "TIMED_SECONDS", 0.0)
+    shown: list[int] = []
+    look = extract_module._prepare_timing(*extract_module.Recipe.of("classical", "classical", 1.0).by_name())
+    duration, speed = look((Clip("a.mp4", path, ()), True), lambda: shown.append(1))
+    assert duration == pytest.approx(60, abs=0.2) and 0 < speed < 5 and len(shown) < 10
+
+
+def test_the_limits_hold_for_the_estimate_and_a_bad_estimate_stops_nothing(
+    tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 9)
+    with pytest.raises(AvelError, match="no progress for 1e-06 s"):
+        estimate_seconds(table.parent / "clip0.mp4", clip_seconds_limit=1e-6)
+
+    def estimate(source: Path, **options: object) -> float:
+        assert options["clip_memory_limit"] == 3
+        raise AvelError("none of the clips looked at", "other clips", "choose them")
+
+    monkeypatch.setattr(extract_module, "estimate_seconds", estimate)
+    words = ["extract", str(table), "--out", str(tmp_path / "store"), "--workers", "1", "--clip-memory-limit", "3"]
+    assert cli.main(words) == 0 and "9 clips extracted" in capsys.readouterr().out
 
 
 def test_progress_of_a_resumed_run_starts_where_the_last_one_ended(tiny_clips: Clips, tmp_path: Path) -> None:
@@ -521,7 +614,7 @@ def test_no_room_on_the_disk_is_no_failed_clip(tiny_clips: Clips, tmp_path: Path
 
 
 def test_workers_import_no_torch() -> None:
-    code = "import sys, avel.features.extract; sys.exit('torch' in sys.modules)"
+    code = "import sys, avel.features.extract; sys.exit(bool({'torch', 'h5py', 'rich', 'matplotlib'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
@@ -531,7 +624,7 @@ def test_a_folder_of_aves_videos_in_the_order_of_its_annotations(tmp_path: Path,
     videos.mkdir()
     for name, clip in {"ZZZ": "clip0", "AAA": "clip1"}.items():
         (videos / f"{name}.mp4").write_bytes((tmp_path / "clips" / f"{clip}.mp4").read_bytes())
-    rows = ["Bark&ZZZ&good&0&1", "Cat&dead0000000&good&0&10", "Church bell&AAA&good&1&2", "Cat&ZZZ&good&1&2"]
+    rows = ["Bark&ZZZ&good&0&1", "Cat&dead0000000&good&0&10", "Church bell&AAA&good&1&2", "Cat&ZZZ&good&1&10"]
     (tmp_path / "Annotations.txt").write_text("\n".join(rows))
     for name, order in {"train": [3, 1], "val": [2], "test": [0]}.items():
         with h5py.File(tmp_path / f"{name}_order.h5", "w") as file:

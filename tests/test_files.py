@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from avel.errors import AvelError
-from avel.files import replacing, write_file
+from avel.files import replacing, replacing_folder, write_file
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path: Path) -> None:
@@ -59,3 +59,25 @@ def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "folder"
+    with replacing_folder(out) as temporary:
+        (temporary / "old").write_text("old")
+        assert not out.exists()
+    with pytest.raises(ZeroDivisionError), replacing_folder(out) as temporary:
+        (temporary / "new").write_text(str(1 / 0))
+    assert os.listdir(out) == ["old"] and os.listdir(out.parent) == ["folder"]
+    with replacing_folder(out) as temporary:
+        (temporary / "new").touch()
+    assert os.listdir(out) == ["new"] and os.listdir(out.parent) == ["folder"]
+
+
+def test_a_folder_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(AvelError, match="could not write") as error, replacing_folder(tmp_path / "folder"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "kept" not in error.value.do and not os.listdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(AvelError, match="cannot write"), replacing_folder(tmp_path / "file" / "folder"):
+        pass

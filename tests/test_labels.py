@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avel.data.labels import segment_labels, video_class, video_labels, window_class
+from avel.data.labels import consecutive_windows, segment_labels, video_class, video_labels, window_class
 from avel.errors import AvelError
 from avel.types import Span
 
@@ -79,3 +79,13 @@ def test_weak_labels_in_both_forms(rows: list[list[int]]) -> None:
 def test_another_form_is_refused() -> None:
     with pytest.raises(AvelError, match="form 'soft'"):
         video_labels(np.zeros((1, 2), int), np.zeros(1, int), 3, "soft")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "window", "starts"),
+    [(8, 8, [0]), (16, 8, [0, 8]), (17, 8, [0, 8, 9]), (60, 8, [0, 8, 16, 24, 32, 40, 48, 52]), (3, 8, [0])],
+)
+def test_windows_follow_one_another_and_the_last_ends_with_the_clip(
+    num_segments: int, window: int, starts: list[int]
+) -> None:
+    assert consecutive_windows(num_segments, window) == starts

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import test_workers
 from media import read_failures
 from test_extract import contents
-from test_workers import LIMITS
+from test_workers import CAUSES, LIMITS
+from worker_tasks import prepare, prepare_badly
 
 from avel.errors import AvelError
 from avel.features.extract import extract
@@ -49,15 +49,15 @@ def test_the_same_store(tiny_clips: Callable[[Path, int], Path], tmp_path: Path)
 
 
 def test_what_kills_a_worker_has_failed_and_the_rest_go_on() -> None:
-    tasks = ["good 0", f"signal {signal.SIGSEGV:d}", "good 1", "exit 3", "hold 1.2", "raise", "good 2"]
-    found = dict(on_ray(tasks, 2, test_workers.prepare, ("done",), LIMITS))
+    tasks = ["good 0", f"signal {signal.SIGSEGV:d}", "good 1", "exit 3", "hold 0.3", "raise", "good 2"]
+    found = dict(on_ray(tasks, 2, prepare, ("done",), LIMITS))
     assert sorted(found) == sorted(tasks)
     for task, outcome in found.items():
-        assert outcome.startswith(test_workers.CAUSES.get(task, f"done {task}")), task
+        assert outcome.startswith(CAUSES.get(task, f"done {task}")), task
 
 
 def test_what_is_no_fault_of_a_task_ends_all() -> None:
     with pytest.raises(AvelError, match="no room"):
-        list(on_ray(["good", "refuse", "good"], 2, test_workers.prepare, ("done",), LIMITS))
+        list(on_ray(["good", "refuse", "good"], 2, prepare, ("done",), LIMITS))
     with pytest.raises(AvelError, match="no weights"):
-        list(on_ray(["good"], 1, test_workers.prepare_badly, ("refuse",), LIMITS))
+        list(on_ray(["good"], 1, prepare_badly, ("refuse",), LIMITS))

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pages import blocks, commands
 
 from avel import cli
 
@@ -19,9 +20,8 @@ def shell_lines() -> list[tuple[str, str]]:
     """(page, command) of every line in the shell blocks of the pages."""
     found = []
     for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
-            lines = [line.split("  #")[0].strip() for line in block.splitlines()]
-            found += [(page.name, line) for line in lines if line]
+        for language, block in blocks(page):
+            found += [(page.name, line) for line in commands(block) if language == "sh"]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -11,66 +12,23 @@ from pathlib import Path
 
 import pytest
 from media import read_failures, write_video
+from worker_tasks import GIB, prepare, prepare_badly
 
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features.extract import extract
 from avel.features.workers import Limits, Worker, in_workers
 
-GIB = 2**30
-LIMITS = Limits(seconds=20, memory=GIB)
+LIMITS = Limits(seconds=20, memory=GIB // 4)
 Clips = Callable[[Path, int], Path]
-
-_served = 0  # tasks of this process
-
-
-def prepare(word: str) -> Callable[[str, Callable[[], None]], str]:
-    """What the workers of these tests do, each with a word of greeting."""
-
-    def work(task: str, alive: Callable[[], None]) -> str:
-        global _served
-        _served += 1
-        match task.split():
-            case ["signal", number]:
-                os.kill(os.getpid(), int(number))
-            case ["exit", code]:
-                os._exit(int(code))
-            case ["sleep", seconds]:
-                time.sleep(float(seconds))
-            case ["plod", seconds]:
-                for _ in range(round(float(seconds) / 0.1)):
-                    time.sleep(0.1)
-                    alive()
-            case ["hold", size]:
-                held = bytearray(int(float(size) * GIB))  # calloc: nothing is resident before it is written
-                for start in range(0, len(held), 2**24):
-                    held[start : start + 2**24] = b"\1" * len(held[start : start + 2**24])
-                    alive()
-            case ["raise"]:
-                raise ZeroDivisionError("by nothing")
-            case ["refuse"]:
-                raise AvelError("no room", "room", "make some")
-            case ["second"] if _served > 1:
-                os.kill(os.getpid(), signal.SIGSEGV)
-        return f"{word} {task}"
-
-    return work
-
-
-def prepare_badly(how: str) -> Callable[[str, Callable[[], None]], str]:
-    """A worker that never comes to its work."""
-    if how == "refuse":
-        raise AvelError("no weights", "weights", "get them")
-    os._exit(7)
-
 
 CAUSES = {
     f"signal {signal.SIGSEGV:d}": "its process crashed or was killed (SIGSEGV)",
     f"signal {signal.SIGKILL:d}": "its process crashed or was killed (SIGKILL)",
     "exit 3": "its process ended (exit code 3)",
     "exit 0": "its process ended (exit code 0)",
-    "hold 1.2": "over the memory limit of 1 GiB",
-    "raise": "unforeseen ZeroDivisionError: by nothing (test_workers.py line ",
+    "hold 0.3": "over the memory limit of 0.25 GiB",
+    "raise": "unforeseen ZeroDivisionError: by nothing (worker_tasks.py line ",
 }
 
 
@@ -119,6 +77,22 @@ def test_what_is_no_fault_of_a_task_ends_all() -> None:
         list(in_workers(["good"], 1, prepare_badly, ("refuse",), LIMITS))
     with pytest.raises(AvelError, match=r"could not be prepared: its process ended \(exit code 7\)"):
         list(in_workers(["good"], 1, prepare_badly, ("die",), LIMITS))
+    with pytest.raises(AvelError, match=r"holds 0\.\d+ GiB before its first clip, the memory limit is 0\.00195 GiB"):
+        list(in_workers(["good"], 1, prepare, ("done",), Limits(20, 2**21)))
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import worker_tasks\n"
+        "from avel.features.workers import Limits, in_workers\n"
+        "print(dict(in_workers(['good'], 1, worker_tasks.prepare, ('done',), Limits(20, 2**30))))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    found = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout == "{'good': 'done good'}\n", found.stderr
 
 
 def test_no_tasks() -> None:
@@ -127,7 +101,7 @@ def test_no_tasks() -> None:
 
 def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 3)
-    write_video(tmp_path / "clips" / "clip1.mp4", seconds=2, frame_rate=2, size=(6144, 4096))
+    write_video(tmp_path / "clips" / "clip1.mp4", seconds=1, frame_rate=2, size=(6144, 4096))
     report = extract(table, tmp_path / "store", workers=2, clip_memory_limit=0.14)
     assert [failure["id"] for failure in report.failed] == ["clip1.mp4"] and report.done == 2
     assert report.failed[0]["cause"].startswith("over the memory limit of 0.14 GiB")
@@ -138,8 +112,8 @@ def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Pa
 
 def test_limits_of_a_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 2)
-    with pytest.raises(AvelError, match=r"none of the 2 clips could be used.*no progress for 1e-06 s"):
-        extract(table, tmp_path / "store", clip_seconds_limit=1e-6)
+    with pytest.raises(AvelError, match=r"none of the 1 clips could be used.*no progress for 1e-06 s"):
+        extract(table.parent / "clip0.mp4", tmp_path / "store", clip_seconds_limit=1e-6)
     for wrong in ({"clip_seconds_limit": 0}, {"clip_memory_limit": -1}, {"clip_memory_limit": float("nan")}):
         with pytest.raises(AvelError, match="for a clip"):
             extract(table, tmp_path / "store", **wrong)  # type: ignore[arg-type]

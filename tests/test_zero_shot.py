@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media import write_video
 from tiny_models import needs_transformers, write_clap, write_clip
 
 import avel
@@ -59,7 +60,7 @@ class Encoder:
         return self.next(len(patches)), patches
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        assert waveform.shape[1] == 250
+        assert waveform.shape[1] in (250, 1000)
         return self.next(len(waveform))
 
 
@@ -109,6 +110,20 @@ def test_against_the_oracle(tiny_video: Path, seed: int, threshold: float) -> No
         assert event.score == pytest.approx(np.mean([row[labels[first]] for row in rows[first:last]]), abs=1e-6)
         assert event.score >= threshold
     assert labels == found
+
+
+def test_a_picture_that_stands_still_for_minutes(tmp_path: Path) -> None:
+    """Its features are taken again without a look, and what was seen stays beside what is heard at the time."""
+    path = write_video(tmp_path / "a.mkv", times=[0, 0.5, 20, 20.5], seconds=21, audio_codec="pcm_s16le", size=(16, 16))
+    shown = np.eye(6)[[0] * 4 + [1] * 4 + [2]]  # seconds 0 to 3; 4 to 7, as are those to 19; second 20
+    eyes, ears = Encoder("visual", 5 * shown), Encoder("audio", 5 * np.eye(6)[[0] * 4 + [1] * 16 + [2]])
+    timeline = localize_words(path, LABELS, clip=eyes, clap=ears, threshold=0.3, prompts=PROMPTS)
+    assert [(event.label, event.start, round(event.end)) for event in timeline.events] == [
+        ("dog barking", 0, 4),
+        ("church bell", 4, 20),
+        ("train horn", 20, 21),
+    ]
+    assert eyes.done == 9
 
 
 def test_the_oracle_finds_something_at_each_threshold() -> None:

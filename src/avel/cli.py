@@ -6,11 +6,12 @@ Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,28 @@ def data_compare(arguments: Namespace) -> int:
     return OK
 
 
+def export_h5(arguments: Namespace) -> int:
+    from rich.filesize import decimal
+
+    from avel.data.export import export_h5
+
+    settings = {key: value for key, value in arguments.items() if key not in ("store", "out")}
+    with bars() as progress:
+        report = export_h5(arguments.store, arguments.out, **settings, progress=progress)
+    extra = f" and {report.background_rows} of background alone" if report.background_rows else ""
+    say = partial(console().print, soft_wrap=True)
+    say(f"{report.rows} rows{extra}, {len(report.classes)} classes, {decimal(report.bytes)} in {report.folder}")
+    if report.splits:
+        say(f"splits: {', '.join(f'{size} {name}' for name, size in report.splits.items())}")
+    if report.several:
+        say(f"{report.several} rows have several events: Annotations.txt tells the longest, labels.h5 all of them")
+    if report.left_out:
+        some = ", ".join(report.left_out[:3]) + (", ..." if report.left_out[3:] else "")
+        say(f"{len(report.left_out)} clips are in none of AVE's splits and were left out: {some}")
+    say(f"Written: {', '.join(report.files)}")
+    return OK
+
+
 def _print_files(found: Survey) -> None:
     """AVE's files, there or missing."""
     from rich.filesize import decimal
@@ -195,33 +218,40 @@ def extract(arguments: Namespace) -> int:
         "audio_options": _extractor_options("audio", arguments),
         "videos": arguments.videos,
         "workers": arguments.workers,
+        "clip_seconds_limit": arguments.clip_seconds_limit,
+        "clip_memory_limit": arguments.clip_memory_limit,
     }
     if arguments.videos:
         number = len(read_ave(arguments.source, arguments.videos))
     else:
         number = len(read_source(arguments.source)[0])
-    if number > WORTH_AN_ESTIMATE and not arguments.out.exists():
-        seconds = estimate_seconds(arguments.source, **recipe)
-        console().print(f"{number} clips, about {clock(seconds)} on this machine")
+    if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
+        with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
+            seconds = estimate_seconds(arguments.source, **recipe)
+            console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
         report = extract(
             arguments.source,
             arguments.out,
             **recipe,
             engine=arguments.engine,
-            clip_seconds_limit=arguments.clip_seconds_limit,
-            clip_memory_limit=arguments.clip_memory_limit,
             progress=progress,
         )
-    console().print(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    console().print(
+        f"{report.done} clips extracted, {report.skipped} were there already: {report.store}", soft_wrap=True
+    )
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
         console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
     if report.mute:
-        console().print(f"{len(report.mute)} clips without sound, which cannot be trained on: {report.mute[0]}, ...")
+        names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
+        console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
     for failure in report.failed:
         complain(f"failed: {failure['id']}: {failure['cause']}")
+    if report.failed:
+        told = f"{len(report.failed)} of {number} clips failed, see {report.store / 'failures.jsonl'}"
+        complain(f"{told}; the same command tries them again")
     return SOME_FAILED if report.failed else OK
 
 
@@ -500,6 +530,26 @@ def _compare_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="Folder to write comparison.json and comparison.png to.")
 
 
+def _export_h5_options(parser: ArgumentParser) -> None:
+    parser.add_argument("store", type=Path, help="A feature store.")
+    parser.add_argument("out", type=Path, help="Folder to write: new, empty, or an earlier export with --overwrite.")
+    parser.add_argument(
+        "--files", type=str, nargs="+", help="Names of the h5 files wanted, such as visual_feature.h5; left out, all."
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "float64"],
+        default="float32",
+        help="Of the features: float32 holds every value of a store; float64 is AVE's own, and twice as large.",
+    )
+    parser.add_argument(
+        "--segments",
+        type=int,
+        help="Segments of a row; longer clips are cut into windows of that length. Left out, 10, and no clip is cut.",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="Replace an earlier export, all of it.")
+
+
 def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
@@ -545,7 +595,7 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--frames_per_segment",
         type=int,
-        help="Frames looked at in each segment: fewer take less time and see less; left out, 16.",
+        help="Frames looked at in each segment: fewer take less time and see less; left out, 16 (clip: 4).",
     )
     parser.add_argument(
         "--missing_audio",
@@ -667,6 +717,15 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "A clip that is broken, crashes its process or goes over a limit is listed in store/failures.jsonl with its\n"
         "cause, and the exit code is 1. Run the same command again after a kill: finished clips are kept.",
     ),
+    "export-h5": Verb(
+        export_h5,
+        "Write a feature store as h5 files in AVE's layout, which other people's code reads.",
+        _export_h5_options,
+        "  avel export-h5 store h5\n\n"
+        "prints: 4143 rows and 178 of background alone, 28 classes, 4.6 GB in h5, and the files' names\n\n"
+        "  h5py.File('h5/visual_feature.h5')['avadataset'][:]\n\n"
+        "is then (N, 10, 7, 7, 512) in the order of Annotations.txt",
+    ),
     "train": Verb(
         train,
         "Train a model on a feature store.",
@@ -775,7 +834,10 @@ def bars() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=console(stderr=True)) as drawn:
+    left = (TextColumn("left"), TimeRemainingColumn())
+    # The time left is told from the last thousand steps, however long they took: rich would forget a step after thirty
+    # seconds, and a clip or an epoch can take minutes.
+    with Bars(*columns, *left, speed_estimate_period=math.inf, console=console(stderr=True)) as drawn:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:

@@ -1,14 +1,17 @@
 """Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
 
 import errno
+import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from avel.errors import AvelError
 
+_BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
@@ -35,19 +38,95 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def no_room(path: str | Path, error: OSError) -> AvelError:
-    """The error for a full disk, a full quota or a file-size limit."""
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success flush its files and rename it to ``path``.
+
+    A folder that stands at ``path`` is removed then. The temporary name is fixed, so that what a kill leaves behind is
+    removed by the next try.
+
+    Raises:
+        AvelError: the disk is full or a file-size limit was hit, or the folder cannot be made; nothing is left behind
+            and the old folder stands.
+    """
+    path = Path(path).resolve()
+    temporary, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    try:
+        if former.exists() and not path.exists():  # killed between the two renames below
+            os.replace(former, path)
+        for left_over in (temporary, former):
+            if left_over.exists():
+                shutil.rmtree(left_over)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            os.replace(path, former)
+        os.replace(temporary, path)
+        shutil.rmtree(former, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if former.exists() and not path.exists():
+            os.replace(former, path)
+        if isinstance(error, OSError):
+            if error.errno in _NO_ROOM:
+                raise no_room(path, error, kept=False) from error
+            raise AvelError(
+                f"cannot write {path}: {error.strerror or error}", "a folder that can be made", "choose another one"
+            ) from error
+        raise
+
+
+def no_room(path: str | Path, error: OSError, *, kept: bool = True) -> AvelError:
+    """The error for a full disk, a full quota or a file-size limit; ``kept``: the next try goes on from here."""
     return AvelError(
         f"could not write {path}: {error.strerror}",
         "room for the file on the disk, in the quota and under the file-size limit",
-        "free some space (or raise `ulimit -f`) and run the same command again: finished work is kept",
+        "free some space (or raise `ulimit -f`) and run the same command again"
+        + (": finished work is kept" if kept else ""),
     )
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read."""
+@contextmanager
+def held_alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until this one has ended, however it ends.
+
+    The folder itself is locked, so that no file stays behind. Storage that knows no locks lets every run in.
+
+    Raises:
+        AvelError: another run holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AvelError(
+                f"another run is writing to {folder}",
+                "one run at a time in a folder",
+                "wait until it has ended or stop it, or choose another --out",
+            ) from None
+        except OSError:
+            pass  # no locks here, as on some network storage
+        yield
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: str | Path, alive: Callable[[], None] = lambda: None) -> str:
+    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read.
+
+    Args:
+        alive: called with every block that is read, since a large file takes minutes.
+    """
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            alive()
+    return digest.hexdigest()
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:

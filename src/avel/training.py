@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ import avel
 from avel import checkpoint
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, query
 from avel.config import TrainConfig
+from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
@@ -75,10 +77,13 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
             "leave out --drop-last",
         )
     store = open_store(config.store)
+    _check_splits(config, store)
     train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
     choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
     if config.task == "cml":
         _check_events(config, store, train_windows, choose_windows)
+    else:
+        _check_classes(config, store)
     fabric = _fabric(config)
     started = _by_first(
         fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
@@ -376,6 +381,45 @@ def _summed(fabric: Fabric, counts: Tensor) -> Tensor:
     summed = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
     assert isinstance(summed, Tensor)
     return summed.cpu()
+
+
+def _check_splits(config: TrainConfig, store: Store) -> None:
+    """AvelError where there is nothing to train on, or nothing to choose the epoch by."""
+    there = store.splits()
+    for name, why in (("train", "clips to learn from"), (config.select_on, "clips to choose the epoch by")):
+        if name not in there and not (config.task == "cml" and f"{name}_match" in there):
+            found = f"only {' and '.join(there)}" if there else "no splits at all"
+            raise AvelError(
+                f"{config.store} has no clips of split {name!r}, {found}",
+                f"{why}, in split {name!r}",
+                f"write {name} into the column `split` of some clips of every class (six of ten train, two val, two "
+                "test, say) and run `avel extract` again: finished clips are kept",
+            )
+
+
+def _check_classes(config: TrainConfig, store: Store) -> None:
+    """AvelError where the model would be asked for a class that it never saw: a misspelt label, mostly.
+
+    AVE's classes and splits are given, and a small part of it, or of its stand-in, need not show every class.
+    """
+    if store.classes == AVE_CLASSES:
+        return
+    trained = {span.label for index in train_clips(store, config) for span in store.clips[index].spans or ()}
+    for split in ("val", "test"):
+        unseen: dict[str, str] = {}
+        for clip in store.clips:
+            if split in clip.splits:
+                unseen |= {span.label: clip.id for span in clip.spans or () if span.label not in trained}
+        if unseen:
+            label, clip_id = next(iter(unseen.items()))
+            others = f", nor is {', '.join(map(repr, [*unseen][1:]))}" if len(unseen) > 1 else ""
+            near = difflib.get_close_matches(label, sorted(trained), 1)
+            raise AvelError(
+                f"{config.store}: the label {label!r} of {clip_id}, split {split!r}, is in no training clip{others}",
+                f"every label in training, too{f'; there is {near[0]!r}' if near else ''}",
+                "mend the label in the CSV, or move clips of it to split 'train', and run `avel extract` again: "
+                "finished clips are kept",
+            )
 
 
 def _check_events(config: TrainConfig, store: Store, *windows: Windows) -> None:

@@ -279,6 +279,9 @@ class _Watcher:
         self.pictures.append(pictures)
         return patches @ self._words.T
 
+    def repeat(self) -> None:
+        self.pictures.append(self.pictures[-1])
+
 
 def _encoders(
     clip: PictureWords | str | Path | None, clap: SoundWords | str | Path | None

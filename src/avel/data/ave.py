@@ -6,18 +6,22 @@ T = 10 segments of one second and C = 28 classes are facts of this data set; the
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import h5py
 import numpy as np
 
 from avel.data.labels import segment_labels, video_class, video_labels
 from avel.errors import AvelError
 from avel.types import Span
+
+if TYPE_CHECKING:  # imported where a file is opened: a process that extracts features opens none
+    import h5py
 
 #: The 28 event classes; a class's place is its id, background is 28. The order of first appearance in Annotations.txt.
 CLASSES = (
@@ -55,6 +59,11 @@ SEGMENTS = 10  # T, of one second each
 
 #: The file that simulated data carries, so that nobody takes it for AVE.
 SIMULATED_MARK = "simulated.json"
+
+#: The file that `avel.data.export` writes beside its files: what made the features, which AVE's files cannot say.
+EXPORT_MARK = "export.json"
+
+BACKGROUND_SPLIT = "background"  # of a store: the clips without any event that join the weak task's training
 
 FEATURES, ORDER = "avadataset", "order"  # the key of the one data set in each file
 
@@ -221,6 +230,8 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
     Raises:
         AvelError: no such file, no HDF5 file or a truncated one, or no data set of that key; file and key are named.
     """
+    import h5py
+
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -255,6 +266,55 @@ def read_rows(dataset: h5py.Dataset, path: str | Path, rows: slice = slice(None)
         where = f"rows {rows.start} to {rows.stop - 1}: " if rows.stop else ""
         key = str(dataset.name).lstrip("/")
         raise damaged(path, key, f"{where}{_first_line(error)}", "data that can be read") from error
+
+
+@contextmanager
+def rows_file(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: Literal["float32", "float64"],
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Give ``write(row, values)`` for a new HDF5 file of one contiguous array under the key of AVE's features.
+
+    HDF5 only lays the file out; rows then go straight to their place, which several threads can do at once. And a full
+    disk is an OSError then, where HDF5 may crash.
+
+    Args:
+        path: of the file; none stands there.
+        shape: of the array, rows first.
+        dtype: of the array; values are cast to it.
+        attributes: of the data set.
+
+    Raises:
+        OSError: the disk is full, or a file-size limit was hit.
+    """
+    little_endian = np.dtype(dtype).newbyteorder("<")
+    with open(path, "wb") as empty:
+        empty.truncate(little_endian.itemsize * prod(shape))  # a limit is met here, not within HDF5
+    with h5py.File(path, "w") as file:
+        create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the array has its place now
+        create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        create.set_obj_track_times(False)  # the same values give the same bytes
+        space = h5py.h5s.create_simple(shape)
+        kind = h5py.h5t.py_create(little_endian)
+        dataset = h5py.h5d.create(file.id, FEATURES.encode(), kind, space, create)
+        begin, row_bytes = dataset.get_offset(), little_endian.itemsize * prod(shape[1:])
+        h5py.Dataset(dataset).attrs.update(attributes or {})
+        del dataset
+    handle = os.open(path, os.O_WRONLY)
+    try:
+
+        def write(row: int, values: np.ndarray) -> None:
+            left, at = memoryview(values.astype(little_endian).tobytes()), begin + row * row_bytes
+            while left:  # a full disk shortens a write before it fails one
+                written = os.pwrite(handle, left, at)
+                left, at = left[written:], at + written
+
+        yield write
+    finally:
+        os.close(handle)
 
 
 def damaged(path: str | Path, key: str, found: str, expected: str) -> AvelError:

@@ -20,14 +20,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from avel.data import store as feature_store
-from avel.data.ave import CLASSES, FAMILIES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
+from avel.data.ave import BACKGROUND_SPLIT, CLASSES, FAMILIES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
 from avel.data.ave_survey import Survey, survey
 from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
 from avel.errors import AvelError
 from avel.files import file_sha256, write_file
 from avel.types import Finding, Progress
 
-BACKGROUND_SPLIT = "background"  # the clips without any event that join the weak task's training
 CHUNK_BYTES = 8 * 2**20  # of features read at once
 LARGEST_HALF, LARGEST_HALF_BITS = 65504.0, 0x7BFF
 SMALL_FILE = 2**24  # bytes; a larger file is told apart by its size and time, not by its hash
@@ -141,6 +140,7 @@ def import_ave(
         "origin": found.origin,
         "files": {path.name: _described(path) for path in found.files.values()},
         "findings": [asdict(finding) for finding in findings],
+        "orders": {name: order.tolist() for name, order in found.splits.items()},  # a store keeps the sets alone
     }
     write_file(out / "import.json", json.dumps(content, indent=1))
     return ImportReport(out, len(clips), new, found, findings)
@@ -203,6 +203,8 @@ def _with(clip: StoredClip, shard: str, row: int, features: str) -> StoredClip:
 
 
 def _settings(found: Survey) -> Settings:
+    if found.exported:
+        return found.exported
     shape = found.shapes.get("visual") or found.shapes["pooled visual"]
     grid = (shape[2], shape[3]) if len(shape) == 5 else (1, 1)
     if found.simulated:

@@ -14,6 +14,7 @@ import numpy as np
 
 from avel.data.ave import (
     CLASSES,
+    EXPORT_MARK,
     FAMILIES,
     FEATURES,
     NAMES,
@@ -29,6 +30,7 @@ from avel.data.ave import (
     read_rows,
     weak_labels,
 )
+from avel.data.store import Settings, settings_from
 from avel.errors import AvelError
 from avel.files import file_sha256
 from avel.types import Finding
@@ -48,6 +50,7 @@ class Survey:
         shapes: key -> shape of the feature files that are there.
         findings: what to know.
         simulated: what ``simulated.json`` says, None for AVE itself.
+        exported: what made the features, where `avel.data.export` wrote the files; else None.
     """
 
     folder: Path
@@ -57,10 +60,13 @@ class Survey:
     shapes: dict[str, tuple[int, ...]]
     findings: list[Finding]
     simulated: dict[str, Any] | None
+    exported: Settings | None = None
 
     @property
     def origin(self) -> str:
         """What the data are, for the title of every table made from them."""
+        if self.exported:
+            return self.exported.origin or "in AVE's layout, features made by avel"
         if self.simulated:
             return f"simulated, not AVE (version {self.simulated['version']}, seed {self.simulated['seed']})"
         official = file_sha256(self.files["annotations"]) == OFFICIAL["Annotations.txt"]
@@ -103,12 +109,19 @@ def survey(folder: str | Path) -> Survey:
     annotations = read_annotations(files["annotations"])
     mark = folder / SIMULATED_MARK
     simulated = _read_mark(mark) if mark.is_file() else None
-    if simulated is None:
+    mark = folder / EXPORT_MARK
+    exported = _read_export(mark) if mark.is_file() else None
+    if exported:
+        tags = ", ".join(f"{kind} {made['tag']}" for kind, made in exported.extractors.items())
+        findings.append(Finding("ok", EXPORT_MARK, f"written by avel export-h5; {tags}"))
+    elif simulated is None:
         findings += _against_official(files)
     splits, of_splits = _read_splits(files, len(annotations))
     shapes = _shapes(files, len(annotations))
+    if exported:
+        _refuse_unlike(mark, exported, shapes)
     findings += of_splits + _of_videos(annotations, splits) + _of_labels(files, annotations, shapes)
-    return Survey(folder, files, annotations, splits, shapes, findings, simulated)
+    return Survey(folder, files, annotations, splits, shapes, findings, simulated, exported)
 
 
 def read_splits(folder: str | Path, num_rows: int) -> dict[str, frozenset[int]]:
@@ -155,6 +168,39 @@ def _read_mark(path: Path) -> dict[str, Any]:
             "the JSON that `avel data simulate` writes beside simulated data",
             "simulate again in another folder; without the mark nobody could tell the data from AVE",
         ) from error
+
+
+def _read_export(path: Path) -> Settings:
+    try:
+        return settings_from(json.loads(path.read_bytes())["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AvelError(
+            f"{path} is damaged ({type(error).__name__}: {error})",
+            "the JSON that `avel export-h5` writes beside its files",
+            "export again; without it nobody could tell the features from AVE's released ones",
+        ) from error
+
+
+def _refuse_unlike(mark: Path, exported: Settings, shapes: dict[str, tuple[int, ...]]) -> None:
+    """AvelError where ``export.json`` is not of these files, or of segments that AVE's annotations do not fit."""
+    told = {
+        "visual": (*exported.grid, exported.visual_dim),
+        "pooled visual": (exported.visual_dim,),
+        "audio": (exported.audio_dim,),
+    }
+    for key, shape in told.items():
+        if key in shapes and shapes[key][2:] != shape:
+            raise AvelError(
+                f"{mark} tells of {NAMES[key][0]} with {shape} for each segment, it has {shapes[key][2:]}",
+                "the file that was written with the features",
+                "export again into a folder of its own",
+            )
+    if exported.segment_seconds != 1.0:
+        raise AvelError(
+            f"{mark}: segments of {exported.segment_seconds:g} s",
+            "segments of 1 s, as AVE has",
+            "use the store that was exported; such files are for other programs",
+        )
 
 
 def _against_official(files: dict[str, Path]) -> list[Finding]:

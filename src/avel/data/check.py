@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.ave import FAMILIES, NAMES
+from avel.data.ave import CLASSES, FAMILIES, NAMES
 from avel.data.check_ave import check_ave
-from avel.data.labels import segment_labels
+from avel.data.labels import consecutive_windows, segment_labels
 from avel.data.measure import (
     LISTED,
     Kind,
@@ -78,7 +78,7 @@ def _check_store(path: Path, window: int, progress: Progress | None) -> list[Fin
     findings = _of_store(store)
     if store.clips and min(*store.grid, store.visual_dim, store.audio_dim) > 0:
         findings += _of_features(store, progress)
-    return findings + _of_splits(store) + _of_labels(store) + _of_windows(store, window)
+    return findings + _of_splits(store) + _of_labels(store) + _of_classes(store) + _of_windows(store, window)
 
 
 def _of_store(store: Store) -> list[Finding]:
@@ -224,6 +224,25 @@ def _of_labels(store: Store) -> list[Finding]:
     return findings
 
 
+def _of_classes(store: Store) -> list[Finding]:
+    """Whether every class can be learnt and tested; a part of AVE need not show all of its."""
+    level: Level = "note" if store.classes == CLASSES else "error"
+    clips: dict[str, list[StoredClip]] = {name: [] for name in store.classes}
+    for clip in store.clips:
+        for label in {span.label for span in clip.spans or ()} & set(store.classes):  # others are reported as unknown
+            clips[label].append(clip)
+    alone = [f"{label} ({of[0].id})" for label, of in clips.items() if len({clip.video for clip in of}) == 1]
+    findings = listed(level, "classes", "in one video alone, so that none is left to test them on", alone)
+    for split in ("val", "test") if "train" in store.splits() else ():
+        unseen = []
+        for label, of in clips.items():
+            here = [clip.id for clip in of if split in clip.splits]
+            if here and not any("train" in clip.splits for clip in of):
+                unseen.append(f"{label} ({here[0]})")
+        findings += listed(level, f"classes of split {split}", "in no clip of split train", unseen)
+    return findings
+
+
 def _wrong_with(span: Span, clip: StoredClip, store: Store) -> str:
     """Why an event cannot be learnt, "" where it can."""
     seconds = store.segment_seconds
@@ -259,8 +278,7 @@ def _of_windows(store: Store, window: int) -> list[Finding]:
         if len(labels) < 2 or not labels <= set(store.classes):
             continue
         classes = segment_labels(clip.spans or (), store.classes, clip.segments, store.segment_seconds)
-        for end in range(window, clip.segments + window, window):  # as avel.data.loader cuts them
-            first = max(0, min(end, clip.segments) - window)
+        for first in consecutive_windows(clip.segments, window):
             held = [name for index, name in enumerate(store.classes) if index in classes[first : first + window]]
             if len(held) > 1:
                 mixed.append(f"{clip.id} at {first * store.segment_seconds:g} s ({' and '.join(held)})")

@@ -32,7 +32,9 @@ def check_ave(folder: Path, progress: Progress | None = None) -> list[Finding]:
         complaint = error.found
         findings = [refused(str(folder), error)]
     else:
-        findings = [Finding("note" if found.simulated else "ok", str(folder), f"the data are {found.origin}")]
+        findings = [
+            Finding("note" if "simulated" in found.origin else "ok", str(folder), f"the data are {found.origin}")
+        ]
         findings += found.findings
         for task, lacking in found.lacking().items():
             text = f"not possible without {', '.join(lacking)}" if lacking else "every file is there"

@@ -36,6 +36,14 @@ def segment_labels(
     return labels
 
 
+def consecutive_windows(num_segments: int, window: int) -> list[int]:
+    """First segments of the windows that a clip is cut into, one after the other, the last shifted back to fit.
+
+    A clip no longer than a window is one, which starts at 0.
+    """
+    return [max(0, min(end, num_segments) - window) for end in range(window, num_segments + window, window)]
+
+
 def window_class(labels: np.ndarray, num_classes: int) -> int:
     """The class with most segments among ``labels`` (T,); of equals the one seen first; ``num_classes`` if none."""
     events = labels[labels < num_classes]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avel.data.labels import video_class, video_labels, window_class
+from avel.data.labels import consecutive_windows, video_class, video_labels, window_class
 from avel.data.store import Store
 from avel.errors import AvelError
 from avel.types import Target
@@ -141,9 +141,8 @@ class Windows:
                     "extract from a CSV with columns video,start,end,label,split",
                 )
             whole = store.labels(index)
-            for end in range(window, clip.segments + window, window):
-                first = min(end, clip.segments) - window
-                self.items.append((index, first, end - window - first))
+            for number, first in enumerate(consecutive_windows(clip.segments, window)):
+                self.items.append((index, first, number * window - first))
                 labels.append(whole[first : first + window])
                 spans = clip.spans if clip.segments == window else ()  # of a part, spans elsewhere say nothing
                 video.append(video_class(spans, store.classes, labels[-1].numpy()))

@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 import avel
-from avel.data.ave import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK
+from avel.data.ave import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
 from avel.data.simulated_features import (
     AUDIO_DIM,
     Floats,
@@ -233,32 +233,9 @@ def _small_arrays(made_plan: SimulatedPlan) -> dict[str, tuple[str, np.ndarray]]
 
 @contextmanager
 def _feature_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int, Floats], None]]:
-    """Give ``write(row, values)`` for an HDF5 file of one contiguous float64 array, replaced when all is written.
-
-    HDF5 only lays the file out; rows then go straight to their place, which several threads can do at once.
-    """
-    with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the array has its place now
-            create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            create.set_obj_track_times(False)  # the same seed gives the same bytes
-            space = h5py.h5s.create_simple(shape)
-            dataset = h5py.h5d.create(file.id, FEATURES.encode(), h5py.h5t.IEEE_F64LE, space, create)
-            begin, row_bytes = dataset.get_offset(), 8 * prod(shape[1:])
-            del dataset
-        handle = os.open(temporary, os.O_WRONLY)
-        try:
-
-            def write(row: int, values: Floats) -> None:
-                left, at = memoryview(values.astype("<f8").tobytes()), begin + row * row_bytes
-                while left:  # a full disk shortens a write before it fails one
-                    written = os.pwrite(handle, left, at)
-                    left, at = left[written:], at + written
-
-            yield write
-        finally:
-            os.close(handle)
+    """Give ``write(row, values)`` for an HDF5 file of one contiguous float64 array, replaced when all is written."""
+    with replacing(path) as temporary, rows_file(temporary, shape, "float64") as write:
+        yield write
 
 
 def _in_threads(

@@ -209,7 +209,7 @@ class Store:
             more = f", and {len(mute) - 3} more" if len(mute) > 3 else ""
             raise AvelError(
                 f"no valid audio in {self.path} for {len(mute)} of the clips: {', '.join(mute[:3])}{more}",
-                "sound in every clip that is trained on, evaluated or compared",
+                "sound in every clip that is trained on, evaluated, compared or exported",
                 "take them out of the CSV, or out of its splits, and run `avel extract` again: the others are kept",
             )
 
@@ -263,7 +263,7 @@ def open_store(path: str | Path) -> Store:
         content = json.loads(data)
         schema = content["schema"]
         if schema == SCHEMA:
-            settings = _settings_from(content)
+            settings = settings_from(content)
             shards = {str(shard["name"]): int(shard["bytes"]) for shard in content["shards"]}
             clips = tuple(_clip_from(clip) for clip in content["clips"])
             classes = tuple(str(name) for name in content["classes"])
@@ -513,7 +513,8 @@ def _remove_leftovers(out: Path, shards: set[str]) -> None:
         shutil.rmtree(out / "parts")
 
 
-def _settings_from(content: Mapping[str, Any]) -> Settings:
+def settings_from(content: Mapping[str, Any]) -> Settings:
+    """The settings that `dataclasses.asdict` made JSON of. Raises KeyError, TypeError or ValueError for other JSON."""
     height, width = content["grid"]
     return Settings(
         segment_seconds=float(content["segment_seconds"]),

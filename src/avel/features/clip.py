@@ -11,7 +11,7 @@ import numpy as np
 
 from avel.data.ave import SEGMENTS
 from avel.errors import AvelError
-from avel.features.extractor import AudioExtractor, OwnResampling, OwnResize, SoundSpans, VisualExtractor
+from avel.features.extractor import AudioExtractor, OwnMemory, OwnResampling, OwnResize, SoundSpans, VisualExtractor
 from avel.features.video import (
     FIRST_STREAMS,
     FrameChooser,
@@ -102,6 +102,8 @@ def extract_clip(
             if progress and int(moment) > shown:
                 shown = int(moment)
                 progress("decode", min(shown, whole), whole)
+        if progress and shown < whole:  # the last second is not begun by another
+            progress("decode", whole, whole)
         if framing == "ave":
             _refuse_unless_ten_seconds(media)
             if media.num_pictures < SEGMENTS:
@@ -260,6 +262,8 @@ class PictureSegments:
             still = first if all(picture is first for picture in self._waiting) else None
             if still is not None and still is self._still and len(self._waiting) == self._batch:
                 self._features.append(self._features[-1])  # one picture for minutes, as damaged times can make it
+                if isinstance(self._extractor, OwnMemory):
+                    self._extractor.repeat()
             else:
                 self._features.append(self._extractor(np.stack(self._waiting)))
             self._still = still if len(self._waiting) == self._batch else None

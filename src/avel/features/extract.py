@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from avel.data.store import Packed, Part, Settings, open_store, pack, part_file,
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe
-from avel.features.clip import ClipFeatures, check_choices, extract_clip
+from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
-from avel.files import file_sha256, write_file
+from avel.files import file_sha256, held_alone, write_file
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -37,6 +38,7 @@ __all__ += ["read_ave", "read_source"]
 CLIP_SECONDS_LIMIT = 300.0
 #: GiB. A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
 CLIP_MEMORY_LIMIT = 2.0
+TIMED_SECONDS = 5.0  # that a clip is worked at for an estimate, and a batch more: a video may last for hours
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
@@ -110,36 +112,81 @@ def extract(
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
             clip failed, a limit is not positive, the engine is unknown or not installed, worker processes cannot be
-            started, or the disk is full.
+            started, another run is at work in the folder, or the disk is full.
     """
     out = Path(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
+    _check_workers(workers)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
-    finished = _finished(clips, out, recipe, progress)
-    todo = [clip for clip in clips if clip.id not in finished]
-    skipped = len(finished)
-    try:
-        (out / "parts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AvelError(
-            f"cannot make the folder {out}: {error.strerror}", "a folder", "choose another --out"
-        ) from error
+    _make_folder(out)
+    with held_alone(out):
+        finished = _finished(clips, out, recipe, progress)
+        todo = [clip for clip in clips if clip.id not in finished]
+        # AVE rounds its events up to ten seconds, however short a video is; a CSV may be off by a segment.
+        leeway = segment_seconds if videos is None else np.inf
+        with closing(_results(todo, out, recipe, engine, workers, limits)) as results:
+            failed = _collect(clips, out, results, finished, leeway, progress)
+        lacking = {failure["id"] for failure in failed}
+        packed = [
+            Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
+            for clip in clips
+            if clip.id not in lacking
+        ]
+        pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
+    return ExtractReport(
+        sum(clip.id not in lacking for clip in todo),
+        len(clips) - len(todo),
+        failed,
+        out,
+        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
+        [clip.id for clip in packed if not clip.part.audio_valid],
+    )
+
+
+def _results(
+    todo: Sequence[Clip], out: Path, recipe: Recipe, engine: str, workers: int | None, limits: Limits
+) -> Generator[tuple[Clip, Part | str], None, None]:
+    """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
+    if not todo:
+        return
+    _make_folder(out / "parts")
+    if engine == "ray":
+        yield from on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
+    elif workers == 0:
+        for clip in todo:
+            yield clip, _one_clip(clip, out, recipe)
+    else:
+        number = min(len(todo), workers or len(os.sched_getaffinity(0)))
+        yield from in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
+
+
+def _collect(
+    clips: Sequence[Clip],
+    out: Path,
+    results: Iterator[tuple[Clip, Part | str]],
+    finished: dict[str, Part],
+    leeway: float,
+    progress: Progress | None,
+) -> list[dict[str, str]]:
+    """Add the results to those that are finished, and write down what failed, even if this is interrupted.
+
+    Args:
+        leeway: seconds by which an event may end after its clip.
+
+    Returns:
+        ``{"id", "cause"}`` of the failed clips, in the order of ``clips``.
+
+    Raises:
+        AvelError: every clip failed, or as the results are made.
+    """
     failures: dict[str, str] = {}
-    number = min(len(todo), workers or len(os.sched_getaffinity(0)))
-    if progress and todo:
+    skipped = len(finished)
+    if progress and skipped < len(clips):
         progress("extract", skipped, len(clips))
     try:
-        if not todo:
-            results: Iterable[tuple[Clip, Part | str]] = ()
-        elif engine == "ray":
-            results = on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
-        elif workers == 0:
-            results = _in_this_process(todo, out, recipe)
-        else:
-            results = in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
         for done, (clip, result) in enumerate(results, start=1):
             if isinstance(result, Part):
                 if not result.file.is_file():
@@ -155,12 +202,9 @@ def extract(
                 progress("extract", skipped + done, len(clips))
         for clip in clips:
             part = finished.get(clip.id)
-            late = [] if part is None else [span for span in clip.spans if span.start >= part.duration]
-            if part is not None and late:
-                failures[clip.id] = (
-                    f"the event {late[0].label!r} starts at {late[0].start:g} s, but picture and sound together end at "
-                    f"{part.duration:g} s"
-                )
+            late = "" if part is None else _late(clip, part.duration, leeway)
+            if late:
+                failures[clip.id] = late
     finally:
         failed = [{"id": clip.id, "cause": failures[clip.id]} for clip in clips if clip.id in failures]
         _write_failures(out / "failures.jsonl", failed)
@@ -170,20 +214,22 @@ def extract(
             "at least one video with picture and sound",
             f"see {out / 'failures.jsonl'}",
         )
-    packed = [
-        Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
-        for clip in clips
-        if clip.id not in failures
-    ]
-    pack(out, recipe.settings(), classes_of(clips) if videos is None else CLASSES, packed, progress)
-    return ExtractReport(
-        len(todo) - sum(clip.id in failures for clip in todo),
-        skipped,
-        failed,
-        out,
-        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
-        [clip.id for clip in packed if not clip.part.audio_valid],
-    )
+    return failed
+
+
+def _late(clip: Clip, duration: float, leeway: float) -> str:
+    """What is wrong with an event that lies after the end of its clip, "" where none does."""
+    for span in clip.spans:
+        for moment, seconds, beyond in (
+            ("starts", span.start, span.start >= duration),
+            ("ends", span.end, span.end > duration + leeway),
+        ):
+            if beyond:
+                return (
+                    f"the event {span.label!r} {moment} at {seconds:g} s, but picture and sound together end at "
+                    f"{duration:g} s"
+                )
+    return ""
 
 
 def estimate_seconds(
@@ -199,12 +245,17 @@ def estimate_seconds(
     missing_audio: str = "error",
     videos: str | Path | None = None,
     workers: int | None = None,
+    clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
+    clip_memory_limit: float = CLIP_MEMORY_LIMIT,
 ) -> float:
-    """About how long `extract` will take from nothing, in seconds: two clips are timed, twenty are looked into.
+    """About how long `extract` will take from nothing, in seconds.
+
+    Two clips are timed, for a few seconds each, whatever their length; of twenty the length is looked up.
 
     Raises:
         AvelError: the source or the clips cannot be read.
     """
+    _check_workers(workers)
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     durations: list[float] = []
@@ -212,7 +263,7 @@ def estimate_seconds(
     cause = ""
     # In a process that may die, and that has as many threads as a worker.
     worker = Worker[tuple[Clip, bool], tuple[float, float]](
-        _prepare_timing, recipe.by_name(), _limits(CLIP_SECONDS_LIMIT, CLIP_MEMORY_LIMIT)
+        _prepare_timing, recipe.by_name(), _limits(clip_seconds_limit, clip_memory_limit)
     )
     try:
         for clip in clips[:: max(1, len(clips) // 20)]:
@@ -243,8 +294,13 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
     source = Path(source)
     if source.suffix.lower() == ".csv":
         return read_table(source), True
-    if source.is_dir():
-        files = sorted(f for f in source.rglob("*") if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file())
+    if os.path.isdir(source):
+        # Links that lead nowhere are clips too, which fail: nothing that looks like a video is left out in silence.
+        files = sorted(
+            f
+            for f in source.rglob("*")
+            if f.suffix.lower() in MEDIA_SUFFIXES and (os.path.isfile(f) or (f.is_symlink() and not f.exists()))
+        )
         if not files:
             raise AvelError(
                 f"no videos in the folder {source}",
@@ -252,7 +308,7 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
                 "give another folder, or a .txt list of the files",
             )
         return [Clip(file.relative_to(source).as_posix(), file, ()) for file in files], False
-    if not source.is_file():
+    if not os.path.isfile(source):  # False, too, for a name that no file can have
         raise AvelError(
             f"no such file or folder: {source}",
             "a CSV, a folder of media, a media file or a .txt list",
@@ -260,15 +316,13 @@ def read_source(source: str | Path) -> tuple[list[Clip], bool]:
         )
     if source.suffix.lower() != ".txt":
         return [Clip(source.name, source, ())], False
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise AvelError(f"{source} is not UTF-8 text", "a path of a video on each line", "save it as UTF-8") from error
+    # As the system writes names, whatever the encoding: so a list can name every file.
+    lines = source.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
     clips = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             path = source.parent / line.strip()
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise AvelError(
                     f"{source} line {number}: no such file {str(path)!r}",
                     "paths relative to the list's own folder (or absolute)",
@@ -395,6 +449,22 @@ class Recipe:
         )
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AvelError(
+            f"cannot make the folder {path}: {error.strerror}",
+            "a place where a folder can be made",
+            "choose another --out",
+        ) from error
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise AvelError(f"{workers} workers", "a number of processes; left out, one for each processor", "raise it")
+
+
 def _limits(seconds: float, memory: float) -> Limits:
     """The limits of a clip, of seconds and GiB. Raises AvelError if they leave nothing."""
     if not (seconds > 0 and memory > 0):
@@ -451,31 +521,42 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
         )
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
     """Hex sha256 of a media file; "" where it cannot be read, which the extraction will report."""
     try:
-        return file_sha256(path)
+        return file_sha256(path, alive)
     except OSError:
         return ""
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] = lambda: None) -> Part | str:
     """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
 
     Args:
-        alive: called with every second of the video that is done.
+        alive: called with every block of the file that is read and every second of the video that is done.
 
     Raises:
         AvelError: the part cannot be written, which is no fault of the clip.
     """
+    before = _state(clip.path)
+    digest = _digest(clip.path, alive)
     try:
-        digest = _digest(clip.path)
-        alive()
         features = extract_clip(
             clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
         )
     except AvelError as error:
         return error.found
+    if _state(clip.path) != before:  # its features would be kept for the file that it was
+        return f"{clip.path} changed while it was read; is it still being written?"
     try:
         return write_part(
             part_file(out, clip.id),
@@ -496,15 +577,22 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
         ) from error
 
 
-def _in_this_process(clips: Sequence[Clip], out: Path, recipe: Recipe) -> Iterator[tuple[Clip, Part | str]]:
-    for clip in clips:
-        yield clip, _one_clip(clip, out, recipe)
-
-
 def _prepare(out: Path, *names: Any) -> Work[Clip, Part]:
     """What a worker process does with a clip, its recipe made once."""
     recipe = Recipe.of(*names)
     return lambda clip, alive: _one_clip(clip, out, recipe, alive)
+
+
+class _EnoughError(Exception):
+    """A clip has been timed for long enough; not meant for anybody else.
+
+    Args:
+        seconds: of it that were done.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]:
@@ -513,14 +601,25 @@ def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]
 
     def look(task: tuple[Clip, bool], alive: Callable[[], None]) -> tuple[float, float] | str:
         clip, timed = task
+        start = time.perf_counter()
+
+        def watch(_: str, done: int, __: int) -> None:
+            alive()
+            if done > BATCH_SEGMENTS * recipe.segment_seconds and time.perf_counter() - start > TIMED_SECONDS:
+                raise _EnoughError(done)
+
         try:
+            duration = probe(clip.path, streams=recipe.streams, silent=recipe.missing_audio == "mark").duration
             if not timed:
-                return probe(clip.path, streams=recipe.streams, silent=recipe.missing_audio == "mark").duration, 0.0
-            start = time.perf_counter()
-            features = extract_clip(
-                clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=lambda *_: alive()
-            )
-            return features.duration, (time.perf_counter() - start) / features.duration
+                return duration, 0.0
+            try:
+                timed_seconds = extract_clip(
+                    clip.path, recipe.visual, recipe.audio, **recipe.choices(), threads=1, progress=watch
+                ).duration
+                duration = timed_seconds
+            except _EnoughError as enough:
+                timed_seconds = enough.seconds
+            return duration, (time.perf_counter() - start) / timed_seconds
         except AvelError as error:
             return error.found
 

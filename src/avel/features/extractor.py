@@ -75,6 +75,14 @@ class OwnResize(Protocol):
         """(h, w, 3) uint8 RGB of the file's own size -> (frame_size, frame_size, 3) uint8."""
 
 
+@runtime_checkable
+class OwnMemory(Protocol):
+    """A visual extractor that keeps something of each batch for itself."""
+
+    def repeat(self) -> None:
+        """The last batch comes once more. Its features are taken again without a call."""
+
+
 class SoundSpans(NamedTuple):
     """Which stretches of the sound are the segments, all in seconds.
 

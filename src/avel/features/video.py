@@ -106,8 +106,8 @@ def open_media(
         AvelError: as `probe`, of the streams that are needed.
     """
     path = Path(path)
-    if not path.is_file():
-        found = f"{path} is a folder" if path.is_dir() else f"no such file: {path}"
+    if not os.path.isfile(path):
+        found = f"{path} is a folder" if os.path.isdir(path) else f"no such file: {path}"
         raise AvelError(found, "a video file", "check the path")
     if not path.stat().st_size:
         raise AvelError(f"{path} is empty (0 bytes)", "a video file", _DO)

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import re
+import sys
 import threading
 import time
 import traceback
@@ -22,6 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
 from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGINT, Signals, pthread_sigmask, signal
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from avel.errors import AvelError
@@ -58,7 +60,8 @@ class Worker(Generic[Task, Done]):
     earlier tasks left behind, or the kernel's choice of a victim when all of it is used up, is not its fault.
 
     Args:
-        prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module.
+        prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module that can
+            be imported, which the script that is run cannot.
         arguments: of ``prepare``.
         limits: for every task.
     """
@@ -74,7 +77,7 @@ class Worker(Generic[Task, Done]):
         self._process = context.Process(
             target=_serve, args=(theirs, os.getcwd(), self._prepare, self._arguments), daemon=True
         )
-        with _worker_environment():
+        with _worker_environment(), _without_script():
             self._process.start()
         theirs.close()
         self._prepared = self._used = False
@@ -94,7 +97,7 @@ class Worker(Generic[Task, Done]):
         """What became of the task: its result, the cause of its failure, or None while it is being done.
 
         Raises:
-            AvelError: what the work raises, or the process dies before it has been prepared.
+            AvelError: what the work raises; or the process dies, or is over its memory, before it has been prepared.
         """
         try:
             while self.pipe.poll():
@@ -115,8 +118,15 @@ class Worker(Generic[Task, Done]):
                     "look at the messages above; try fewer --workers if memory is short",
                 ) from None
             return self._failed(cause, again=self._used)
-        if peak_memory(self._process.pid) > self._limits.memory:
-            return self._failed(f"over the memory limit of {self._limits.memory / 2**30:.3g} GiB", again=self._used)
+        if (held := peak_memory(self._process.pid)) > self._limits.memory:
+            limit = f"{self._limits.memory / 2**30:.3g} GiB"
+            if not self._prepared:
+                raise AvelError(
+                    f"a worker process holds {held / 2**30:.2f} GiB before its first clip, the memory limit is {limit}",
+                    "a limit that leaves room for clips beside the extractors",
+                    "raise --clip-memory-limit",
+                )
+            return self._failed(f"over the memory limit of {limit}", again=self._used)
         if self._prepared and time.monotonic() - self._heard > self._limits.seconds:
             return self._failed(f"no progress for {self._limits.seconds:g} s, the time limit", again=False)
         return None
@@ -311,6 +321,18 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**28),
     "MALLOC_TRIM_THRESHOLD_": str(2**28),
 }
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Processes started within do not run the caller's script again, as Python's multiprocessing has them do: one that
+    calls `extract` in its top lines would have each worker extract, and all that it imports would be imported."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 @contextmanager
