@@ -28,7 +28,7 @@ Clips = Callable[[Path, int], Path]
 
 def with_val(table: Path) -> Path:
     """A table of clips that had no val split."""
-    table.write_text(table.read_text().replace("clip2.mp4,0,1,bell,train", "clip2.mp4,0,1,bell,val"))
+    table.write_text(table.read_text().replace("clip3.mp4,0,1,dog,train", "clip3.mp4,0,1,dog,val"))
     return table
 
 
