@@ -41,6 +41,7 @@ def write_video(
     key_frames: int = 5,
     moov_first: bool = False,
     noise: int = 0,
+    fast_aac: bool = True,
 ) -> Path:
     """Write a video whose frame k is all of grey level `grey_of(k)` (plus noise), and whose sound is a sine.
 
@@ -67,7 +68,7 @@ def write_video(
                 frames.append((time, stream, frame))
         if audio_codec:
             stream = container.add_stream(audio_codec, rate=sample_rate, layout="mono")
-            stream.options = FAST_AAC if audio_codec == "aac" else {}
+            stream.options = FAST_AAC if audio_codec == "aac" and fast_aac else {}
             count = round((seconds if audio_seconds is None else audio_seconds) * sample_rate)
             wave = 0.5 * np.sin(2 * np.pi * tone * np.arange(count) / sample_rate)
             for start in range(0, count, 1024):

@@ -20,6 +20,7 @@ USE |= BASE | {"config"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "memory": set(),
     "types": {"errors", "files"},
     "config": BASE,
     "losses": BASE,
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
     "zero_shot": BASE | {"features", "localization"},
-    "training": USE,
+    "training": USE | {"memory"},
     "evaluation": USE,
     "web": BASE | {"plots"},
     "present": BASE | {"features", "plots", "web"},

@@ -53,16 +53,17 @@ def remux(path: Path, out: Path, seconds: float, moov_first: bool = False) -> Pa
 def sources(real: Path, folder: Path) -> list[Path]:
     """Whole files of three seconds: a real clip in five containers, and small ones made here in seven."""
     folder.mkdir()
+    # With the usual coder of AAC: another one makes other bytes, and so another mix of stages.
     return [
         remux(real, folder / "real.mp4", 3),
         remux(real, folder / "real-first.mp4", 3, moov_first=True),
         remux(real, folder / "real.mkv", 3),
         remux(real, folder / "real.ts", 3),
         remux(real, folder / "real.mov", 3),
-        write_video(folder / "made.mp4", noise=40),
-        write_video(folder / "made-first.mp4", noise=40, moov_first=True),
-        write_video(folder / "made.mkv", noise=40),
-        write_video(folder / "made.ts", noise=40),
+        write_video(folder / "made.mp4", noise=40, fast_aac=False),
+        write_video(folder / "made-first.mp4", noise=40, moov_first=True, fast_aac=False),
+        write_video(folder / "made.mkv", noise=40, fast_aac=False),
+        write_video(folder / "made.ts", noise=40, fast_aac=False),
         write_video(folder / "made.avi", noise=40, video_codec="mpeg4", audio_codec="mp2"),
         write_video(folder / "made.webm", noise=40, video_codec="libvpx", audio_codec="libopus", sample_rate=48_000),
         write_video(folder / "made.mov", noise=40, audio_codec="pcm_s16le"),
