@@ -200,6 +200,27 @@ def parity(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note + birth(results)]) + "\n"
 
 
+def extract(results: dict[str, Any]) -> str:
+    """VGG-19 beside the machine's product of matrices, frame by frame, and in the whole path of a clip."""
+    clip, rows = results["clip"], results["precisions"]
+    size = "{} x {}".format(*clip["size"])
+    lines = [f"**{results['title']}.** {clip['frames_used']} frames of {size}, {results['threads']} threads.", ""]
+    lines += ["| | " + " | ".join(rows) + " |", "|---" * (1 + len(rows)) + "|"]
+    for name, key, form in (
+        ("matrix product, GFLOP/s", "product_gflops", "{:.3g}"),
+        ("share of it that VGG-19 reaches, batched", "share_of_product", "{:.0%}"),
+        ("frames a second", "frames_per_second", "{:.2g}"),
+        ("seconds of work for a second of video", "real_time_factor", "{:.1f}"),
+        ("one call a frame, to batched", "faster_than_frame_by_frame", "{:.2f} x"),
+        ("whole path of the clip, to VGG-19 alone", "whole_clip_over_vgg19", "{:.2f} x"),
+    ):
+        cells = (form.format(row[key]) if key in row else "" for row in rows.values())
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    decode, resize = results["decode_seconds"], results["decode_choose_and_resize_seconds"]
+    note = f"Decoding alone {decode:.2f} s, with choosing and resizing {resize:.2f} s; at most "
+    return "\n".join([*lines, "", f"{note}{results['peak_memory_mib']:.0f} MiB.", "", birth(results)]) + "\n"
+
+
 def _percent(of: dict[str, Any]) -> str:
     return f"{100 * of['mean']:.1f}" + (f" +- {100 * of['spread']:.1f}" if of["spread"] is not None else "")
 
@@ -237,6 +258,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "leak.json": leak,
     "train.json": train,
     "parity.json": parity,
+    "extract.json": extract,
 }
 
 
