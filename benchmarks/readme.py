@@ -255,6 +255,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "data.json": data,
     "study_choices.json": study,
     "study_modules.json": study,
+    "study_full_choices.json": study,
     "leak.json": leak,
     "train.json": train,
     "parity.json": parity,
