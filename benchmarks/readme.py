@@ -282,7 +282,7 @@ def draw(results: dict[str, Any], picture: Path) -> None:
                 value, low, high = (100 * each for each in row[split]["difference"])
                 fill = "none" if low <= 0 <= high else color
                 panel.plot([low, high], [place + offset] * 2, color=color, linewidth=1.6)
-                panel.plot(value, place + offset, "o", color=color, markerfacecolor=fill or color, markersize=5)
+                panel.plot(value, place + offset, "o", color=color, markerfacecolor=fill, markersize=5)
             panel.plot([], [], "o-", color=color, label={"val": "validation", "test": "test"}[split])
         panel.axvline(0, color="#5b6470", linewidth=1)
         panel.set_yticks(range(len(others)), [row["name"] for row in others])

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.layers": BASE | {"losses"},
     "models": BASE | {"losses", "models.layers"},
     "data": BASE,
-    "features": BASE | {"data"},
+    "features": BASE | {"data", "memory"},
     "checkpoint": BASE | {"models"},
     "cml": BASE | {"data", "metrics"},
     "rivals": BASE | {"data", "metrics"},

@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
     """Have glibc hand freed memory out again, in this whole process, and not give it back to the system.
 
     A training step at AVE's size makes and frees arrays of 100 MB. glibc maps each of them anew, and the kernel clears
-    every page of it: 100,000 page faults and a fifth of the step. Kept, the peak of the memory is the same.
+    every page of it: 100,000 page faults and a seventh of the step's processor time. Kept, the peak of the memory is
+    the same.
 
     Returns:
         Whether it is so; False where the C library is not glibc.

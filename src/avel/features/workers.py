@@ -27,6 +27,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from avel.errors import AvelError
+from avel.memory import keep_freed_memory
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
@@ -260,6 +261,7 @@ def on_ray(
 def _serve(pipe: Connection, directory: str, prepare: Callable[..., Work[Any, Any]], arguments: Sequence[Any]) -> None:
     """The worker's side. None is a sign of progress, anything else the outcome of a task."""
     signal(SIGINT, SIG_IGN)  # Ctrl-C is the parent's
+    keep_freed_memory()
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
     os.chdir(directory)
@@ -312,15 +314,8 @@ def _death(code: int | None) -> str:
         return f"its process was killed (signal {-code})"
 
 
-#: Linear algebra on one thread, as there are as many workers as processors; and glibc keeps freed memory for the next
-#: large array, where it would have the kernel clear fresh pages for each (a quarter of the time of a clip).
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**28),
-    "MALLOC_TRIM_THRESHOLD_": str(2**28),
-}
+#: Linear algebra on one thread, as there are as many workers as processors.
+_WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextmanager
