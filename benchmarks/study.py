@@ -4,9 +4,11 @@
     avel data import-ave small --out small-store
     python benchmarks/study.py --store small-store --work runs/study --table choices --width 64
     python benchmarks/study.py --store small-store --work runs/study --table modules --width 64
+    python benchmarks/study.py --store store --work runs/study --table paper --tasks full --seeds 0
 
-One choice at a time, against the same start, for an equal number of updates. A choice is judged on the validation
-videos, which also chose the epoch; the difference on the test videos stands beside it.
+One choice at a time, against the same start, for an equal number of updates; only the table ``paper`` trains its preset
+as long as the paper says, on features of AVE's size. A choice is judged on the validation videos, which also chose the
+epoch; the difference on the test videos stands beside it.
 
 What each run had right in every video is kept in results/study_TABLE.npz, and results/study_TABLE.json is made of it
 after every run. Runs that are kept there are not repeated: the same command adds what is missing.
@@ -55,6 +57,7 @@ class Row:
         settings: fields of `TrainConfig` that differ from the table's start; ``options`` of the model among them.
         big: tried with every seed; a small choice is tried once.
         config: a file under configs/ that the row starts from instead of the model's own defaults.
+        whole: trained with that file's own batch and epochs, not with the table's.
     """
 
     task: str
@@ -62,6 +65,7 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     big: bool = True
     config: str = ""
+    whole: bool = False
 
 
 def options(**values: Any) -> dict[str, Any]:
@@ -153,10 +157,23 @@ def modules() -> list[Row]:
     return rows
 
 
+def presets() -> list[Row]:
+    """The ``paper`` preset with the batch and the updates that the paper prints, against the ``default`` preset."""
+    return [
+        row
+        for task in TASKS
+        for row in (
+            Row(task, "default", config=f"ave_{task}_ccln.yaml"),
+            Row(task, "paper, its own batch and updates", config=f"ave_{task}_ccln_paper.yaml", whole=True),
+        )
+    ]
+
+
 def config_of(row: Row, seed: int, arguments: argparse.Namespace) -> TrainConfig:
-    """The training of a row: the start, what differs, and as many epochs as make up the updates."""
+    """The training of a row: the start, what differs, and as many epochs as make up the updates, unless it is whole."""
     settings: dict[str, Any] = yaml.safe_load((ROOT / "configs" / row.config).read_text()) if row.config else {}
-    settings = {key: value for key, value in settings.items() if key not in ("epochs", "batch_size")}
+    if not row.whole:
+        settings = {**settings, "batch_size": arguments.batch_size, "epochs": 1}
     chosen = {**settings.pop("options", {}), "width": arguments.width, **row.settings.get("options", {})}
     settings |= {key: value for key, value in row.settings.items() if key != "options"}
     config = TrainConfig(
@@ -167,11 +184,12 @@ def config_of(row: Row, seed: int, arguments: argparse.Namespace) -> TrainConfig
         / f"seed-{seed}",
         **{**settings, "task": row.task},
         options=chosen,
-        batch_size=arguments.batch_size,
         seed=seed,
         device="cpu",
         threads=arguments.threads,
     )
+    if row.whole:
+        return config
     store = open_store(config.store)
     updates = len(plan(windows_of(store.path, tuple(train_clips(store, config))), config, 1))
     epochs = max(1, round(arguments.updates / updates))
@@ -268,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True, help="store of the simulated set")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--table", choices=("choices", "modules"), required=True)
+    parser.add_argument("--table", choices=("choices", "modules", "paper"), required=True)
     parser.add_argument("--out", type=Path, help="results file; results/study_TABLE.json unless given")
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--rows", nargs="+", help="only these rows, and the first of each task")
@@ -280,7 +298,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
     arguments.out = arguments.out or ROOT / "results" / f"study_{arguments.table}.json"
-    rows = [row for row in (CHOICES if arguments.table == "choices" else modules()) if row.task in arguments.tasks]
+    table = {"choices": CHOICES, "modules": modules(), "paper": presets()}[arguments.table]
+    rows = [row for row in table if row.task in arguments.tasks]
     firsts = {task: next(row for row in rows if row.task == task) for task in arguments.tasks}
     if arguments.rows:
         rows = [row for row in rows if row.name in arguments.rows or row == firsts[row.task]]
