@@ -26,7 +26,7 @@ import inspect
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -455,7 +455,7 @@ def test_interaction_warns_where_equal_correlations_would_all_be_cut() -> None:
         warnings.simplefilter("error")
         layer(torch.randn(1, 25, 4), torch.randn(1, 19, 4))
         Interaction(4, 0.99, tau_scale="relative")(torch.randn(1, 3, 4), torch.randn(1, 40, 4))
-    with pytest.warns(UserWarning, match=r"20 audio segments.* up to 0\.05,.* below 0\.05 would not"):
+    with pytest.warns(UserWarning, match=r"20 audio segments.* up to 0\.05,.* below 0\.05, or tau_scale relative"):
         layer(torch.randn(1, 3, 4), torch.randn(1, 20, 4))
 
 
@@ -1368,11 +1368,18 @@ def test_wrong_shapes_are_named(task: str, audio_shape: tuple[int, ...], visual_
         ({"temperature": 0.0}, "temperature 0.0", "above 0"),
         ({"focal_alpha": 1.5}, "focal alpha 1.5", "0 <= alpha <= 1"),
         ({"focal_alpha": -0.5}, "focal alpha -0.5", "0 <= alpha <= 1"),
-        ({"focal_gamma": -1.0}, "gamma -1.0", "gamma not below 0"),
+        ({"temperature": math.inf}, "temperature inf", "finite"),
+        ({"temperature": math.nan}, "temperature nan", "finite"),
+        ({"focal_gamma": -1.0}, "gamma -1.0", "not below 0"),
+        ({"focal_gamma": math.inf}, "gamma inf", "a finite gamma"),
+        ({"dropout": math.nan}, "dropout nan", "0 <= dropout < 1"),
+        ({"threshold": math.nan}, "threshold nan", "0 <= threshold < 1"),
         ({"fee_weight": -1.0}, "loss weights -1.0", "none below 0"),
+        ({"fee_weight": math.inf}, "loss weights inf", "finite"),
+        ({"wccl_weight": math.nan}, "and nan", "finite"),
         ({"wccl_weight": -1.0}, "and -1.0", "none below 0"),
         ({"task": "dance"}, "task 'dance' for ccln", "full, weak or cml"),
-        ({"task": "weak", "fee_level": "segment"}, "fee_level segment", "no labels of segments"),
+        ({"task": "weak", "fee_level": "segment"}, "fee_level segment in task weak", "no labels of segments"),
         ({"task": "weak", "wccl_labels": "segment", "embedding_width": 2}, "wccl_labels segment in task weak", "video"),
         ({"task": "weak", "wccl_labels": "relevance", "embedding_width": 2}, "wccl_labels relevance", "video"),
         ({"task": "cml", "without": "fee"}, "without fee in task cml", "cml has no FEE"),
@@ -1392,6 +1399,17 @@ def test_impossible_options_are_named(options: dict[str, Any], found: str, expec
     with pytest.raises(AvelError) as caught:
         tiny(**options)
     assert found in caught.value.found and expected in caught.value.expected and caught.value.do
+
+
+@pytest.mark.parametrize("part", [lambda: Interaction(8, -1), lambda: Interaction(8, 1.0)])
+def test_the_gate_alone_refuses_a_threshold_that_cuts_all(part: Callable[[], nn.Module]) -> None:
+    with pytest.raises(AvelError, match="threshold"):
+        part()
+
+
+def test_foreground_enhancement_alone_refuses_the_mean_of_no_segments() -> None:
+    with pytest.raises(AvelError, match="top_segments 0"):
+        ForegroundEnhancement(8, 3, top_segments=0)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,12 @@ def test_unknown_reduction() -> None:
         losses.wccl(torch.ones(2, 1), torch.ones(2, 1), torch.arange(2), temperature=1, normalize=True, reduction="no")
 
 
+@pytest.mark.parametrize("temperature", [0.0, -0.1, math.nan])
+def test_impossible_temperature(temperature: float) -> None:
+    with pytest.raises(ValueError, match="is not above 0"):
+        losses.wccl(torch.ones(2, 1), torch.ones(2, 1), torch.arange(2), temperature=temperature, normalize=True)
+
+
 def focal_oracle(logit: float, target: float, alpha: float, gamma: float) -> float:
     p = 1 / (1 + math.exp(-logit))
     cross_entropy = -target * math.log(p) - (1 - target) * math.log(1 - p)

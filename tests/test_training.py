@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -280,6 +281,16 @@ def test_drop_last_is_refused_where_rare_lengths_would_never_be_trained(tmp_path
     with pytest.raises(AvelError, match="drop_last with cml_mode strict"):
         train(replace(STRICT, drop_last=True, out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"weak_labels": "proportion"}, {"background_videos": False}, {"cml_mode": "strict"}], ids=str
+)
+def test_a_setting_that_the_task_does_not_read_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = setting
+    with pytest.raises(AvelError, match=f"{name} .* in task full") as caught:
+        train(replace(ALL, **setting, out=tmp_path / "run"))
+    assert f"--{name.replace('_', '-')}" in caught.value.do and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("processes", [2, 3])

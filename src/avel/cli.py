@@ -278,6 +278,7 @@ def _streams(arguments: Namespace) -> Streams:
 
 
 def train(arguments: Namespace) -> int:
+    from avel.evaluation import floors
     from avel.training import train_seeds
 
     settings = {key: value for key, value in arguments.items() if key not in ("config", "seeds")}
@@ -287,7 +288,7 @@ def train(arguments: Namespace) -> int:
         runs = train_seeds(config, seeds, progress=progress, notice=complain)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         return OK
-    measure = "A2V and V2A" if config.task == "cml" else "accuracy"
+    measure = "mean of A2V and V2A" if config.task == "cml" else "accuracy"
     for run, seed in zip(runs, seeds, strict=True):
         line = (
             f"seed {seed}: {config.select_on} {measure} {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
@@ -298,6 +299,9 @@ def train(arguments: Namespace) -> int:
 
         measures = {f"{config.select_on} {measure}": [run.best_accuracy for run in runs]}
         print_spread(measures, open_store(config.store).origin or None)
+    found = floors(config.store, config.select_on)
+    for name, value in (found.windows if config.task == "cml" else found.segment).items():
+        console().print(f"floor on {config.select_on}, {name}: {value:.4f}")
     console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
     return OK
 

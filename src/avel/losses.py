@@ -144,10 +144,12 @@ def contrastive(
         The loss; 0, with a zero gradient, where no anchor has a positive.
 
     Raises:
-        ValueError: an unknown reduction.
+        ValueError: an unknown reduction, or a temperature that is not above 0.
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction {reduction!r} is neither 'mean' nor 'sum'")
+    if not temperature > 0:
+        raise ValueError(f"temperature {temperature} is not above 0")
     with torch.autocast(anchors.device.type, enabled=False):  # else the product would be taken in half precision
         anchors = _precise(anchors)
         if normalize:

@@ -38,6 +38,9 @@ from avel.types import DistanceOutput, Progress, SegmentOutput, Target
 
 T = TypeVar("T")
 
+#: Settings that only one task reads.
+TASK_OF = {"weak_labels": "weak", "background_videos": "weak", "cml_mode": "cml"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,6 +73,13 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(config, name) < 1:
             raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
+    for name, task in TASK_OF.items():
+        if config.task != task and getattr(config, name) != getattr(TrainConfig, name):
+            raise AvelError(
+                f"{name} {getattr(config, name)} in task {config.task}",
+                f"a setting that this task reads: {name} is for task {task}",
+                f"leave out --{name.replace('_', '-')}, or give --task {task}",
+            )
     if config.drop_last and config.task == "cml" and config.cml_mode == "strict":
         raise AvelError(
             "drop_last with cml_mode strict",
@@ -116,7 +126,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     fabric.barrier()  # nobody writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
 
-    for epoch in range(facts["epoch"] + 1, config.epochs + 1):
+    first = facts["epoch"] + 1
+    for epoch in range(first, config.epochs + 1):
         if progress and fabric.is_global_zero:
             progress("train", epoch - 1, config.epochs)
         began = time.perf_counter()
@@ -125,7 +136,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         rate = learning_rate(config, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        parts = plan(train_windows, config, epoch, fabric.world_size, notice if epoch == 1 else None)
+        parts = plan(train_windows, config, epoch, fabric.world_size, notice if epoch == first else None)
         terms = fit_epoch(fabric, model, optimizer, train_windows, parts, config)
         facts["updates"] += len(parts)
         line = {"epoch": epoch, "updates": facts["updates"], "learning_rate": rate, "train": terms}

@@ -15,6 +15,7 @@ print, or had to be chosen because the paper leaves it open, is listed in ``docs
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Annotated, Any, Literal
 
@@ -115,6 +116,9 @@ class Interaction(nn.Module):
             ``column``, the literal reading of eq. 7-8: v_I = v_F + G_a^T A2, whose weights do not sum to 1.
         tau_scale: ``relative`` takes the threshold as a multiple of 1/Ta, what a row of equal correlations holds.
         relu: a ReLU after each of the four maps.
+
+    Raises:
+        AvelError: the threshold is not in [0, 1).
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Interaction(nn.Module):
         relu: bool = False,
     ) -> None:
         super().__init__()
+        _check(0 <= threshold < 1, f"threshold {threshold}", "0 <= threshold < 1")
         self.threshold, self.pairing, self.tau_scale = threshold, pairing, tau_scale
         self.visual_value = nn.Linear(width, width, bias=False)  # W1
         self.visual_query = nn.Linear(width, width, bias=False)  # W2
@@ -138,11 +143,11 @@ class Interaction(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """v_F (B, Tv, D), a_F (B, Ta, D) -> v_I (B, Tv, D), a_I (B, Ta, D)."""
         threshold = self.threshold / audio.shape[1] if self.tau_scale == "relative" else self.threshold
-        if audio.shape[1] * threshold >= 1:
+        if audio.shape[1] * threshold >= 1:  # never where tau is relative: it is below 1
             warnings.warn(
                 f"{audio.shape[1]} audio segments: the gate cuts correlations up to {threshold:.3g}, and so whole rows"
-                f" of equal ones; a threshold below {1 / audio.shape[1]:.3g} would not",
-                stacklevel=2,
+                f" of equal ones; a threshold below {1 / audio.shape[1]:.3g}, or tau_scale relative, would not",
+                stacklevel=1,  # one level up is torch's own call of this method
             )
         visual_value = self.after(self.visual_value(visual))  # V1, eq. 4
         visual_query = self.after(self.visual_query(visual))  # V2
@@ -221,6 +226,9 @@ class ForegroundEnhancement(nn.Module):
         fee_gate: ``log``, eq. 20 with its product taken in the log domain, where it is the loss that takes the
             logarithm; or ``product``, as printed.
         fee_level: ``video``, one z for the video, as eq. 16-20 have it; or ``segment``, one a segment, as eq. 29.
+
+    Raises:
+        AvelError: K is below 1.
     """
 
     def __init__(
@@ -233,6 +241,7 @@ class ForegroundEnhancement(nn.Module):
         fee_level: Literal["video", "segment"] = "video",
     ) -> None:
         super().__init__()
+        _check(top_segments > 0, f"top_segments {top_segments}", "at least 1")
         self.top_segments, self.fee_gate, self.fee_level = top_segments, fee_gate, fee_level
         self.event = nn.Linear(width, num_classes)  # W7
         self.visual = nn.Linear(width, num_classes)
@@ -399,15 +408,17 @@ class CCLN(nn.Module):
         _check(0 <= threshold < 1, f"threshold {threshold}", "0 <= threshold < 1")
         _check(top_segments > 0, f"top_segments {top_segments}", "at least 1")
         _check(embedding_width > 0, f"embedding_width {embedding_width}", "at least 1")
-        _check(temperature > 0, f"temperature {temperature}", "above 0")
-        _check(0 <= focal_alpha <= 1 and focal_gamma >= 0, f"focal alpha {focal_alpha} and gamma {focal_gamma}",
-               "0 <= alpha <= 1 and gamma not below 0")  # fmt: skip
-        _check(min(fee_weight, wccl_weight) >= 0, f"loss weights {fee_weight} and {wccl_weight}", "none below 0")
+        _check(0 < temperature < math.inf, f"temperature {temperature}", "a finite number above 0")
+        _check(0 <= focal_alpha <= 1 and 0 <= focal_gamma < math.inf,
+               f"focal alpha {focal_alpha} and gamma {focal_gamma}",
+               "0 <= alpha <= 1 and a finite gamma, not below 0")  # fmt: skip
+        _check(0 <= fee_weight < math.inf and 0 <= wccl_weight < math.inf,
+               f"loss weights {fee_weight} and {wccl_weight}", "finite ones, none below 0")  # fmt: skip
         _check(not (task == "cml" and without in ("fee", "integration")), f"without {without} in task cml",
                "another ablation: cml has no FEE, and its distance is that of the integration stage")  # fmt: skip
-        _check(not (task == "weak" and (fee_level == "segment" or wccl_labels != "video")),
-               f"fee_level {fee_level} and wccl_labels {wccl_labels} in task weak",
-               "video for both: the weak task has no labels of segments")  # fmt: skip
+        for name, level in (("fee_level", fee_level), ("wccl_labels", wccl_labels)):
+            _check(task != "weak" or level == "video", f"{name} {level} in task weak",
+                   f"{name} video: the weak task has no labels of segments")  # fmt: skip
         _check(wccl_labels == "video" or not normalize or embedding_width > 1,
                f"wccl_labels {wccl_labels} with embedding_width 1, normalised",
                "wider embeddings, or normalize false: one number, normalised, is but its sign")  # fmt: skip
