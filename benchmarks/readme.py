@@ -7,7 +7,7 @@ A test checks that the pages hold exactly the tables that this writes.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import Any
@@ -24,11 +24,14 @@ def table(file: Path) -> str:
     return TABLES[file.name](json.loads(file.read_text()))
 
 
-def birth(results: dict[str, Any]) -> str:
-    """Command, commit and machine, as they stand under a table."""
-    commit, _, dirty = results["commit"].partition("-")
-    mark = " with uncommitted changes" if dirty else ""
-    return f"`{results['command']}`, commit {commit[:12]}{mark}, {results['machine']}."
+def birth(results: dict[str, Any], commits: Sequence[str] = ()) -> str:
+    """Command, commit (or those of the runs, where a table grew over several) and machine, as they stand under it."""
+    names = []
+    for described in commits or [results["commit"]]:
+        commit, _, dirty = described.partition("-")
+        names.append(commit[:12] + (" with uncommitted changes" if dirty else ""))
+    word = "commits" if len(names) > 1 else "commit"
+    return f"`{results['command']}`, {word} {', '.join(names)}, {results['machine']}."
 
 
 def worlds(results: dict[str, Any]) -> str:
@@ -101,8 +104,10 @@ def study(results: dict[str, Any]) -> str:
         for row in rows:
             cells = [_percent(row["val"]), _difference(row["val"]), _percent(row["test"]), _difference(row["test"])]
             pieces.append(f"| {row['name']} | {' | '.join(cells)} | {len(row['seeds'])} | {row['updates']} |")
-        floors = ", ".join(f"{name} {100 * value:.1f}" for name, value in results["floors"][task].items())
-        pieces += ["", f"Floors on test: {floors}.", ""]
+        for split, name in (("val", "validation"), ("test", "test")):
+            floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in results["floors"][task][split].items())
+            pieces += ["", f"Floors on {name}: {floors}."]
+        pieces += [""]
         if task == "cml":
             pieces += ["**The same runs on test, by mode and direction, %.**", ""]
             names = [f"{mode}_{direction}" for mode in ("joint", "strict") for direction in ("a2v", "v2a")]
@@ -119,7 +124,8 @@ def study(results: dict[str, Any]) -> str:
             pieces += [""]
     height, width = results["grid"]
     size = f"Grid {height} x {width}, {results['visual_dim']} visual features, D = {results['width']}"
-    pieces += [f"{size}, batch {results['batch_size']}. {birth(results)}"]
+    commits = sorted({commit for row in results["rows"] for commit in row["commits"]})
+    pieces += [f"{size}, batch {results['batch_size']}. {birth(results, commits)}"]
     return "\n".join(pieces) + "\n"
 
 

@@ -10,8 +10,9 @@ One choice at a time, against the same start, for an equal number of updates; on
 as long as the paper says, on features of AVE's size. A choice is judged on the validation videos, which also chose the
 epoch; the difference on the test videos stands beside it.
 
-What each run had right in every video is kept in results/study_TABLE.npz, and results/study_TABLE.json is made of it
-after every run. Runs that are kept there are not repeated: the same command adds what is missing.
+What each run had right in every video is kept in results/study_TABLE.npz, with its settings and its commit, and
+results/study_TABLE.json is made of it after every run. Runs that are kept there are not repeated: the same command adds
+what is missing.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -202,6 +203,12 @@ def windows_of(path: Path, clips: tuple[int, ...]) -> Windows:
     return Windows(open_store(path), clips, WINDOW)
 
 
+def settings_of(config: TrainConfig) -> str:
+    """What decides the outcome of a run, in words: its configuration and the content of its store."""
+    settings = {key: value for key, value in asdict(config).items() if key not in ("store", "out", "threads")}
+    return json.dumps({**settings, "store": open_store(config.store).checksum}, sort_keys=True)
+
+
 Hits = dict[str, Any]  # what was right in every video of both splits, and what else is known of a run
 
 
@@ -215,7 +222,12 @@ def run(config: TrainConfig) -> Hits:
     def network(batch: Batch) -> Any:
         return model.network(batch.audio, batch.visual)
 
-    hits: Hits = {"updates": result.metrics[-1]["updates"], "epoch": result.best_epoch}
+    hits: Hits = {
+        "updates": result.metrics[-1]["updates"],
+        "epoch": result.best_epoch,
+        "settings": settings_of(config),
+        "commit": json.loads((config.out / "run.json").read_text())["commit"],  # a resumed run keeps its own
+    }
     for split in ("val", "test"):
         windows = Windows(store, task_split(store, split, config.task), config.window)
         if config.task == "cml":
@@ -247,6 +259,7 @@ def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode:
     mode = row.settings.get("cml_mode", "joint")
     line: dict[str, Any] = {"task": row.task, "name": row.name, "settings": row.settings, "config": row.config}
     line |= {"seeds": sorted(hits), "updates": int(next(iter(hits.values()))["updates"])}
+    line |= {"epochs": [of["epoch"] for of in hits.values()], "commits": sorted({of["commit"] for of in hits.values()})}
     shared = sorted(set(hits) & set(start))
     for split in ("val", "test"):
         right, asked = tables(list(hits.values()), split, mode)
@@ -265,20 +278,22 @@ def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode:
     return line
 
 
-def floors_of(store_path: Path) -> dict[str, dict[str, float]]:
-    """What the test videos give without looking or listening."""
+def floors_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Task -> split -> what its videos give without looking or listening."""
     store = open_store(store_path)
-    found = {}
-    for task in TASKS:
-        masks = {}
-        for split in ("train", "test"):
-            windows = Windows(store, task_split(store, split, task), WINDOW)
-            masks[split] = [row.numpy() for row in windows.labels]
-        if task == "cml":
-            events_of = {split: [row < len(store.classes) for row in rows] for split, rows in masks.items()}
-            found[task] = window_floors(events_of["train"], events_of["test"]).values
-        else:
-            found[task] = segment_floors(masks["test"], len(store.classes))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for task in tasks:
+        labels = {
+            split: [row.numpy() for row in Windows(store, task_split(store, split, task), WINDOW).labels]
+            for split in ("train", "val", "test")
+        }
+        events_of = {split: [row < len(store.classes) for row in rows] for split, rows in labels.items()}
+        found[task] = {
+            split: window_floors(events_of["train"], events_of[split]).values
+            if task == "cml"
+            else segment_floors(labels[split], len(store.classes))
+            for split in ("val", "test")
+        }
     return found
 
 
@@ -308,6 +323,10 @@ def main() -> None:
     jobs = [(row, seed) for row, seed in jobs if row.big or seed == arguments.seeds[0]]
     kept = arguments.out.with_suffix(".npz")
     hits = read(kept)
+    for row, seed in jobs:
+        of = hits.get(f"{row.task}: {row.name}", {}).get(seed)
+        if of and of["settings"] != settings_of(config_of(row, seed, arguments)):
+            parser.error(f"{kept} holds {row.task}: {row.name}, seed {seed}, of other settings: give another --out")
     jobs = [(row, seed) for row, seed in jobs if seed not in hits.get(f"{row.task}: {row.name}", {})]
     store = open_store(arguments.store)
     about = {
@@ -323,16 +342,21 @@ def main() -> None:
             for split in ("train", "val", "test")
         },
         "events": len(events(Windows(store, task_split(store, "test", "cml"), WINDOW))),
-        "floors": floors_of(arguments.store),
+        "floors": floors_of(arguments.store, arguments.tasks),
     }
+
+    def write_table() -> None:
+        write_file(arguments.out, json.dumps({**about, "rows": lines(rows, hits)}, indent=1) + "\n")
+
+    write_table()
     began = time.perf_counter()
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("forkserver")) as pool:
         running = {pool.submit(run, config_of(row, seed, arguments)): (row, seed) for row, seed in jobs}
         for number, future in enumerate(as_completed(running), start=1):
             row, seed = running[future]
-            hits.setdefault(f"{row.task}: {row.name}", {})[seed] = {**future.result(), "commit": about["commit"]}
+            hits.setdefault(f"{row.task}: {row.name}", {})[seed] = future.result()
             write(kept, hits)
-            write_file(arguments.out, json.dumps({**about, "rows": lines(rows, hits)}, indent=1) + "\n")
+            write_table()
             left = (time.perf_counter() - began) / number * (len(jobs) - number) / 60
             print(f"{number}/{len(jobs)} {row.task}: {row.name}, seed {seed}; about {left:.0f} min left", flush=True)
 

@@ -81,8 +81,8 @@ def test_every_line_of_a_paper_preset_says_where_it_is_from_and_every_open_optio
     given = {line.split(":")[0].strip() for line in lines}
     # What is not a choice of the paper: what an ablation leaves out, and how AV+V+A, which is not the best, is joined.
     ours = {"without", "branch_anchors"}
-    read = {name for name, (*_, tasks) in _options(MODELS["ccln"]).items() if not tasks or task in tasks}
-    assert read - ours <= given
+    wanted = {name for name, (*_, tasks) in _options(MODELS["ccln"]).items() if not tasks or task in tasks}
+    assert wanted - ours <= given
 
 
 def test_the_demo_trains_what_its_config_says() -> None:
