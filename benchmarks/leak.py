@@ -4,12 +4,14 @@
 
 FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``: the noise has AVE's real starts and lengths. What scores
 above the floors there has not looked and not listened; it was told where the event is by the stream that it searches
-with. The second part takes a model trained ``joint`` on simulated features and lets the stream that is searched meet
+with. As a control the same noise has its sound silenced outside the event: a leak that is there, and that a test must
+show. The last part takes a model trained ``joint`` on simulated features and lets the stream that is searched meet
 the partner stream of another video before distances are taken: what that costs is what the aligned partner brought.
 """
 
 import argparse
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,7 +24,7 @@ from torch import Tensor
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located
 from avel.config import TrainConfig
-from avel.data.ave import CLASSES, SEGMENTS
+from avel.data.ave import CLASSES, SEGMENTS, event_mask
 from avel.data.ave_survey import survey
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Settings, Store, StoredClip, checksum, open_store, write_index, write_shard
@@ -35,18 +37,58 @@ from avel.types import DistanceOutput
 GRID, WIDTH = (2, 2), 16  # of the noise
 
 
-def noise_store(ave: Path, out: Path, seed: int) -> Store:
-    """A store with AVE's own events and match splits, whose features are independent Gaussian numbers."""
+@dataclass(frozen=True)
+class Part:
+    """Features to train on, and how.
+
+    Attributes:
+        title: of the table; the store's own where it is empty.
+        modes: that are trained.
+        options: of the network.
+        leaking: as in `noise_store`.
+    """
+
+    title: str = ""
+    modes: tuple[Mode, ...] = MODES
+    options: dict[str, Any] = field(default_factory=dict)
+    leaking: bool = False
+
+
+NOISE = "Noise under AVE's events, not AVE"
+ALL_PAIRS = {"cml_pairs": "all"}  # pairs of different seconds, where a distance that follows the place can be learned
+PARTS = {
+    "noise": Part(NOISE),
+    "noise_all": Part(f"{NOISE}; trained on all T x T pairs", ("joint",), ALL_PAIRS),
+    "control_synchronous": Part(f"{NOISE}; sound is 0 outside the event, a leak by design", ("joint",), leaking=True),
+    "control_all": Part(
+        f"{NOISE}; sound is 0 outside the event, trained on all T x T pairs", options=ALL_PAIRS, leaking=True
+    ),
+    "simulated": Part(),
+}
+
+
+def noise_store(ave: Path, out: Path, seed: int, *, leaking: bool = False) -> Store:
+    """A store with AVE's own events and match splits, whose features are independent Gaussian numbers.
+
+    Args:
+        ave: folder of AVE's files.
+        out: folder to write.
+        seed: of the numbers.
+        leaking: the sound is 0 outside the event, and so tells where it is.
+    """
     found = survey(ave)
     splits = {name: set(rows.tolist()) for name, rows in found.splits.items() if name.endswith("_match")}
     random = np.random.default_rng(seed)
     rows = len(found.annotations) * SEGMENTS
     visual = random.standard_normal((rows, *GRID, WIDTH)).astype(np.float16)
     audio = random.standard_normal((rows, WIDTH)).astype(np.float32)
+    if leaking:
+        audio *= event_mask(found.annotations).reshape(rows, 1)
     out.mkdir(parents=True, exist_ok=True)
     write_shard(out / "noise.safetensors", visual, audio)
     extractors = {kind: {"name": "noise", "tag": f"noise-{seed}", "options": {}} for kind in ("visual", "audio")}
-    settings = Settings(1.0, "time", extractors, GRID, WIDTH, WIDTH, f"noise (seed {seed}) under AVE's events, not AVE")
+    title = f"noise (seed {seed}) under AVE's events, not AVE"
+    settings = Settings(1.0, "time", extractors, GRID, WIDTH, WIDTH, title)
     clips = []
     for each in found.annotations:
         where = slice(each.row * SEGMENTS, (each.row + 1) * SEGMENTS)
@@ -140,24 +182,27 @@ def main() -> None:
     parser.add_argument("--ave", type=Path, required=True, help="folder with AVE's Annotations.txt and order files")
     parser.add_argument("--store", type=Path, required=True, help="store of simulated features")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="the others stay as they are")
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    results: dict[str, Any] = {**birth(), "seeds": arguments.seeds, "updates": arguments.updates}
-    results["width"] = arguments.width
+    file = ROOT / "results" / "leak.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
     torch.set_num_threads(1)
-    options = {"width": arguments.width}
-    for name in ("noise", "simulated"):
-        rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
+    for name in arguments.parts:
+        about = {**birth(), "seeds": arguments.seeds, "updates": arguments.updates, "width": arguments.width}
+        part = PARTS[name]
+        rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in part.modes}
         for seed in arguments.seeds:
-            if name == "noise":
-                store = noise_store(arguments.ave, arguments.work / f"noise-{seed}", seed)
+            if part.title:
+                store = noise_store(arguments.ave, arguments.work / f"{name}-{seed}", seed, leaking=part.leaking)
             else:
                 store = open_store(arguments.store)
             windows = Windows(store, task_split(store, "test", "cml"), SEGMENTS)
-            for mode in MODES:
+            for mode in part.modes:
                 out = arguments.work / f"{name}-{mode}-{seed}"
+                options = {"width": arguments.width, **part.options}
                 network = trained(store, out, mode, seed, arguments.updates, options)
                 row = shares(network, windows)
                 if name == "simulated" and mode == "joint":
@@ -173,12 +218,14 @@ def main() -> None:
         ]
         floors = window_floors(*masks)
         results[name] = {
-            "title": store.origin if name == "simulated" else "Noise under AVE's events, not AVE",
+            **about,
+            "title": part.title or store.origin,
             "trained": {mode: gathered(of) for mode, of in rows.items()},
             "floors": floors.values,
             "events": floors.counted,
         }
-    write_file(ROOT / "results" / "leak.json", json.dumps(results, indent=1) + "\n")
+        ordered = {each: results[each] for each in PARTS if each in results}
+        write_file(file, json.dumps(ordered, indent=1) + "\n")
 
 
 if __name__ == "__main__":

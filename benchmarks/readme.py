@@ -132,8 +132,7 @@ def study(results: dict[str, Any]) -> str:
 def leak(results: dict[str, Any]) -> str:
     """What cross-modality localization scores on noise, and beside a stranger's partner stream."""
     pieces = []
-    for name in ("noise", "simulated"):
-        part = results[name]
+    for part in results.values():
         trained = part["trained"]
         names = list(dict.fromkeys(key for row in trained.values() for key in row))
         pieces += [f"**{part['title']}: events found exactly, %.** {part['events']} test events.", ""]
@@ -146,9 +145,9 @@ def leak(results: dict[str, Any]) -> str:
             cells = [_mean(row[key]["each"]) if key in row else "" for row in trained.values()]
             pieces.append(f"| {label} | {' | '.join(cells)} |")
         floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in part["floors"].items())
-        pieces += ["", f"Floors: {floors}.", ""]
-    seeds = ", ".join(map(str, results["seeds"]))
-    pieces += [f"{results['updates']} updates, width {results['width']}, seeds {seeds}. {birth(results)}"]
+        seeds = ", ".join(map(str, part["seeds"]))
+        note = f"{part['updates']} updates, width {part['width']}, seeds {seeds}"
+        pieces += ["", f"Floors: {floors}. {note}. {birth(part)}", ""]
     return "\n".join(pieces) + "\n"
 
 
