@@ -10,6 +10,7 @@ import pytest
 import torch
 from synthetic import CLASSES, relabel, write_store
 
+from avel import cml
 from avel.cml import DIRECTIONS, Direction, Mode, by_length, events, located, query
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
@@ -187,6 +188,32 @@ def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_floor(m
         assert found.all() and len(found) == floors.counted
         guessed = located(constant, windows, mode, batch_size=8)[direction]
         assert guessed.mean() == floors.values["first window"] and len(guessed) == floors.counted
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_floor_by_a_cut_one(
+    direction: Direction, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positive control of strict mode: were the answer left in the query, this would see it."""
+    stream = "audio" if direction == "a2v" else "visual"
+
+    def by_zeros(batch: Batch) -> DistanceOutput:
+        """0 between the query's seconds that are not all 0 and those searched at their place in it, 1 elsewhere."""
+        asking = getattr(batch, stream).flatten(2).any(2)
+        found = torch.stack([1 - torch.eye(6)[:, one.nonzero()[:, 0]] for one in asking])  # (B, 6, l)
+        return DistanceOutput(found if direction == "a2v" else found.mT)
+
+    def masked(batch: Batch, num_classes: int, way: Direction) -> Batch:
+        asking = "audio" if way == "a2v" else "visual"
+        kept = getattr(batch, asking).clone()
+        kept[batch.target.labels == num_classes] = 0
+        return replace(batch, **{asking: kept})
+
+    masks = windows.labels.numpy() < len(CLASSES)
+    floor = window_floors(masks, masks).values["first window"]
+    assert located(by_zeros, windows, "strict", batch_size=8)[direction].mean() == floor < 1
+    monkeypatch.setattr(cml, "query", masked)
+    assert located(by_zeros, windows, "strict", batch_size=8)[direction].all()
 
 
 # --- training on the match splits -----------------------------------------------------------------------------------
