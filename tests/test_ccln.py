@@ -400,6 +400,17 @@ def test_interaction_by_hand_in_the_column_reading() -> None:
     same(mixed_audio, [[[10], [np.log(3) + 10]]])
 
 
+def test_the_gate_of_a_half_precision_interaction_is_taken_in_float32() -> None:
+    """Seven equal correlations of 1/7 pass tau = 0.1427. In bfloat16 each is 0.14258, and all would be cut."""
+    layer = Interaction(1, 0.1427).bfloat16()
+    with torch.no_grad():
+        for weight, value in zip(layer.parameters(), (10.0, 1.0, 1.0, 100.0), strict=True):
+            weight.fill_(value)
+    visual, audio = layer(torch.ones(1, 1, 1).bfloat16(), torch.ones(1, 7, 1).bfloat16())
+    assert visual.dtype == audio.dtype == torch.bfloat16
+    assert visual.tolist() == [[[101.0]]] and audio.flatten().tolist() == [11.0] * 7
+
+
 def test_a_relative_threshold_is_in_units_of_equal_correlations() -> None:
     """Two sounds: 0.9 is 0.45, which cuts the quarter; 0.4 is 0.2, which does not."""
     cut, whole = by_hand(0.9, tau_scale="relative"), by_hand(0.4, tau_scale="relative")

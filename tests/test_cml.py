@@ -1,5 +1,6 @@
 """Cross-modality localization: what is asked, what is found, against plain Python, by hand and beside the floors."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from synthetic import CLASSES, relabel, write_store
 
-from avel.cml import DIRECTIONS, Direction, Mode, by_length, events, located, query
+from avel import cml
+from avel.checkpoint import load
+from avel.cml import DIRECTIONS, MODES, Direction, Mode, by_length, events, located, query
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.errors import AvelError
 from avel.floors import window_floors
 from avel.metrics import cml_counts
 from avel.models import build_model
-from avel.training import train
+from avel.training import Part, fit_epoch, train
 from avel.types import DistanceOutput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -187,6 +191,73 @@ def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_floor(m
         assert found.all() and len(found) == floors.counted
         guessed = located(constant, windows, mode, batch_size=8)[direction]
         assert guessed.mean() == floors.values["first window"] and len(guessed) == floors.counted
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_floor_by_a_cut_one(
+    direction: Direction, windows: Windows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positive control of strict mode: were the answer left in the query, this would see it."""
+    stream = "audio" if direction == "a2v" else "visual"
+
+    def by_zeros(batch: Batch) -> DistanceOutput:
+        """0 between the query's seconds that are not all 0 and those searched at their place in it, 1 elsewhere."""
+        asking = getattr(batch, stream).flatten(2).any(2)
+        found = torch.stack([1 - torch.eye(6)[:, one.nonzero()[:, 0]] for one in asking])  # (B, 6, l)
+        return DistanceOutput(found if direction == "a2v" else found.mT)
+
+    def masked(batch: Batch, num_classes: int, way: Direction) -> Batch:
+        asking = "audio" if way == "a2v" else "visual"
+        kept = getattr(batch, asking).clone()
+        kept[batch.target.labels == num_classes] = 0
+        return replace(batch, **{asking: kept})
+
+    masks = windows.labels.numpy() < len(CLASSES)
+    floor = window_floors(masks, masks).values["first window"]
+    assert located(by_zeros, windows, "strict", batch_size=8)[direction].mean() == floor < 1
+    monkeypatch.setattr(cml, "query", masked)
+    assert located(by_zeros, windows, "strict", batch_size=8)[direction].all()
+
+
+# --- strict and joint, in training ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_strict_update_gives_the_network_the_events_segments_alone(
+    direction: Direction, windows: Windows, network: torch.nn.Module
+) -> None:
+    learner = copy.deepcopy(network)
+    received: list[tuple[torch.Tensor, ...]] = []
+    learner.register_forward_pre_hook(lambda _, given: received.append(tuple(stream.clone() for stream in given)))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    model, optimizer = fabric.setup(learner, torch.optim.Adam(learner.parameters()))
+    found = events(windows)
+    groups = by_length(found)
+    parts = [Part(group, direction) for group in groups.values()]
+    fit_epoch(fabric, model, optimizer, windows, parts, TrainConfig(Path(), Path(), task="cml", cml_mode="strict"))
+    assert len(received) == len(groups) > 1
+    for (length, group), (audio, visual) in zip(groups.items(), received, strict=True):
+        whole = windows.batch(group)
+        asking, searched = (audio, visual) if direction == "a2v" else (visual, audio)
+        all_asking, all_searched = (whole.audio, whole.visual) if direction == "a2v" else (whole.visual, whole.audio)
+        assert torch.equal(searched, all_searched)
+        for one, every, index in zip(asking, all_asking, group, strict=True):
+            start, _ = found[index]
+            assert torch.equal(one, every[start : start + length])
+
+
+@pytest.mark.parametrize("mode", ["joint", "strict"])
+def test_the_epoch_is_chosen_by_the_mode_that_is_trained(mode: Mode, tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", clips=96)
+    run = train(config(tmp_path, "run", task="cml", cml_mode=mode))
+    windows = Windows(store, task_split(store, "val", "cml"), 6)
+    best = through(load(tmp_path / "run").network)
+    found = {each: located(best, windows, each, batch_size=8) for each in MODES}
+    scores = {each: {way: float(found[each][way].mean()) for way in DIRECTIONS} for each in MODES}
+    accuracy = {each: sum(scores[each].values()) / 2 for each in MODES}
+    assert scores["joint"] != scores["strict"]
+    assert run.best_accuracy == pytest.approx(accuracy[mode])
+    assert run.metrics[0]["val"] == pytest.approx({**scores[mode], "accuracy": accuracy[mode]})
 
 
 # --- training on the match splits -----------------------------------------------------------------------------------

@@ -140,6 +140,17 @@ def test_agva_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in layer.parameters()) == 378_929
 
 
+def test_agva_begins_with_xavier_weights() -> None:
+    """As the released code does: in each map uniform up to sqrt(6 / (inputs + outputs)), more than PyTorch's own."""
+    torch.manual_seed(0)
+    weights = {name: value for name, value in AudioGuidedAttention(64, 32, 49).named_parameters() if value.ndim == 2}
+    assert len(weights) == 5
+    for name, weight in weights.items():
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.9 * bound < weight.abs().max() <= bound, name
+        assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
+
+
 def test_agva_of_one_cell_is_the_identity_without_parameters() -> None:
     layer = AudioGuidedAttention(6, 5, 1)
     visual = randn(0, 2, 3, 1, 1, 6)

@@ -94,6 +94,18 @@ def test_wccl_of_one_class_and_of_constant_embeddings() -> None:
         assert constant.grad is not None and constant.grad.isfinite().all()
 
 
+def test_an_embedding_of_hardly_any_norm_is_not_blown_up_to_a_direction() -> None:
+    """Norms are clamped at 1e-6: one of 1e-7 becomes 0.1."""
+    anchors, labels = seeded(17, 4, 3), [0, 0, 1, 1]
+    anchors[0] *= 1e-7 / anchors[0].norm()
+    want = sum(contrastive_oracle(anchors.tolist(), labels, 0.3, True)) / 4
+    got = losses.contrastive(anchors, torch.tensor(labels), temperature=0.3, normalize=True)
+    assert got.item() == pytest.approx(want, rel=1e-9)
+    anchors[0] *= 1e7
+    blown_up = losses.contrastive(anchors, torch.tensor(labels), temperature=0.3, normalize=True)
+    assert abs(blown_up.item() - want) > 0.1
+
+
 def test_an_anchor_without_positive_is_left_out() -> None:
     anchors, labels = seeded(3, 5, 2), [0, 1, 0, 2, 0]
     want = contrastive_oracle(anchors.tolist(), labels, 0.5, False)
@@ -335,6 +347,17 @@ def test_distance_losses_are_finite_at_the_edges_in_float32(kind: str, value: fl
     loss.backward()
     assert loss.isfinite() and distance.grad is not None and distance.grad.isfinite().all()
     assert DISTANCE_LOSSES[kind](distance.half(), torch.tensor([True, False])).dtype == torch.float32
+
+
+def test_the_exponential_loss_of_a_pair_that_should_be_apart_is_flat_below_a_millionth() -> None:
+    """-log(1 - exp(-D)) is -log D there, which would grow for ever; what should be together costs D at any D."""
+    distance = torch.tensor([1e-8, 1e-6], dtype=torch.float64, requires_grad=True)
+    apart = losses.distance_exponential(distance[:1], torch.tensor([False]))
+    assert apart.item() == pytest.approx(-math.log(1e-6), abs=1e-5)
+    assert losses.distance_exponential(distance[1:], torch.tensor([False])).item() == apart.item()
+    apart.backward()
+    assert distance.grad is not None and distance.grad[0] == 0
+    assert losses.distance_exponential(distance[:1], torch.tensor([True])).item() == 1e-8
 
 
 def test_the_contrastive_margin() -> None:
