@@ -284,6 +284,17 @@ def test_drop_last_is_refused_where_rare_lengths_would_never_be_trained(tmp_path
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [{"learning_rate": 0.0}, {"learning_rate": math.inf}, {"learning_rate": math.nan}, {"feature_noise": -1.0}],
+)
+def test_impossible_rates_are_refused_before_anything_is_written(setting: dict[str, Any], tmp_path: Path) -> None:
+    (name,) = setting
+    with pytest.raises(AvelError, match=f"{name} .*") as caught:
+        train(replace(ALL, **setting, out=tmp_path / "run"))
+    assert "finite" in caught.value.expected and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "setting", [{"weak_labels": "proportion"}, {"background_videos": False}, {"cml_mode": "strict"}], ids=str
 )
 def test_a_setting_that_the_task_does_not_read_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(config, name) < 1:
             raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
+    for name, good, bounds in (
+        ("learning_rate", 0 < config.learning_rate < math.inf, "a finite number above 0"),
+        ("feature_noise", 0 <= config.feature_noise < math.inf, "a finite number, not below 0"),
+    ):
+        if not good:
+            raise AvelError(f"{name} {getattr(config, name)}", bounds, f"give another --{name.replace('_', '-')}")
     for name, task in TASK_OF.items():
         if config.task != task and getattr(config, name) != getattr(TrainConfig, name):
             raise AvelError(
