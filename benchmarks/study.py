@@ -330,7 +330,7 @@ def main() -> None:
     jobs = [(row, seed) for row, seed in jobs if seed not in hits.get(f"{row.task}: {row.name}", {})]
     store = open_store(arguments.store)
     about = {
-        "title": f"{store.origin}: {arguments.table} of CCLN",
+        "title": f"{store.origin}: {'the paper preset' if arguments.table == 'paper' else arguments.table} of CCLN",
         **birth(),  # before the runs: the code may move on while they go
         "grid": list(store.grid),
         "visual_dim": store.visual_dim,
