@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from synthetic import CLASSES, relabel, write_store
 
-from avel import cml
+from avel import cli, cml
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, by_length, events, located, query
 from avel.config import TrainConfig
@@ -258,6 +258,23 @@ def test_the_epoch_is_chosen_by_the_mode_that_is_trained(mode: Mode, tmp_path: P
     assert scores["joint"] != scores["strict"]
     assert run.best_accuracy == pytest.approx(accuracy[mode])
     assert run.metrics[0]["val"] == pytest.approx({**scores[mode], "accuracy": accuracy[mode]})
+
+
+def test_the_command_line_says_the_floors_of_the_split_that_chose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_store(tmp_path / "store")
+    words = ["train", "--task", "cml", "--store", str(store.path), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert cli.main([*words, "--window", "6", "--options.width", "8", "--options.heads", "2"]) == 0
+    said = capsys.readouterr().out
+    masks = [
+        [row.numpy() < len(CLASSES) for row in Windows(store, task_split(store, split, "cml"), 6).labels]
+        for split in ("train", "val")
+    ]
+    floors = window_floors(*masks).values
+    assert "seed 0: val mean of A2V and V2A " in said
+    for name, value in floors.items():
+        assert f"floor on val, {name}: {value:.4f}" in said
 
 
 # --- training on the match splits -----------------------------------------------------------------------------------

@@ -172,7 +172,3 @@ def test_train_evaluate_and_spread_from_the_command_line(
     said = capsys.readouterr().out
     assert "segment accuracy" in said and "+-" in said and "floor, all background" in said
     assert (run / "seed-1" / "evaluation_val.json").is_file()
-    words[3] = str(tmp_path / "cml")
-    assert cli.main(["train", *words, "--task", "cml"]) == 0
-    said = capsys.readouterr().out
-    assert "seed 0: val mean of A2V and V2A 0." in said and "floor on val, last window: 0." in said
