@@ -264,6 +264,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "study_full_choices.json": study,
     "study_full_paper.json": study,
     "study_full_weak.json": study,
+    "study_full_cml.json": study,
     "leak.json": leak,
     "train.json": train,
     "parity.json": parity,
