@@ -22,14 +22,13 @@ from birth import ROOT, birth
 from torch import Tensor
 
 from avel.checkpoint import load
-from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located
+from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located, located_floors
 from avel.config import TrainConfig
 from avel.data.ave import CLASSES, SEGMENTS, event_mask
 from avel.data.ave_survey import survey
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Settings, Store, StoredClip, checksum, open_store, write_index, write_shard
 from avel.files import write_file
-from avel.floors import window_floors
 from avel.models.ccln import distances
 from avel.training import plan, train
 from avel.types import DistanceOutput
@@ -209,14 +208,7 @@ def main() -> None:
                     row |= with_a_strangers_partner(network, windows, seed)
                 rows[mode].append(row)
                 print(name, "trained", mode, seed, {key: round(value, 3) for key, value in row.items()}, flush=True)
-        masks = [
-            [
-                row.numpy() < len(store.classes)
-                for row in Windows(store, task_split(store, split, "cml"), SEGMENTS).labels
-            ]
-            for split in ("train", "test")
-        ]
-        floors = window_floors(*masks)
+        floors = located_floors(Windows(store, task_split(store, "train", "cml"), SEGMENTS), windows)
         results[name] = {
             **about,
             "title": part.title or store.origin,

@@ -35,12 +35,12 @@ import yaml
 from birth import ROOT, birth
 
 from avel.checkpoint import load
-from avel.cml import DIRECTIONS, MODES, events, located
+from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import open_store
 from avel.files import replacing, write_file
-from avel.floors import segment_floors, window_floors
+from avel.floors import segment_floors
 from avel.metrics import paired_interval
 from avel.training import plan, train, train_clips
 
@@ -283,15 +283,11 @@ def floors_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, dic
     store = open_store(store_path)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
-        labels = {
-            split: [row.numpy() for row in Windows(store, task_split(store, split, task), WINDOW).labels]
-            for split in ("train", "val", "test")
-        }
-        events_of = {split: [row < len(store.classes) for row in rows] for split, rows in labels.items()}
+        windows = {split: Windows(store, task_split(store, split, task), WINDOW) for split in ("train", "val", "test")}
         found[task] = {
-            split: window_floors(events_of["train"], events_of[split]).values
+            split: located_floors(windows["train"], windows[split]).values
             if task == "cml"
-            else segment_floors(labels[split], len(store.classes))
+            else segment_floors(windows[split].labels.numpy(), len(store.classes))
             for split in ("val", "test")
         }
     return found

@@ -263,7 +263,7 @@ def test_the_epoch_is_chosen_by_the_mode_that_is_trained(mode: Mode, tmp_path: P
 def test_the_command_line_says_the_floors_of_the_split_that_chose(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = write_store(tmp_path / "store")
+    store = write_store(tmp_path / "store", clips=48, segments=9)  # two windows of each clip
     words = ["train", "--task", "cml", "--store", str(store.path), "--out", str(tmp_path / "run"), "--epochs", "1"]
     assert cli.main([*words, "--window", "6", "--options.width", "8", "--options.heads", "2"]) == 0
     said = capsys.readouterr().out

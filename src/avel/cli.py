@@ -278,7 +278,6 @@ def _streams(arguments: Namespace) -> Streams:
 
 
 def train(arguments: Namespace) -> int:
-    from avel.evaluation import floors
     from avel.training import train_seeds
 
     settings = {key: value for key, value in arguments.items() if key not in ("config", "seeds")}
@@ -299,8 +298,7 @@ def train(arguments: Namespace) -> int:
 
         measures = {f"{config.select_on} {measure}": [run.best_accuracy for run in runs]}
         print_spread(measures, open_store(config.store).origin or None)
-    found = floors(config.store, config.select_on)
-    for name, value in (found.windows if config.task == "cml" else found.segment).items():
+    for name, value in runs[0].floors.items():
         console().print(f"floor on {config.select_on}, {name}: {value:.4f}")
     console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
     return OK

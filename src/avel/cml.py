@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from avel.data.loader import Batch, Windows
+from avel.floors import Floors, window_floors
 from avel.metrics import locate, partial_event
 from avel.types import DistanceOutput
 
@@ -94,3 +95,9 @@ def located(
                 asking = searched[:, start : start + length] if joint is not None else searched
                 right[direction][index] = locate(asking) == start
     return {way: np.array([right[way][index] for index in asked], dtype=np.bool_) for way in DIRECTIONS}
+
+
+def located_floors(trained: Windows, asked: Windows) -> Floors:
+    """What `located` would find in these windows without looking or listening, knowing those that were trained on."""
+    masks = [[row.numpy() < asked.num_classes for row in windows.labels] for windows in (trained, asked)]
+    return window_floors(*masks)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from avel.checkpoint import LoadedModel, load
-from avel.cml import DIRECTIONS, MODES, events, located
+from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
@@ -393,7 +393,6 @@ def _cml(
     if progress:
         progress("predict", len(MODES), len(MODES))
     trained = Windows(store, task_split(store, "train", "cml"), model.window)
-    masks = [[row.numpy() < windows.num_classes for row in each.labels] for each in (trained, windows)]
     lengths = np.array([length for _, length in asked.values()])
     scores: dict[str, Any] = {"clips": len(clips), "events": len(asked), "trained_mode": config["cml_mode"]}
     for mode in MODES:
@@ -410,7 +409,7 @@ def _cml(
                 for length in np.unique(lengths).tolist()
             },
         }
-    scores["floors"] = window_floors(*masks).values
+    scores["floors"] = located_floors(trained, windows).values
     saved = {
         "clip": np.array([store.clips[windows.items[index][0]].id for index in asked]),
         "start": np.array([start for start, _ in asked.values()]),

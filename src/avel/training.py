@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 import avel
 from avel import checkpoint
-from avel.cml import DIRECTIONS, Direction, by_length, events, located, query
+from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_floors, query
 from avel.config import TrainConfig
 from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import write_file
+from avel.floors import segment_floors
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
@@ -51,12 +52,14 @@ class Run:
         best_epoch: the epoch whose weights were kept.
         best_accuracy: its accuracy on the split that chose it: of segments, or in task cml the mean of A2V and V2A.
         metrics: one dict an epoch, as in ``metrics.jsonl``.
+        floors: what that split gives without looking or listening, by name; segments count once, as in ``accuracy``.
     """
 
     folder: Path
     best_epoch: int
     best_accuracy: float
     metrics: list[dict[str, Any]]
+    floors: dict[str, float]
 
 
 def train(config: TrainConfig, *, progress: Progress | None = None, notice: Callable[[str], None] | None = None) -> Run:
@@ -156,7 +159,14 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         _by_first(fabric, _save_epoch, config, store, network, optimizer, facts, metrics)
     if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
-    return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics)
+    if config.task == "cml":
+        floors = located_floors(train_windows, choose_windows).values
+    else:
+        floors = segment_floors(
+            (store.labels(index).numpy() for index in task_split(store, config.select_on, config.task)),
+            len(store.classes),
+        )
+    return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics, floors)
 
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:

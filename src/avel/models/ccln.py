@@ -405,7 +405,6 @@ class CCLN(nn.Module):
         _check(width > 0 and heads > 0 and width % 2 == 0 and width % heads == 0,
                f"width {width} with {heads} heads", "an even width, divisible by heads")  # fmt: skip
         _check(0 <= dropout < 1, f"dropout {dropout}", "0 <= dropout < 1")
-        _check(0 <= threshold < 1, f"threshold {threshold}", "0 <= threshold < 1")
         _check(top_segments > 0, f"top_segments {top_segments}", "at least 1")
         _check(embedding_width > 0, f"embedding_width {embedding_width}", "at least 1")
         _check(0 < temperature < math.inf, f"temperature {temperature}", "a finite number above 0")
