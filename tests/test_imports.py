@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": BASE,
     "features": BASE | {"data", "memory"},
     "checkpoint": BASE | {"models"},
-    "cml": BASE | {"data", "metrics"},
+    "cml": BASE | {"data", "floors", "metrics"},
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
     "zero_shot": BASE | {"features", "localization"},
