@@ -11,7 +11,7 @@ from avel import cli
 from avel.data.table import read_table
 from avel.demo import DemoResult, demo
 from avel.errors import AvelError
-from avel.types import Timeline
+from avel.timeline import Timeline
 
 
 @pytest.fixture(scope="module")

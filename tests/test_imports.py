@@ -13,7 +13,19 @@ import avel
 PACKAGE = Path(avel.__file__).parent
 
 BASE = {"errors", "files", "types"}
-USE = {"losses", "metrics", "floors", "models", "data", "features", "checkpoint", "cml", "localization", "plots"}
+USE = {
+    "losses",
+    "metrics",
+    "floors",
+    "models",
+    "data",
+    "features",
+    "checkpoint",
+    "cml",
+    "localization",
+    "plots",
+    "timeline",
+}
 USE |= BASE | {"config"}
 
 #: What each room may import, besides itself and ``avel`` for its version.
@@ -22,11 +34,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "memory": set(),
     "types": {"errors", "files"},
+    "timeline": BASE,
     "config": BASE,
     "losses": BASE,
     "metrics": BASE,
     "floors": BASE | {"metrics"},
-    "plots": BASE,
+    "plots": BASE | {"timeline"},
     "models.layers": BASE | {"losses"},
     "models": BASE | {"losses", "models.layers"},
     "data": BASE,
@@ -35,11 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cml": BASE | {"data", "floors", "metrics"},
     "rivals": BASE | {"data", "metrics"},
     "localization": USE,
-    "zero_shot": BASE | {"features", "localization"},
+    "zero_shot": BASE | {"features", "localization", "timeline"},
     "training": USE | {"memory"},
     "evaluation": USE,
-    "web": BASE | {"plots"},
-    "present": BASE | {"features", "plots", "web"},
+    "web": BASE | {"plots", "timeline"},
+    "present": BASE | {"features", "plots", "timeline", "web"},
     "demo": USE | {"training", "evaluation", "rivals", "present", "web"},
     "cli": USE | {"zero_shot", "training", "evaluation", "rivals", "present", "web", "demo"},
     "__main__": {"cli"},

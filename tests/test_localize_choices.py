@@ -20,8 +20,8 @@ from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual
 from avel.features.extract import extract, extract_clip
+from avel.timeline import Timeline
 from avel.training import train
-from avel.types import Timeline
 
 Clips = Callable[[Path, int], Path]
 

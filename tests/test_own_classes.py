@@ -22,7 +22,7 @@ from test_readme import ROOT
 from avel import cli
 from avel.data.store import open_store
 from avel.data.table import read_table
-from avel.types import Timeline
+from avel.timeline import Timeline
 
 PAGE = ROOT / "docs" / "own-classes.md"
 Rows = list[dict[str, str]]

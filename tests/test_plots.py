@@ -14,7 +14,8 @@ from matplotlib.image import imread
 
 from avel import plots
 from avel.localization import find_events
-from avel.types import Span, Timeline
+from avel.timeline import Timeline
+from avel.types import Span
 
 CLASSES = (
     "ringing telephone", "barking dog", "church bell", "passing train", "emergency siren", "snare drum",

@@ -15,7 +15,8 @@ from avel.data.labels import segment_labels
 from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.localization import find_events
-from avel.types import Event, Span, Timeline
+from avel.timeline import Timeline
+from avel.types import Event, Span
 
 CLASSES = ("barking dog", "ringing telephone", "a <b>&amp; --> c")
 

@@ -18,7 +18,8 @@ from rich.console import Console
 from avel.errors import AvelError
 from avel.localization import find_events
 from avel.plots import class_bars, clock
-from avel.types import Event, Span, Timeline
+from avel.timeline import Timeline
+from avel.types import Event, Span
 from avel.web import demo_page, terminal_timeline, timeline_page
 
 CLASSES = (

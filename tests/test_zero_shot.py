@@ -21,7 +21,7 @@ from avel import cli
 from avel.errors import AvelError
 from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS
 from avel.present import present
-from avel.types import Timeline
+from avel.timeline import Timeline
 from avel.zero_shot import Prompts, agree, check_labels, localize_words, parse_labels, where, word_probabilities
 
 LABELS = ("dog barking", "church bell", "train horn")

@@ -13,7 +13,7 @@ _PUBLIC = {
     "Event": "avel.types",
     "Span": "avel.types",
     "Streams": "avel.features.video",
-    "Timeline": "avel.types",
+    "Timeline": "avel.timeline",
     "evaluate": "avel.evaluation",
     "extract": "avel.features.extract",
     "load": "avel.checkpoint",

@@ -36,7 +36,8 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
 
     from avel.data.ave_survey import Survey
     from avel.features.video import Streams
-    from avel.types import Finding, Progress, Span, Timeline
+    from avel.timeline import Timeline
+    from avel.types import Finding, Progress, Span
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two

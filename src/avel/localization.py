@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avel.errors import AvelError
-from avel.types import Event, Progress, Timeline
+from avel.timeline import Timeline
+from avel.types import Event, Progress
 
 if TYPE_CHECKING:
     import torch

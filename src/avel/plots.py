@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avel.files import replacing
-from avel.types import BACKGROUND, Timeline
+from avel.timeline import Timeline
+from avel.types import BACKGROUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

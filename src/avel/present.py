@@ -8,7 +8,7 @@ from pathlib import Path
 
 from avel.features.video import FIRST_STREAMS, Streams, read_waveform, sample_frames
 from avel.plots import frame_times, timeline_picture
-from avel.types import Timeline
+from avel.timeline import Timeline
 from avel.web import timeline_page
 
 WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope

@@ -20,7 +20,8 @@ from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
 from avel.features.video import FIRST_STREAMS, Streams
 from avel.localization import find_events
-from avel.types import BACKGROUND, ZERO_SHOT, Progress, Timeline
+from avel.timeline import Timeline
+from avel.types import BACKGROUND, ZERO_SHOT, Progress
 
 MOST_LABELS = 100
 

@@ -24,7 +24,8 @@ import numpy as np
 import avel
 from avel.files import replacing, write_file
 from avel.plots import class_color, clock, shown_classes, text_color, tick_step
-from avel.types import BACKGROUND, Span, Timeline
+from avel.timeline import Timeline
+from avel.types import BACKGROUND, Span
 
 _CAPTIONS = {
     "curves": "Training: the loss and its terms, and the segment accuracy.",

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from avel.plots import class_color, clock, shown_classes, tick_step
-from avel.types import Span, Timeline
+from avel.timeline import Timeline
+from avel.types import Span
 
 
 def terminal_timeline(timeline: Timeline) -> TerminalTimeline:
