@@ -12,7 +12,7 @@ import avel
 
 PACKAGE = Path(avel.__file__).parent
 
-BASE = {"errors", "files", "types"}
+BASE = {"devices", "errors", "files", "types"}
 USE = {
     "losses",
     "metrics",
@@ -31,6 +31,7 @@ USE |= BASE | {"config"}
 #: What each room may import, besides itself and ``avel`` for its version.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "devices": {"errors"},
     "files": {"errors"},
     "memory": set(),
     "types": {"errors", "files"},
@@ -58,9 +59,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.floors", "avel.config", "avel.cli"]
+LIGHT = ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.devices", "avel.config", "avel.cli"]
 LIGHT += ["avel.data.table", "avel.data.store", "avel.data.rendered", "avel.features", "avel.features.extract"]
-LIGHT += ["avel.zero_shot"]
+LIGHT += ["avel.zero_shot", "avel.floors"]
 
 
 def room(module: str) -> str:

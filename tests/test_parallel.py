@@ -132,7 +132,7 @@ def gradients(fabric: Fabric, store: Path, case: Case, only: int | None = None) 
 
 
 def save_gradients(rank: int, folder: Path) -> None:
-    fabric = training._fabric(TrainConfig(folder, folder, device="cpu"))
+    fabric = training._fabric(TrainConfig(folder, folder), torch.device("cpu"))
     assert (fabric.world_size, fabric.global_rank) == (PROCESSES, rank)
     for name, case in CASES.items():
         save_file(gradients(fabric, folder / "store", case), folder / f"{name}-{rank}.safetensors")

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from avel import devices
 from avel.errors import AvelError
 from avel.files import file_sha256, write_file
 from avel.models import build_model
@@ -68,9 +69,10 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     """Load a trained model from a run folder (its ``best`` checkpoint) or from a checkpoint's ``.json`` file.
 
     Raises:
-        AvelError: there is no checkpoint, it is damaged or half-written, or another version of avel made it.
+        AvelError: there is no checkpoint, it is damaged or half-written, another version of avel made it, or this
+            machine has no such device.
     """
-    path = Path(path)
+    path, place = Path(path), devices.device(device)
     description_file = path / "best.json" if path.is_dir() else path.with_suffix(".json")
     if not description_file.is_file():
         raise AvelError(
@@ -102,7 +104,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     with safe_open(weights, "pt") as file:
         network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
     return LoadedModel(
-        network=network.to(device).eval(),
+        network=network.to(place).eval(),
         name=network_arguments["name"],
         task=network_arguments["task"],
         classes=tuple(description["classes"]),

@@ -29,6 +29,7 @@ from avel.config import TrainConfig
 from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
+from avel.devices import device
 from avel.errors import AvelError
 from avel.files import write_file
 from avel.floors import segment_floors
@@ -71,7 +72,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         notice: called with a line on where the features lie and what reading them costs.
 
     Raises:
-        AvelError: the store cannot serve this training, the folder holds another run, or the disk is full.
+        AvelError: the store cannot serve this training, this machine has no such device, the folder holds another run,
+            or the disk is full.
     """
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(config, name) < 1:
@@ -95,6 +97,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
             "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
             "leave out --drop-last",
         )
+    place = device(config.device)
     store = open_store(config.store)
     _check_splits(config, store)
     train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
@@ -103,18 +106,18 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         _check_events(config, store, train_windows, choose_windows)
     else:
         _check_classes(config, store)
-    fabric = _fabric(config)
+    fabric = _fabric(config, place)
     started = _by_first(
         fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
     )
     torch.set_num_threads(started["threads"])
     keep_freed_memory()
-    place = residence([train_windows, choose_windows], fabric.device)
+    home = residence([train_windows, choose_windows], fabric.device)
     notice = notice if fabric.is_global_zero else None
     if notice:
-        notice(str(place))
+        notice(str(home))
     for windows in (train_windows, choose_windows):
-        windows.serve(fabric.device, resident=place.fits)
+        windows.serve(fabric.device, resident=home.fits)
 
     torch.manual_seed(config.seed)
     network = build_model(
@@ -371,12 +374,12 @@ def forward(model: nn.Module, batch: Batch, streams: str) -> SegmentOutput | Dis
     return output
 
 
-def _fabric(config: TrainConfig) -> Fabric:
+def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
     """Fabric for one process, or for as many as torchrun started."""
     processes, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
-        accelerator=config.device,
-        devices=here,
+        accelerator=place.type,
+        devices=here if place.index is None else [place.index],
         num_nodes=processes // here,
         strategy="ddp" if processes > 1 else "auto",
         precision=config.precision,
