@@ -28,6 +28,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 import avel
 from avel.config import TrainConfig
 from avel.errors import AvelError
+from avel.files import check_folder, make_folder, write_file
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
     from collections.abc import Iterator
@@ -136,7 +137,6 @@ def data_compare(arguments: Namespace) -> int:
     import json
 
     from avel.data.compare import compare
-    from avel.files import write_file
     from avel.plots import comparison_picture
 
     with bars() as progress:
@@ -144,7 +144,7 @@ def data_compare(arguments: Namespace) -> int:
     for line in found.lines():
         console().print(line, soft_wrap=True)
     if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.out)
         write_file(arguments.out / "comparison.json", json.dumps(found.to_json(), indent=1))
         relative = {"visual": found.visual, "audio": found.audio}
         comparison_picture(
@@ -774,6 +774,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.get("workers") == 0:
         chosen.workers = None
     try:
+        if chosen.get("out") is not None:
+            check_folder(chosen.out)
         return verb.run(chosen)
     except AvelError as error:
         complain(f"avel: {error}")

@@ -17,7 +17,7 @@ from avel.data.store import Store, open_store
 from avel.data.table import read_table
 from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
-from avel.files import write_file
+from avel.files import check_folder, write_file
 from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
@@ -112,6 +112,7 @@ def demo(
     Raises:
         AvelError: the folder holds a demo with other settings, or the disk is full.
     """
+    check_folder(out)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
     table = render(out / "world", clips=clips, long_videos=long_videos, seed=seed, workers=workers, progress=progress)

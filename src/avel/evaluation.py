@@ -16,7 +16,7 @@ from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.files import file_sha256, replacing, write_file
+from avel.files import file_sha256, make_folder, replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.localization import find_events, localize_features
 from avel.metrics import (
@@ -344,7 +344,7 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
     write_file(run / f"evaluation_{split}.json", json.dumps(scores, indent=1))
     with replacing(run / f"predictions_{split}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **saved)
-    (run / "plots").mkdir(exist_ok=True)
+    make_folder(run / "plots")
     draw(run, scores, (*store.classes, BACKGROUND))
     return scores
 

@@ -133,3 +133,38 @@ def write_file(path: str | Path, content: str | bytes) -> None:
     """Write ``content`` to ``path``, all of it or nothing. Raises AvelError when there is no room."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_folder(path: str | Path) -> None:
+    """Raises AvelError unless ``path`` is a folder to write to, or one can be made there. Makes nothing."""
+    path = Path(path)
+    there = Path(os.path.abspath(path))
+    missing = []
+    while not os.path.lexists(there):
+        missing.append(there.name)
+        there = there.parent
+    try:
+        longest = os.pathconf(there, "PC_NAME_MAX") if os.path.isdir(there) else 0
+    except OSError:
+        longest = 255
+    if not os.path.isdir(there):
+        what = "a link that leads nowhere" if there.is_symlink() and not os.path.exists(there) else "a file"
+        found = f"{path} cannot be a folder: {there} is {what}" if missing else f"{path} is {what}"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        found = f"{there} cannot be written to"
+    elif any(len(os.fsencode(name)) > longest for name in missing):
+        found = f"a folder's name of more than {longest} bytes: {path}"
+    else:
+        return
+    raise AvelError(found, "a folder to write to, or a place where one can be made", "choose another folder")
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises AvelError where that cannot be."""
+    check_folder(path)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AvelError(
+            f"cannot make the folder {path}: {error.strerror}", "a place where a folder can be made", "choose another"
+        ) from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avel.features.video import FIRST_STREAMS, Streams, read_waveform, sample_frames
+from avel.files import make_folder
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline
 from avel.web import timeline_page
@@ -34,7 +35,7 @@ def present(
     Raises:
         AvelError: the disk is full, or the video cannot be read any more.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     files = [out / f"{name}{suffix}" for suffix in (".json", ".csv", ".vtt", ".txt", ".png")]
     timeline.to_json(files[0])
     timeline.to_csv(files[1])

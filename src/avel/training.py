@@ -31,7 +31,7 @@ from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.store import Store, open_store
 from avel.devices import device
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import check_folder, make_folder, write_file
 from avel.floors import segment_floors
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
@@ -98,6 +98,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
             "leave out --drop-last",
         )
     place = device(config.device)
+    check_folder(config.out)
     store = open_store(config.store)
     _check_splits(config, store)
     train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
@@ -550,7 +551,7 @@ def _start_or_resume(
     begun = {"config.yaml", ".config.yaml.tmp", ".run.json.tmp"}  # what a kill before run.json may leave
     if config.out.exists() and not (config.out.is_dir() and {file.name for file in config.out.iterdir()} <= begun):
         raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     write_file(config.out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     run = {
         "avel": avel.__version__,

@@ -24,7 +24,7 @@ from avel.data.ave import BACKGROUND_SPLIT, CLASSES, FAMILIES, FEATURES, NAMES, 
 from avel.data.ave_survey import Survey, survey
 from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
 from avel.errors import AvelError
-from avel.files import file_sha256, write_file
+from avel.files import check_folder, file_sha256, make_folder, write_file
 from avel.types import Finding, Progress
 
 CHUNK_BYTES = 8 * 2**20  # of features read at once
@@ -93,6 +93,7 @@ def import_ave(
             float16, the folder holds another store, or the disk is full. Damaged input leaves nothing behind.
     """
     folder, out = Path(folder), Path(out)
+    check_folder(out)
     found = survey(folder)
     sources = _sources(found)
     settings = _settings(found)
@@ -102,12 +103,7 @@ def import_ave(
     before = {shard.path for shard in shards if shard.path.is_file()}
     _refuse_small_disk(out, sum(len(shard.rows) for shard in shards if shard.path not in before), settings)
     existed = out.is_dir()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AvelError(
-            f"cannot make the folder {out}: {error.strerror}", "a folder", "choose another --out"
-        ) from error
+    make_folder(out)
     total = sum(len(shard.rows) for shard in shards)
     facts: dict[Path, dict[str, Any]] = {}
     done = new = 0

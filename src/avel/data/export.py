@@ -26,7 +26,7 @@ from avel.data.ave import BACKGROUND_SPLIT, CLASSES, EXPORT_MARK, FAMILIES, FEAT
 from avel.data.labels import consecutive_windows, video_class, video_labels
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
-from avel.files import replacing_folder
+from avel.files import check_folder, replacing_folder
 from avel.types import BACKGROUND, Progress, Span
 
 NAMED = 5  # clips that an error names
@@ -129,6 +129,7 @@ def export_h5(
             this store; a folder that holds something; or a full disk. Nothing is left behind.
     """
     opened, out = open_store(store), Path(out)
+    check_folder(out)
     if dtype not in ("float32", "float64"):
         raise AvelError(f"dtype {dtype!r}", "float32 or float64", "choose one of these")
     if segments is not None and segments < 1:

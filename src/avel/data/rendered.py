@@ -45,7 +45,7 @@ from avel.data.rendered_scenes import Actor, Camera, draw_frames, paint_place
 from avel.data.rendered_things import THINGS, Rng
 from avel.data.table import Clip, write_table
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import make_folder, write_file
 from avel.types import Progress
 
 __all__ = [
@@ -285,8 +285,8 @@ def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
 def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write world.json first, so that a folder is known by it from the start; refuse another world's folder."""
     file = out / "world.json"
-    (out / "videos").mkdir(parents=True, exist_ok=True)
-    (out / "long").mkdir(exist_ok=True)
+    make_folder(out / "videos")
+    make_folder(out / "long")
     if not file.exists():
         if any(out.glob("*/*.mp4")):
             raise AvelError(

@@ -36,7 +36,7 @@ from avel.data.simulated_features import (
 )
 from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
 from avel.errors import AvelError
-from avel.files import file_sha256, replacing, write_file
+from avel.files import file_sha256, make_folder, replacing, write_file
 from avel.types import Progress
 
 _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
@@ -255,13 +255,8 @@ def _in_threads(
 def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
     path = out / SIMULATED_MARK
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(each.name for each in out.iterdir() if each.name != f".{SIMULATED_MARK}.tmp")
-    except OSError as error:
-        raise AvelError(
-            f"cannot use {out} as a folder: {error.strerror}", "a new or an empty folder", "choose another folder"
-        ) from error
+    make_folder(out)
+    foreign = sorted(each.name for each in out.iterdir() if each.name != f".{SIMULATED_MARK}.tmp")
     if not path.exists():
         if foreign:
             raise AvelError(

@@ -28,7 +28,7 @@ from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extr
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
-from avel.files import file_sha256, held_alone, write_file
+from avel.files import check_folder, file_sha256, held_alone, make_folder, write_file
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -115,13 +115,14 @@ def extract(
             started, another run is at work in the folder, or the disk is full.
     """
     out = Path(out)
+    check_folder(out)
     clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
     _check_workers(workers)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
-    _make_folder(out)
+    make_folder(out)
     with held_alone(out):
         finished = _finished(clips, out, recipe, progress)
         todo = [clip for clip in clips if clip.id not in finished]
@@ -152,7 +153,7 @@ def _results(
     """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
     if not todo:
         return
-    _make_folder(out / "parts")
+    make_folder(out / "parts")
     if engine == "ray":
         yield from on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
     elif workers == 0:
@@ -447,17 +448,6 @@ class Recipe:
             visual_dim=self.visual.dim,
             audio_dim=self.audio.dim,
         )
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AvelError(
-            f"cannot make the folder {path}: {error.strerror}",
-            "a place where a folder can be made",
-            "choose another --out",
-        ) from error
 
 
 def _check_workers(workers: int | None) -> None:

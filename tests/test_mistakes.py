@@ -1,0 +1,75 @@
+"""A user's mistakes at every verb: exit code 2, what was found, what is right, what to do; never a traceback."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from avel import cli
+from avel.errors import AvelError
+from avel.files import check_folder, make_folder
+
+OUT_OF_EVERY_VERB = [
+    "demo --out",
+    "data render --out",
+    "data simulate --out",
+    "data import-ave . --out",
+    "data compare one other --out",
+    "extract clips.csv --out",
+    "export-h5 store",
+    "train --store store --out",
+    "localize clip.mp4 --model run --out",
+]
+
+
+def a_file(folder: Path) -> tuple[Path, str]:
+    (folder / "file").write_text("mine")
+    return folder / "file", "is a file"
+
+
+def under_a_file(folder: Path) -> tuple[Path, str]:
+    return a_file(folder)[0] / "out", "cannot be a folder"
+
+
+def behind_a_dead_link(folder: Path) -> tuple[Path, str]:
+    (folder / "link").symlink_to(folder / "nowhere")
+    return folder / "link" / "out", "a link that leads nowhere"
+
+
+def a_name_too_long(folder: Path) -> tuple[Path, str]:
+    return folder / ("x" * 256) / "out", "more than 255 bytes"
+
+
+@pytest.mark.parametrize("place", [a_file, under_a_file, behind_a_dead_link, a_name_too_long])
+@pytest.mark.parametrize("words", OUT_OF_EVERY_VERB)
+def test_an_out_that_cannot_be_a_folder_is_refused_before_any_work(
+    words: str,
+    place: Callable[[Path], tuple[Path, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, said = place(tmp_path)
+    there = sorted(tmp_path.iterdir())
+    assert cli.main([*words.split(), str(out)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "do this:" in error and "Traceback" not in error
+    assert sorted(tmp_path.iterdir()) == there
+    for refused in (check_folder, make_folder):
+        with pytest.raises(AvelError, match=said):
+            refused(out)
+
+
+def test_a_folder_that_can_be_made_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("a.b/c", "..", "."):
+        check_folder(path)
+    assert not list(tmp_path.iterdir())
+    make_folder("a.b/c")
+    make_folder("a.b/c")
+    assert (tmp_path / "a.b" / "c").is_dir()
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(AvelError, match=f"{tmp_path} cannot be written to"):
+        check_folder(tmp_path / "new" / "out")
