@@ -372,13 +372,6 @@ def test_a_file_that_changes_while_it_is_read_has_failed(
     assert report.done == 1 and "clip1.mp4 changed while it was read" in report.failed[0]["cause"]
 
 
-def test_fewer_than_no_workers(tiny_clips: Clips, tmp_path: Path) -> None:
-    for use in (extract, lambda table, _, **options: estimate_seconds(table, **options)):
-        with pytest.raises(AvelError, match="-1 workers"):
-            use(tiny_clips(tmp_path / "clips", 2), tmp_path / "store", workers=-1)
-    assert not (tmp_path / "store").exists()
-
-
 def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
     two, one = (estimate_seconds(table, workers=workers) for workers in (2, 1))

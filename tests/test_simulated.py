@@ -249,7 +249,6 @@ def test_a_small_disk_and_impossible_numbers_are_refused(tmp_path: Path, monkeyp
     for numbers, said in (
         ({"grid": (0, 7)}, "grid = 0 x 7"),
         ({"visual_dim": 0}, "visual_dim"),
-        ({"workers": 0}, "wor"),
     ):
         with pytest.raises(AvelError, match=said):
             simulate(tmp_path / "ave", **{**SMALL, **numbers})  # type: ignore[arg-type]

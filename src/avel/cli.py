@@ -667,7 +667,8 @@ def _stream_options(parser: ArgumentParser) -> None:
 
 
 def _workers_option(parser: ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=0, help="Processes to use; 0 takes one per core.")
+    help_text = "Processes or threads that share the work; left out, one per processor; 0 starts none."
+    parser.add_argument("--workers", type=int, help=help_text)
 
 
 VERBS: dict[str, Verb | dict[str, Verb]] = {
@@ -771,8 +772,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = arguments[arguments.verb]
     if isinstance(verb, dict):
         verb, chosen = verb[chosen.verb], chosen[chosen.verb]
-    if chosen.get("workers") == 0:
-        chosen.workers = None
     try:
         if chosen.get("out") is not None:
             check_folder(chosen.out)

@@ -106,7 +106,7 @@ def demo(
         long_videos: videos of 47 to 180 s to render and localize.
         epochs: training epochs of each network.
         seed: of the world and of the training.
-        workers: processes; None takes one per core.
+        workers: processes; None for one per processor, 0 for none: all is done in this process.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:

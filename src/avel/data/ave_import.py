@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from avel.data.ave_survey import Survey, survey
 from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, make_folder, write_file
+from avel.processors import as_finished, worker_count
 from avel.types import Finding, Progress
 
 CHUNK_BYTES = 8 * 2**20  # of features read at once
@@ -82,7 +82,7 @@ def import_ave(
     Args:
         folder: AVE's files, see `avel.data.ave.NAMES`.
         out: folder of the store; an import that was stopped there is resumed.
-        workers: threads; None for one per processor.
+        workers: threads; None for one per processor, 0 for none: all is done in the caller's.
         progress: called as ``progress("import", clips done, clips in all)``.
 
     Returns:
@@ -90,10 +90,12 @@ def import_ave(
 
     Raises:
         AvelError: a file is missing, damaged or does not fit the others, a feature is not finite or too large for
-            float16, the folder holds another store, or the disk is full. Damaged input leaves nothing behind.
+            float16, the folder holds another store, the disk is full, or ``workers`` is negative. Damaged input leaves
+            nothing behind.
     """
     folder, out = Path(folder), Path(out)
     check_folder(out)
+    threads = worker_count(workers)
     found = survey(folder)
     sources = _sources(found)
     settings = _settings(found)
@@ -107,23 +109,16 @@ def import_ave(
     total = sum(len(shard.rows) for shard in shards)
     facts: dict[Path, dict[str, Any]] = {}
     done = new = 0
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        futures = {pool.submit(_make_shard, shard, settings): shard for shard in shards}
-        try:
-            for future in as_completed(futures):
-                shard = futures[future]
-                facts[shard.path], made = future.result()
+    try:
+        with closing(as_finished(lambda shard: _make_shard(shard, settings), shards, threads)) as results:
+            for shard, (facts[shard.path], made) in results:
                 done += len(shard.rows)
                 new += len(shard.rows) if made else 0
                 if progress:
                     progress("import", done, total)
-        except _BadInputError as error:
-            pool.shutdown(cancel_futures=True)
-            _undo(out, [shard.path for shard in shards if shard.path not in before], existed)
-            raise AvelError(error.found, error.expected, error.do) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    except _BadInputError as error:
+        _undo(out, [shard.path for shard in shards if shard.path not in before], existed)
+        raise AvelError(error.found, error.expected, error.do) from error
     clips: list[StoredClip] = []
     for shard in shards:
         for place, row in enumerate(shard.rows):

@@ -7,7 +7,6 @@ sums are float64.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
+from avel.processors import processors
 from avel.types import Progress
 
 WEAK = 0.5  # a dimension that correlates below it is likely not the same dimension
@@ -213,7 +213,7 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
     pairs = [(places[0][name], places[1][name]) for name in both]
     sums: dict[Kind, _Sums] = {"visual": _Sums.zero(one.visual_dim), "audio": _Sums.zero(one.audio_dim)}
     clips: dict[Kind, list[ClipDifference]] = {"visual": [], "audio": []}
-    threads = min(4, len(os.sched_getaffinity(0)))
+    threads = min(4, processors())
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, len(pairs), 16 * threads):  # so that Ctrl-C need not wait for all of them
             chosen = pairs[first : first + 16 * threads]

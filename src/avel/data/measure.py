@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from avel.errors import AvelError
+from avel.processors import processors
 from avel.types import Finding
 
 LISTED = 10  # places that one line names
 PIECE_BYTES = 2 * 2**20  # of features, measured at once: they pass several times through a cache of that size
-THREADS = min(4, len(os.sched_getaffinity(0)))
+THREADS = min(4, processors())
 
 Kind = Literal["visual", "audio"]
 Level = Literal["ok", "note", "error"]

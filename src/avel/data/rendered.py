@@ -46,6 +46,7 @@ from avel.data.rendered_things import THINGS, Rng
 from avel.data.table import Clip, write_table
 from avel.errors import AvelError
 from avel.files import make_folder, write_file
+from avel.processors import worker_count
 from avel.types import Progress
 
 __all__ = [
@@ -83,7 +84,7 @@ def render(
     Args:
         out: the folder, made if need be.
         clips, long_videos, seed, seconds: as for ``plan_world``.
-        workers: processes; by default one per core. 1 renders in this process.
+        workers: processes; None for one per processor, 0 for none: all is done in this process.
         progress: called as ``("render", done, total)``.
 
     Returns:
@@ -93,14 +94,15 @@ def render(
         AvelError: impossible numbers; a folder that holds another world or other videos; a full disk.
     """
     out = Path(out)
-    _check_numbers(clips, long_videos, seconds, workers)
+    _check_numbers(clips, long_videos, seconds)
+    number = worker_count(workers)
     plans = plan_world(seed, clips, long_videos, seconds)
     _claim(out, _world(plans, {"seed": seed, "clips": clips, "long_videos": long_videos, "seconds": seconds}))
     missing = [plan for plan in plans if not (out / plan.video).exists()]
     done = len(plans) - len(missing)
     if progress:
         progress("render", done, len(plans))
-    for _ in _render_all(missing, out, workers or os.cpu_count() or 1):
+    for _ in _render_all(missing, out, number):
         done += 1
         if progress:
             progress("render", done, len(plans))
@@ -237,12 +239,10 @@ def _encode(frames: Iterator[NDArray[np.uint8]], wave: NDArray[np.float32], fram
     return file.getvalue()
 
 
-def _check_numbers(clips: int, long_videos: int, seconds: int, workers: int | None) -> None:
+def _check_numbers(clips: int, long_videos: int, seconds: int) -> None:
     for name, value, least in (("clips", clips, 1), ("long_videos", long_videos, 0), ("seconds", seconds, 2)):
         if value < least:
             raise AvelError(f"{name} = {value}", f"a whole number, at least {least}", f"give {name} another value")
-    if workers is not None and workers < 1:
-        raise AvelError(f"workers = {workers}", "at least 1", "leave it out to use every core")
 
 
 def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
@@ -314,7 +314,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
 def _render_all(plans: list[ClipPlan], out: Path, workers: int) -> Iterator[None]:
     """Render every plan, longest first, yielding once per finished video."""
     plans = sorted(plans, key=lambda plan: -len(plan.seconds))
-    if workers == 1 or len(plans) < 2:
+    if workers == 0 or len(plans) < 2:
         for plan in plans:
             render_clip(plan, out / plan.video)
             yield

@@ -8,12 +8,10 @@ All is frozen as VERSION 1: a row's content depends on version, seed, grid, widt
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -37,6 +35,7 @@ from avel.data.simulated_features import (
 from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
 from avel.errors import AvelError
 from avel.files import file_sha256, make_folder, replacing, write_file
+from avel.processors import as_finished, worker_count
 from avel.types import Progress
 
 _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
@@ -99,14 +98,15 @@ def simulate(
         test_videos: rows of the test split; likewise. Where all three are given, N is their sum.
         background_videos: videos of background alone (``*_noisy.h5``); with 0 these files are left out.
         seed: the same seed gives the same files.
-        workers: threads; None uses every core. The files do not depend on it.
+        workers: threads; None for one per processor, 0 for none. The files do not depend on it.
         progress: called as ``progress("simulate <file>", videos done, videos in all)``.
 
     Raises:
         AvelError: numbers that cannot be, too little room on the disk, or a folder that holds something else.
     """
     out = Path(out)
-    _check_numbers(grid, visual_dim, workers)
+    _check_numbers(grid, visual_dim)
+    threads = worker_count(workers)
     made_plan = plan(
         videos=videos,
         train_videos=train_videos,
@@ -125,7 +125,7 @@ def simulate(
     mark = _claim(out, {"version": VERSION, "seed": seed, "options": options})
     world = make_world(seed, (grid[0], grid[1]), visual_dim)
     shapes = feature_shapes(made_plan, world)
-    jobs = _jobs(out, made_plan, world, shapes, workers or os.cpu_count() or 1, progress)
+    jobs = _jobs(out, made_plan, world, shapes, threads, progress)
     waiting = {names: job for names, job in jobs.items() if not all(_finished(out, mark, name) for name in names)}
     names_waiting = tuple(name for names in waiting for name in names)
     _check_room(out, sum(8 * prod(shapes[name]) for name in names_waiting if name in shapes))
@@ -242,14 +242,10 @@ def _in_threads(
     make_row: Callable[[int], None], count: int, workers: int, stage: str, progress: Progress | None
 ) -> None:
     """Make every row. numpy lets go of the interpreter in its long loops, so that threads are enough."""
-    pool = ThreadPoolExecutor(min(workers, count))
-    try:
-        for done, future in enumerate(as_completed([pool.submit(make_row, row) for row in range(count)]), start=1):
-            future.result()
+    with closing(as_finished(make_row, range(count), workers)) as results:
+        for done, _ in enumerate(results, start=1):
             if progress:
                 progress(stage, done, count)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -306,15 +302,13 @@ def _finished(out: Path, mark: dict[str, Any], name: str) -> bool:
     return name in mark["files"] and path.is_file() and path.stat().st_size == mark["files"][name]["bytes"]
 
 
-def _check_numbers(grid: tuple[int, int], visual_dim: int, workers: int | None) -> None:
+def _check_numbers(grid: tuple[int, int], visual_dim: int) -> None:
     if len(grid) != 2 or min(grid) < 1:
         raise AvelError(
             f"grid = {' x '.join(map(str, grid))}", "two whole numbers, each at least 1", "give another grid"
         )
     if visual_dim < 1:
         raise AvelError(f"visual_dim = {visual_dim}", "a whole number, at least 1", "give another width")
-    if workers is not None and workers < 1:
-        raise AvelError(f"workers = {workers}", "at least 1", "leave it out to use every core")
 
 
 def _check_room(out: Path, needed: int) -> None:

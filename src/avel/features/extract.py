@@ -29,6 +29,7 @@ from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
 from avel.files import check_folder, file_sha256, held_alone, make_folder, write_file
+from avel.processors import worker_count
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -102,8 +103,8 @@ def extract(
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
         engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
             same paths.
-        workers: processes; None for one per processor. With 0 all is done in this process, as a debugger wants it:
-            no limit holds there, and a crash ends all.
+        workers: processes; None for one per processor, with ``ray`` of the cluster. With 0 all is done in this process,
+            as a debugger wants it: no limit holds there, and a crash ends all. ``ray`` needs at least one.
         clip_seconds_limit: seconds in which a clip must get on by a second of video.
         clip_memory_limit: GiB that the process which decodes a clip may hold.
         progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" is at clips
@@ -111,8 +112,8 @@ def extract(
 
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
-            clip failed, a limit is not positive, the engine is unknown or not installed, worker processes cannot be
-            started, another run is at work in the folder, or the disk is full.
+            clip failed, a limit is not positive, the engine is unknown or not installed, ``workers`` is negative or its
+            processes cannot be started, another run is at work in the folder, or the disk is full.
     """
     out = Path(out)
     check_folder(out)
@@ -120,7 +121,8 @@ def extract(
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
-    _check_workers(workers)
+    if worker_count(workers) == 0 and engine == "ray":
+        raise AvelError("0 workers on a Ray cluster", "at least 1", "leave it out for one per processor of the cluster")
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     make_folder(out)
     with held_alone(out):
@@ -160,7 +162,7 @@ def _results(
         for clip in todo:
             yield clip, _one_clip(clip, out, recipe)
     else:
-        number = min(len(todo), workers or len(os.sched_getaffinity(0)))
+        number = min(len(todo), worker_count(workers))
         yield from in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
 
 
@@ -256,7 +258,7 @@ def estimate_seconds(
     Raises:
         AvelError: the source or the clips cannot be read.
     """
-    _check_workers(workers)
+    number = worker_count(workers)
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
     recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
     durations: list[float] = []
@@ -282,8 +284,7 @@ def estimate_seconds(
             "videos with picture and sound",
             "see whether they play",
         )
-    number = min(len(clips), workers or len(os.sched_getaffinity(0)))
-    return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
+    return float(np.mean(speeds) * np.mean(durations)) * len(clips) / max(1, min(len(clips), number))
 
 
 def read_source(source: str | Path) -> tuple[list[Clip], bool]:
@@ -448,11 +449,6 @@ class Recipe:
             visual_dim=self.visual.dim,
             audio_dim=self.audio.dim,
         )
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and workers < 0:
-        raise AvelError(f"{workers} workers", "a number of processes; left out, one for each processor", "raise it")
 
 
 def _limits(seconds: float, memory: float) -> Limits:
