@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from ave_files import write_ave, write_h5
 from synthetic import relabel, write_store
 
@@ -85,14 +89,14 @@ def test_every_file_of_ave_comes_back_with_its_values(folder: Path, exported: Pa
     assert (exported / "Annotations.txt").read_bytes() == (folder / "Annotations.txt").read_bytes()
     for name in names - {"Annotations.txt", "export.json"}:
         given, made = array(folder / name), array(exported / name)
+        kind = np.int64 if name in ORDERS else np.float64 if "_feature" in name else np.float32
+        assert made.dtype == kind, name
         if name.startswith("visual_feature_vec"):
             np.testing.assert_allclose(made, array(exported / "visual_feature.h5").mean((2, 3)), rtol=1e-6)
         elif name.startswith("visual"):
             assert np.array_equal(made, given.astype(np.float16)), name  # what a store keeps of them
         else:
-            assert np.array_equal(made, given.astype(made.dtype)), name
-        floats = np.int64 if name in ORDERS else np.float32
-        assert made.dtype == floats, name
+            assert np.array_equal(made, given.astype(np.float32)), name
 
 
 def test_import_of_an_export_is_the_store_again(store: Store, exported: Path, tmp_path: Path) -> None:
@@ -177,14 +181,34 @@ def test_code_written_for_ave_reads_it(exported: Path, store: Store) -> None:
         assert (labels[row, :, column] == inside).all() and (labels[row, :, 28] == ~inside).all()
 
 
-def test_float64_holds_the_same_in_twice_the_room(store: Store, exported: Path, tmp_path: Path) -> None:
-    export_h5(store.path, tmp_path / "h5", dtype="float64", files=["visual_feature.h5", "audio_feature.h5"])
+def test_features_are_float64_as_ave_s_and_equal_to_the_store_s(store: Store, exported: Path) -> None:
+    visual, audio = (array(exported / f"{kind}_feature.h5") for kind in ("visual", "audio"))
+    assert visual.dtype == audio.dtype == np.float64
+    for row in range(len(visual)):
+        assert np.array_equal(visual[row], store.visual(row).numpy().astype(np.float64))
+        assert np.array_equal(audio[row], store.audio(row).numpy().astype(np.float64))
+
+
+def test_float32_holds_the_same_in_half_the_room(store: Store, exported: Path, tmp_path: Path) -> None:
+    export_h5(store.path, tmp_path / "h5", dtype="float32", files=["visual_feature.h5", "audio_feature.h5"])
     assert {file.name for file in (tmp_path / "h5").iterdir()} == {
         *("Annotations.txt", "export.json", "visual_feature.h5", "audio_feature.h5")
     }
     for name in ("visual_feature.h5", "audio_feature.h5"):
-        large, small = array(tmp_path / "h5" / name), array(exported / name)
-        assert large.dtype == np.float64 and np.array_equal(large, small)
+        small, large = array(tmp_path / "h5" / name), array(exported / name)
+        assert small.dtype == np.float32 and np.array_equal(small, large)
+
+
+@pytest.mark.parametrize(("dtype", "runs"), [("float64", True), ("float32", False)])
+def test_code_in_double_precision_reads_the_default_alone(
+    store: Store, tmp_path: Path, dtype: Literal["float32", "float64"], runs: bool
+) -> None:
+    """As CMRAN and CMBS: the arrays go as they are into a network in double precision."""
+    export_h5(store.path, tmp_path / "h5", dtype=dtype, files=["audio_feature.h5"])
+    audio = torch.from_numpy(array(tmp_path / "h5" / "audio_feature.h5"))
+    network = torch.nn.Linear(audio.shape[-1], 4).double()
+    with nullcontext() if runs else pytest.raises(RuntimeError, match="same dtype"):
+        network(audio)
 
 
 @pytest.mark.parametrize("name", ["visual_feature.h5", "visual_feature_vec.h5", "audio_feature_noisy.h5", "labels.h5"])
@@ -399,9 +423,7 @@ def test_memory_does_not_grow_with_the_store(store: Store, tmp_path: Path) -> No
     write_store(tmp_path / "store", clips=24, segments=10, grid=(7, 7), visual_dim=512)
     export_h5(store.path, tmp_path / "warm")
     before, seen = anonymous(), []
-    report = export_h5(
-        tmp_path / "store", tmp_path / "h5", dtype="float64", progress=lambda *_: seen.append(anonymous())
-    )
+    report = export_h5(tmp_path / "store", tmp_path / "h5", progress=lambda *_: seen.append(anonymous()))
     assert report.bytes > 48e6 and max(seen) - before < 12
 
 
@@ -462,10 +484,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 def test_a_disk_that_is_too_small_is_refused_before_the_start(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 5000))  # type: ignore[attr-defined]
+    values = 14 * 10 * store.audio_dim
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * values - 1))
     with pytest.raises(AvelError, match="GB are free on the disk"):
-        export_h5(store.path, tmp_path / "h5")
+        export_h5(store.path, tmp_path / "h5", files=["audio_feature.h5"])
+    assert export_h5(store.path, tmp_path / "small", files=["audio_feature.h5"], dtype="float32").rows == 14
     assert export_h5(store.path, tmp_path / "h5", files=["labels.h5"]).rows == 14
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * values))
+    assert export_h5(store.path, tmp_path / "enough", files=["audio_feature.h5"]).rows == 14
 
 
 # The command line
@@ -473,7 +499,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_start(
 
 def test_the_command_line_exports_and_tells(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "h5"
-    assert cli.main(["export-h5", str(store.path), str(out), "--dtype", "float64"]) == 0
+    assert cli.main(["export-h5", str(store.path), str(out)]) == 0
     said = capsys.readouterr()
     assert "14 rows and 3 of background alone, 28 classes" in said.out and "8 train, 3 val, 3 test" in said.out
     assert "visual_feature_noisy.h5" in said.out and "export" in said.err and "17/17" in said.err

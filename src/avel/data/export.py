@@ -83,7 +83,7 @@ def export_h5(
     out: str | Path,
     *,
     files: Sequence[str] | None = None,
-    dtype: Literal["float32", "float64"] = "float32",
+    dtype: Literal["float32", "float64"] = "float64",
     segments: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -113,8 +113,8 @@ def export_h5(
         store: a feature store.
         out: folder to write: new or empty, or an earlier export with ``overwrite``. It appears when all is written.
         files: names of the files wanted; None for all. ``Annotations.txt`` is always written.
-        dtype: of the features. A store keeps vision in float16 and sound in float32, so float32 holds every value;
-            float64, as AVE's files were released, holds the same in twice the room.
+        dtype: of the features. float64 is the type of AVE's own files, which code in double precision needs; float32
+            holds the same values in half the room, for code that converts what it reads (docs/ave.md).
         segments: T. Longer clips are cut into windows of T, one after the other, the last shifted back, as training
             cuts them. None takes AVE's 10, and every clip must have as many.
         overwrite: replace an earlier export, all of it.
