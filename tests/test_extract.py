@@ -331,7 +331,7 @@ def test_bad_sources(tmp_path: Path, name: str, content: str | None, words: str)
 def test_out_is_a_file(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 1)
     (tmp_path / "store").touch()
-    with pytest.raises(AvelError, match="cannot make the folder"):
+    with pytest.raises(AvelError, match="is a file"):
         extract(table, tmp_path / "store")
 
 
