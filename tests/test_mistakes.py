@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from avel import cli
+from avel.config import TrainConfig
 from avel.errors import AvelError
 from avel.files import check_folder, make_folder
 
@@ -73,3 +76,29 @@ def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
     with pytest.raises(AvelError, match=f"{tmp_path} cannot be written to"):
         check_folder(tmp_path / "new" / "out")
+
+
+def test_settings_take_text_for_paths_and_numbers_of_numpy() -> None:
+    config = TrainConfig("store", "runs/mine", seed=np.int64(3), learning_rate=np.float32(0.5), feature_noise=1)  # type: ignore[arg-type]
+    assert (config.store, config.out) == (Path("store"), Path("runs/mine"))
+    assert (type(config.seed), config.seed, config.learning_rate) == (int, 3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ({"store": 3}, "a value of type Path"),
+        ({"out": None}, "a value of type Path"),
+        ({"epochs": "3"}, "a value of type int"),
+        ({"epochs": 2.5}, "a value of type int"),
+        ({"drop_last": "no"}, "a value of type bool"),
+        ({"task": "both"}, "'full' or 'weak' or 'cml'"),
+        ({"options": [1]}, "a value of type dict"),
+        ({"device": None}, "a value of type str"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_refused_by_name(setting: dict[str, Any], expected: str) -> None:
+    with pytest.raises(AvelError) as caught:
+        TrainConfig(**({"store": Path("store"), "out": Path("run")} | setting))
+    ((name, value),) = setting.items()
+    assert caught.value.found == f"{name} = {value!r}" and caught.value.expected == expected

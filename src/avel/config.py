@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+from avel.errors import AvelError
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run."""
+    """One training run.
+
+    Raises:
+        AvelError: a value is of another type than its field, or none of the words that the field knows.
+    """
 
     store: Path
     """Feature store to train on, as `avel extract` wrote it."""
@@ -55,3 +65,21 @@ class TrainConfig:
     """Arithmetic: 32-true, or bf16-mixed."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to PyTorch. A resumed run uses the number it started with."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            given = getattr(self, name)
+            plain = given.item() if isinstance(given, np.generic) else given
+            try:
+                object.__setattr__(self, name, msgspec.convert(plain, kind, dec_hook=_as_path))
+            except (msgspec.ValidationError, TypeError) as error:
+                words = get_args(kind) if get_origin(kind) is Literal else ()
+                expected = " or ".join(map(repr, words)) or f"a value of type {getattr(kind, '__name__', kind)}"
+                raise AvelError(f"{name} = {given!r}", expected, f"give {name} another value") from error
+
+
+def _as_path(kind: type, given: Any) -> Any:
+    """What msgspec asks for a type that it does not know, a path."""
+    if kind is not Path or not isinstance(given, str | os.PathLike):
+        raise TypeError
+    return Path(given)
