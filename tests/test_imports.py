@@ -12,7 +12,7 @@ import avel
 
 PACKAGE = Path(avel.__file__).parent
 
-BASE = {"devices", "errors", "files", "types"}
+BASE = {"devices", "errors", "files", "text", "types"}
 USE = {
     "losses",
     "metrics",
@@ -30,9 +30,10 @@ USE |= BASE | {"config"}
 
 #: What each room may import, besides itself and ``avel`` for its version.
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "text": set(),
+    "errors": {"text"},
     "devices": {"errors"},
-    "files": {"errors"},
+    "files": {"errors", "text"},
     "memory": set(),
     "processors": {"errors"},
     "types": {"errors", "files"},

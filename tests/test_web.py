@@ -165,7 +165,7 @@ def test_names_are_escaped(site):
 
 def test_a_name_that_is_no_text_is_shown_somehow(tmp_path, clip):
     timeline_page(timeline(SHORT, video=os.fsdecode(b"a\xff.mp4")), clip, tmp_path / os.fsdecode(b"a\xff.html"))
-    assert "<h1>a?.mp4</h1>" in next(tmp_path.glob("*.html")).read_text()
+    assert r"<h1>a\xff.mp4</h1>" in next(tmp_path.glob("*.html")).read_text()
 
 
 def test_the_demo_begins_with_its_table(site):

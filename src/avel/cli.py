@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
@@ -29,6 +29,7 @@ import avel
 from avel.config import TrainConfig
 from avel.errors import AvelError
 from avel.files import check_folder, make_folder, write_file
+from avel.text import visible
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
     from collections.abc import Iterator
@@ -249,7 +250,7 @@ def extract(arguments: Namespace) -> int:
         names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
         console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
     for failure in report.failed:
-        complain(f"failed: {failure['id']}: {failure['cause']}")
+        complain(visible(f"failed: {failure['id']}: {failure['cause']}"))
     if report.failed:
         told = f"{len(report.failed)} of {number} clips failed, see {report.store / 'failures.jsonl'}"
         complain(f"{told}; the same command tries them again")
@@ -416,7 +417,7 @@ def localize(arguments: Namespace) -> int:
                 files = present(timeline, video, arguments.out, name, html=arguments.html, streams=streams)
         except AvelError as error:
             failed += 1
-            complain(f"failed: {video}: {error}")
+            complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
         if "streams" in timeline.tags:
@@ -802,6 +803,13 @@ def _add_verbs(parser: ArgumentParser, verbs: dict[str, Any], words: Sequence[st
         subcommands.add_subcommand(name, child, help=verb.summary)
 
 
+class _Parser(ArgumentParser):
+    """A parser whose complaints about a word cannot change the terminal."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        super().error(visible(message, keep_lines=True), ex)
+
+
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the example, and spells options with dashes."""
 
@@ -811,7 +819,7 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 
 def _parser(**settings: Any) -> ArgumentParser:
-    return ArgumentParser(formatter_class=_HelpFormatter, **settings)
+    return _Parser(formatter_class=_HelpFormatter, **settings)
 
 
 def _underscored(word: str) -> str:
@@ -821,15 +829,17 @@ def _underscored(word: str) -> str:
 
 
 def console(stderr: bool = False) -> Console:
-    """The terminal; text is printed as it is, without rich's guesses at markup and numbers."""
-    from rich.console import Console
+    """The terminal. A string that is printed there is one line."""
+    from avel.web import PlainConsole
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return PlainConsole(stderr=stderr)
 
 
 def complain(message: str) -> None:
-    """Print to standard error."""
-    console(stderr=True).print(message, soft_wrap=True)
+    """Print a message of one or more lines to standard error."""
+    from rich.text import Text
+
+    console(stderr=True).print(Text(message), soft_wrap=True)
 
 
 @contextmanager

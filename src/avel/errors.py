@@ -1,5 +1,7 @@
 """The one error a user meets: what was found, what was expected, what to do."""
 
+from avel.text import visible
+
 
 class AvelError(Exception):
     """A mistake in the input, told so that the reader can mend it.
@@ -17,4 +19,5 @@ class AvelError(Exception):
         super().__init__(found, expected, do)  # positional, so that the error survives a process boundary
 
     def __str__(self) -> str:
-        return f"{self.found}\n  expected: {self.expected}\n  do this:  {self.do}"
+        expected, do = visible(self.expected, keep_lines=True), visible(self.do, keep_lines=True)
+        return f"{visible(self.found)}\n  expected: {expected}\n  do this:  {do}"

@@ -1,15 +1,18 @@
 """Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
 
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from avel.errors import AvelError
+from avel.text import csv_cell, csv_path, has_controls
 
 _BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -168,3 +171,24 @@ def make_folder(path: str | Path) -> None:
         raise AvelError(
             f"cannot make the folder {path}: {error.strerror}", "a place where a folder can be made", "choose another"
         ) from error
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a CSV whose first column is the relative path of a video; no spreadsheet runs a cell of it (`avel.text`).
+
+    Raises:
+        AvelError: a cell holds control characters or is no UTF-8 text, or there is no room.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for video, *cells in rows:
+        for name, cell in zip(header, (video, *cells), strict=True):
+            if has_controls(cell):
+                raise AvelError(
+                    f"{path}, column {name}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
+                    "plain text in one line, which a CSV can hold",
+                    "rename the file" if name == header[0] else "choose another name",
+                )
+        writer.writerow([csv_path(video), *map(csv_cell, cells)])
+    write_file(path, text.getvalue())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avel.files import replacing
+from avel.text import visible
 from avel.timeline import Timeline
 from avel.types import BACKGROUND
 
@@ -546,7 +547,7 @@ def _with_background(names: Sequence[str], count: int) -> list[str]:
 
 def _shortened(text: str, most: int) -> str:
     """One line of at most ``most`` characters: the middle goes, since both ends of a file's name tell it apart."""
-    text = " ".join(text.split())
+    text = visible(" ".join(text.split()))
     if len(text) <= most:
         return text
     return f"{text[: most * 2 // 3]}…{text[-(most - most * 2 // 3 - 1) :]}"
@@ -555,4 +556,4 @@ def _shortened(text: str, most: int) -> str:
 def _wrapped(text: str, width: int) -> str:
     import textwrap
 
-    return textwrap.fill(text, width)
+    return textwrap.fill(visible(text), width)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import write_csv, write_file
 from avel.types import ZERO_SHOT, Event, Span
 
 if TYPE_CHECKING:
@@ -134,21 +132,13 @@ class Timeline:
         """Write ``video,start,end,label`` rows, a valid training CSV; the video's path is relative to the CSV.
 
         Raises:
-            AvelError: the video's name is no UTF-8 text.
+            AvelError: the video's name or a label holds control characters or is no UTF-8 text.
         """
         # Only folders are resolved: `..` must climb real folders, but the video keeps its own name.
         folder, name = os.path.split(self.video)
         video = Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(Path(path).parent)), name).as_posix()
         rows = [[video, _seconds(e.start), _seconds(e.end), e.label] for e in self.events] or [[video, "", "", ""]]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["video", "start", "end", "label"], *rows])
-        try:
-            content = text.getvalue().encode()
-        except UnicodeEncodeError as error:
-            raise AvelError(
-                f"the name of the video {self.video!r} is no UTF-8 text", "a name in UTF-8", "rename the file"
-            ) from error
-        write_file(path, content)
+        write_csv(path, ("video", "start", "end", "label"), rows)
 
     def to_vtt(self, path: str | Path) -> None:
         """Write WebVTT captions, one cue per event."""

@@ -20,6 +20,7 @@ from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
 from avel.features.video import FIRST_STREAMS, Streams
 from avel.localization import find_events
+from avel.text import has_controls
 from avel.timeline import Timeline
 from avel.types import BACKGROUND, ZERO_SHOT, Progress
 
@@ -185,8 +186,8 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels, spaces trimmed.
 
     Raises:
-        AvelError: none, too many, an empty one, one that stands for no label, or two that are the same word to CLIP,
-            which knows no capitals.
+        AvelError: none, too many, an empty one, one with control characters, one that stands for no label, or two that
+            are the same word to CLIP, which knows no capitals.
     """
     expected = f"1 to {MOST_LABELS} different labels, such as: dog barking, church bell, train horn"
     names = tuple(" ".join(label.split()) for label in labels)
@@ -197,6 +198,8 @@ def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     for place, name in enumerate(names):
         if not name:
             raise AvelError(f"label {place + 1} of {len(names)} is empty", expected, "take out the comma too many")
+        if has_controls(name):
+            raise AvelError(f"the label {name!r} holds control characters", expected, "take them out")
         if name.casefold() == BACKGROUND:
             raise AvelError(f"the label {name!r}", expected, "leave it out: background is what no label fits")
         if name.casefold() in (earlier.casefold() for earlier in names[:place]):

@@ -18,7 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from avel.errors import AvelError
-from avel.files import write_file
+from avel.files import write_csv
+from avel.text import csv_path_text, csv_text, has_controls
 from avel.types import BACKGROUND, Span
 
 _COLUMNS = ("video", "start", "end", "label")
@@ -116,19 +117,24 @@ def read_table(csv_path: str | Path) -> list[Clip]:
 
 
 def write_table(path: str | Path, clips: Iterable[Clip]) -> None:
-    """Write clips as a CSV that `read_table` reads back equal; paths are made relative to the CSV."""
+    """Write clips as a CSV that `read_table` reads back equal; paths are made relative to the CSV.
+
+    A spreadsheet would run a cell that starts with ``=``, ``+``, ``-`` or ``@``: a label or split like that gets an
+    apostrophe in front, a path ``./``. `read_table` takes them off again.
+
+    Raises:
+        AvelError: a path, a label or a split holds control characters or is no UTF-8 text, or the disk is full.
+    """
     path = Path(path)
     clips = list(clips)
     columns = [*_COLUMNS, "split"] if any(clip.splits for clip in clips) else list(_COLUMNS)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    rows = []
     for clip in clips:
         same_place = os.path.abspath(path.parent / clip.id) == os.path.abspath(clip.path)
         video = clip.id if same_place else Path(os.path.relpath(clip.path, path.parent)).as_posix()
         for row in [(_decimal(s.start), _decimal(s.end), s.label) for s in clip.spans] or [("", "", "")]:
-            writer.writerow([video, *row, "".join(clip.splits)][: len(columns)])
-    write_file(path, text.getvalue())
+            rows.append([video, *row, "".join(clip.splits)][: len(columns)])
+    write_csv(path, columns, rows)
 
 
 def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
@@ -172,8 +178,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                     "put a path or label that holds a comma in double quotes",
                 )
             given = dict(zip(header, fields, strict=False))
-            row = {name: given.get(name, "").strip() for name in ("start", "end", "label", "split")}
-            rows.append((line, {"video": given.get("video", ""), **row}))
+            row = {name: csv_text(given.get(name, "").strip()) for name in ("start", "end", "label", "split")}
+            rows.append((line, {"video": csv_path_text(given.get("video", "")), **row}))
     except csv.Error as error:
         raise AvelError(
             f"{path} line {reader.line_num}: {error}", "comma-separated values", "mend the quotes on that line"
@@ -207,6 +213,12 @@ def _span(row: dict[str, str], place: str) -> Span | None:
             f"{place}, column label: {BACKGROUND!r}",
             "the name of an event; background is what no event covers",
             "delete the line, or leave start, end and label empty if the video has no event at all",
+        )
+    if has_controls(row["label"]):
+        raise AvelError(
+            f"{place}, column label: {row['label']!r} holds control characters",
+            "a name in one line of plain text",
+            "take them out",
         )
     return Span(row["label"], start, end)
 

@@ -1,6 +1,6 @@
 """What a reader opens: a page per clip, the demo's page, and a timeline for the terminal."""
 
 from avel.web.page import demo_page, timeline_page
-from avel.web.terminal import terminal_timeline
+from avel.web.terminal import PlainConsole, terminal_timeline
 
-__all__ = ["demo_page", "terminal_timeline", "timeline_page"]
+__all__ = ["PlainConsole", "demo_page", "terminal_timeline", "timeline_page"]

@@ -24,6 +24,7 @@ import numpy as np
 import avel
 from avel.files import replacing, write_file
 from avel.plots import class_color, clock, shown_classes, text_color, tick_step
+from avel.text import visible
 from avel.timeline import Timeline
 from avel.types import BACKGROUND, Span
 
@@ -127,7 +128,7 @@ def _clip(timeline: Timeline, media: str, layout: str, picture: str | Path | Non
     data = {
         "length": length,
         "segment": timeline.segment_seconds,
-        "names": [*map(_decodable, timeline.classes), BACKGROUND],
+        "names": [*map(visible, timeline.classes), BACKGROUND],
         "probabilities": np.round(timeline.probabilities, 3).tolist(),
     }
     caption = "Frames, with the model's attention where it found an event, above the sound and the timeline."
@@ -273,9 +274,4 @@ def _source(name: str) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_decodable(text), quote=True)
-
-
-def _decodable(text: str) -> str:
-    """A file name may hold bytes that are no text; a page may not."""
-    return text.encode("utf-8", "replace").decode()
+    return escape(visible(text), quote=True)

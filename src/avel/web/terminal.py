@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from avel.plots import class_color, clock, shown_classes, tick_step
+from avel.text import visible
 from avel.timeline import Timeline
 from avel.types import Span
+
+
+class PlainConsole(Console):
+    """A terminal to which the text of others can do nothing: what is printed are letters, whatever a name holds.
+
+    A string is one line; rich's own colours and bars stay. No guesses at markup and numbers.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text, keep_lines=True), segment.style)
 
 
 def terminal_timeline(timeline: Timeline) -> TerminalTimeline:
@@ -90,7 +111,7 @@ def _axis(length: float, margin: int, width: int) -> Text:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return visible(" ".join(text.split()))
 
 
 def _cut(text: str, most: int, ascii_only: bool) -> str:

@@ -1,0 +1,59 @@
+"""Text of others, as it is safe to show on a terminal and to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import re
+
+#: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, and bytes that are no text.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+#: A spreadsheet takes a cell that starts so for a formula; the last four are full-width forms, which Excel takes too.
+_FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
+
+
+def visible(text: str, *, keep_lines: bool = False) -> str:
+    r"""The text with control characters written out, as ``\x1b``: it can neither hide nor move what stands beside it.
+
+    Labels and file names come from others; a terminal obeys the control characters in them.
+
+    Args:
+        keep_lines: leave line feeds as they are, in a text of several lines.
+    """
+
+    def written_out(match: re.Match[str]) -> str:
+        character = match[0]
+        if keep_lines and character == "\n":
+            return character
+        code = ord(character)
+        code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # a byte of a file name that is no text
+        return _NAMED.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+    return _CONTROLS.sub(written_out, text)
+
+
+def has_controls(text: str) -> bool:
+    """Whether `visible` would change the text."""
+    return bool(_CONTROLS.search(text))
+
+
+# In a CSV. What is written for a text is read back as that text; a text that is no formula is written as it is.
+
+
+def csv_cell(text: str) -> str:
+    """A text as a CSV's cell: an apostrophe stands before what a spreadsheet would run."""
+    return f"'{text}" if re.match(f"'*{_FORMULA}", text) else text
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` wrote."""
+    return cell[1:] if re.match(f"'+{_FORMULA}", cell) else cell
+
+
+def csv_path(path: str) -> str:
+    """A relative path as a CSV's cell: ``./-abc.mp4`` for ``-abc.mp4``, which any program finds all the same."""
+    return f"./{path}" if re.match(f"(\\./)*{_FORMULA}", path) else path
+
+
+def csv_path_text(cell: str) -> str:
+    """The path that `csv_path` wrote."""
+    return cell[2:] if re.match(f"(\\./)+{_FORMULA}", cell) else cell

@@ -1,0 +1,217 @@
+"""Text of others: no control character reaches a terminal, no spreadsheet runs a cell, and names read back equal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.table import Table
+from rich.text import Text
+from synthetic import write_store
+
+from avel import cli
+from avel.data.table import Clip, read_table, write_table
+from avel.errors import AvelError
+from avel.features.video import probe
+from avel.files import write_csv
+from avel.text import csv_cell, csv_path, csv_path_text, csv_text, has_controls, visible
+from avel.timeline import Timeline
+from avel.types import Event, Span
+from avel.web import PlainConsole, terminal_timeline
+from avel.zero_shot import check_labels
+
+#: Sets the title, hides what follows, writes the clipboard, turns the line around, climbs a line up.
+EVIL = "a\x1b]0;owned\x07\x1b[8m\x1b]52;c;b3duZWQ=\x07\x9b1A\x7f\u202egnp\u2066\u2028b\rc"
+HARMLESS = re.compile("[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]*")
+ODD = st.lists(
+    st.sampled_from([*"=+-@'\t\r\n \\./,;\"{}&<>aé", "\x1b", "\x00", "\u202e", "\udcff", "＝", "-->"]), max_size=8
+).map("".join)
+
+
+def harmless(text: str) -> bool:
+    return HARMLESS.fullmatch(text) is not None
+
+
+def test_control_characters_are_written_out() -> None:
+    assert visible("dog, Glöckchen, \U0001f468‍\U0001f469 שלום") == "dog, Glöckchen, \U0001f468‍\U0001f469 שלום"
+    assert visible("\x1b[2J\x07\x7f\x9b\u202e\u2069\u2028") == r"\x1b[2J\x07\x7f\x9b\u202e\u2069\u2028"
+    assert visible("a\nb\tc\rd") == r"a\nb\tc\rd" and visible("a\nb\tc", keep_lines=True) == "a\nb\\tc"
+    assert visible(os.fsdecode(b"a\xff.mp4")) == r"a\xff.mp4" and visible("\ud800") == r"\ud800"
+    assert not harmless(EVIL) and harmless(visible(EVIL))
+
+
+@given(ODD)
+def test_what_is_shown_is_harmless_and_stays_as_it_is(text: str) -> None:
+    shown = visible(text)
+    assert harmless(shown) and "\n" not in shown and visible(shown) == shown
+    assert has_controls(text) == (shown != text)
+    shown.encode()
+
+
+def test_an_error_is_three_lines_whatever_a_file_is_called() -> None:
+    error = AvelError(f"no such file: {EVIL}\n  do this:  rm -r ~", f"not {EVIL}", f"see {EVIL}")
+    assert harmless(str(error)) and len(str(error).split("\n")) == 3
+
+
+# The terminal
+
+
+def timeline(label: str, video: str = "v.mp4") -> Timeline:
+    return Timeline(video, 2.0, 1.0, (label,), np.array([[0.9, 0.1]] * 2), None, (Event(label, 0, 2, 0.9),), {})
+
+
+@pytest.mark.parametrize("shown", [EVIL, Text(EVIL), terminal_timeline(timeline(EVIL))])
+def test_a_console_prints_letters_alone(shown: object) -> None:
+    table = Table(EVIL, title=EVIL)
+    table.add_row(EVIL)
+    table.add_row(Text(EVIL))
+    for printed in (shown, table):
+        console = PlainConsole()
+        console.file = io.StringIO()
+        console.print(printed, soft_wrap=True)
+        assert harmless(console.file.getvalue()) and r"\x1b" in console.file.getvalue()
+
+
+def test_a_string_is_one_line_and_colours_stay() -> None:
+    console = PlainConsole()
+    console.file = io.StringIO()
+    console.print("failed: a\nfailed: everything", soft_wrap=True)
+    assert console.file.getvalue() == "failed: a\\nfailed: everything\n"
+
+
+@pytest.fixture
+def evil_folder(tmp_path: Path, tiny_video: Path) -> Path:
+    """A good video and one that is none, both with a name that a terminal would obey."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / f"good{EVIL}.mp4").write_bytes(tiny_video.read_bytes())
+    (folder / f"broken{EVIL}.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_extraction_and_check_of_files_with_odd_names(evil_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = evil_folder.parent / "store"
+    assert cli.main(["extract", str(evil_folder), "--out", str(store), "--workers", "1"]) == 1
+    said = capfd.readouterr()
+    assert harmless(said.out) and harmless(said.err)
+    assert r"failed: brokena\x1b]0;owned\x07" in said.err
+    written = (store / "failures.jsonl").read_text()
+    assert harmless(written.replace("\x7f", "")) and json.loads(written)["id"] == f"broken{EVIL}.mp4"
+    (evil_folder / f"good{EVIL}.mp4").unlink()
+    assert cli.main(["extract", str(evil_folder), "--out", str(store.with_name("none")), "--workers", "1"]) == 2
+    said = capfd.readouterr()
+    assert harmless(said.out) and harmless(said.err) and r"\x1b" in said.err
+
+
+def test_check_of_a_store_with_odd_ids(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    store = write_store(tmp_path / "store", audio_valid=False)
+    content = json.loads((store.path / "store.json").read_text())
+    for number, clip in enumerate(content["clips"]):
+        clip["id"] = f"{number}{EVIL}"
+    (store.path / "store.json").write_text(json.dumps(content))
+    cli.main(["data", "check", str(store.path)])
+    said = capfd.readouterr()
+    assert harmless(said.out) and harmless(said.err) and r"0a\x1b]0;owned" in said.out
+
+
+def test_localization_of_files_with_odd_names(
+    evil_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(video: Path, **options: object) -> Timeline:
+        probe(video)
+        raise AssertionError("it is no video")
+
+    monkeypatch.setattr(cli, "_by_model", lambda arguments: find)
+    out = str(evil_folder.parent / "out")
+    for name in (f"broken{EVIL}.mp4", f"missing{EVIL}.mp4"):
+        assert cli.main(["localize", str(evil_folder / name), "--model", "m", "--out", out]) == 2
+        said = capfd.readouterr()
+        assert harmless(said.out) and harmless(said.err) and r"a\x1b]0;owned\x07" in said.err
+
+
+def test_a_word_of_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([EVIL])
+    said = capfd.readouterr().err
+    assert harmless(said) and r"a\x1b]0;owned\x07" in said
+
+
+# Labels
+
+
+def test_labels_with_control_characters_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    for label in ("dog\x1b[8m", "two\nlines", "tab\tbed", "right\u202eleft"):
+        with open(tmp_path / "t.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["video", "start", "end", "label"], ["a.mp4", "0", "1", label]])
+        with pytest.raises(AvelError, match=r"line [23], column label.*control characters") as error:
+            read_table(tmp_path / "t.csv")
+        assert harmless(str(error.value))
+    for label in ("dog\x1b[8m", "right\u202eleft"):
+        with pytest.raises(AvelError, match="control characters"):
+            check_labels(["cat", label])
+
+
+# Spreadsheets
+
+
+@given(ODD)
+def test_cells_are_not_run_and_read_back(text: str) -> None:
+    for written, read in ((csv_cell, csv_text), (csv_path, csv_path_text)):
+        assert read(written(text)) == text
+        assert not written(text).startswith(tuple("=+-@＝＋－＠"))
+        if text[:1] not in tuple("=+-@＝＋－＠'."):
+            assert written(text) == text
+
+
+def test_what_a_spreadsheet_would_run_goes_through_a_csv(tmp_path: Path) -> None:
+    names = ("-uh8mdTZlKo.mp4", "=cmd.mp4", "+x.mp4", "@x.mp4", "'=a.mp4", "plain.mp4")  # 1,012 of AVE's start with -
+    clips = []
+    for name in names:
+        (tmp_path / name).touch()
+        clips.append(Clip(name, tmp_path / name, (Span("=HYPERLINK(1)", 0, 1), Span("'-dog", 1, 2)), ("+train",)))
+    write_table(tmp_path / "t.csv", clips)
+    with open(tmp_path / "t.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert not any(cell.startswith(tuple("=+-@\t\r")) for row in rows for cell in row)
+    assert rows[1] == ["./-uh8mdTZlKo.mp4", "0", "1", "'=HYPERLINK(1)", "'+train"]
+    assert all((tmp_path / row[0]).is_file() for row in rows[1:])
+    assert read_table(tmp_path / "t.csv") == clips
+
+    for name in names:
+        timeline("=1+1", str(tmp_path / name)).to_csv(tmp_path / "found.csv")
+        (clip,) = read_table(tmp_path / "found.csv")
+        assert clip.id == name and [span.label for span in clip.spans] == ["=1+1"]
+        assert "\n=" not in (tmp_path / "found.csv").read_text()
+
+
+def test_a_csv_holds_no_control_character(tmp_path: Path) -> None:
+    for row, column in (([f"{EVIL}.mp4", "", "", ""], "video"), (["a.mp4", "0", "1", EVIL], "label")):
+        with pytest.raises(AvelError, match=f"column {column}.*control characters") as error:
+            write_csv(tmp_path / "t.csv", ["video", "start", "end", "label"], [row])
+        assert harmless(str(error.value))
+    assert not list(tmp_path.iterdir())
+
+
+@given(label=ODD, name=ODD.filter(lambda name: name.strip(" .") and not set(name) & set("/\x00")))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_csv_reads_back_or_is_refused(tmp_path: Path, label: str, name: str) -> None:
+    label = label.strip() or "dog"
+    video = tmp_path / name
+    video.touch()
+    clips = [Clip(name, video, (Span(label, 0, 1.5),))]
+    if has_controls(label) or has_controls(name):
+        with pytest.raises(AvelError):
+            write_table(tmp_path / "t.csv", clips)
+    else:
+        write_table(tmp_path / "t.csv", clips)
+        assert read_table(tmp_path / "t.csv") == clips
+    video.unlink()
