@@ -1,7 +1,8 @@
 """Decoding: one pass over a media file, pictures and sound on one clock.
 
 The clock starts (0 s) where the earlier of the two streams starts. Sound that starts late is placed at its time, as are
-pictures. What cannot be decoded is skipped and counted; where that is more than a twentieth of what the file promised,
+pictures. Where time stamps start again or jump, as in recordings joined end to end, what follows is moved to where the
+part before it ends (`avel.features.stamps`). What cannot be decoded is skipped and counted; where that is more than a twentieth of what the file promised,
 the file is refused.
 """
 
@@ -21,6 +22,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from avel.errors import AvelError
+from avel.features.stamps import Stamps, in_words
 
 DECODED_SHARE = 0.95  # of the promised duration, in either stream
 _TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
@@ -116,6 +118,10 @@ def open_media(
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from error
     with container:
+        if container.format.name.startswith("mov"):
+            movies, fragments = _movies(path)
+            if movies > 1 and not fragments:
+                raise _several_in_one(path, (container.duration or 0) / av.time_base)
         yield Media(path, container, video, audio, threads, streams, silent)
 
 
@@ -146,6 +152,8 @@ class Media:
         self.bad_packets = 0
         self.video_end = self.audio_end = 0.0
         self._container = container
+        #: A format whose time stamps may start again within a file: what it says of its length is a guess of FFmpeg's.
+        self._restarts = bool(container.format.flags & av.format.Flags.ts_discont.value)
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         sounds = list(container.streams.audio)
         no_audio = audio and not silent and not sounds
@@ -157,9 +165,11 @@ class Media:
                 raise AvelError(f"{path}: nothing here decodes its {stream.type} stream", "a common codec", _DO)
         starts = [_seconds(s.start_time, s) for s in (self._video, self._audio) if s is not None]
         self._zero = min((start for start in starts if start is not None), default=0.0)
+        self._clocked = [stream for stream in (self._video, self._audio) if stream is not None]
+        self._stamps = Stamps(self._restarts)
         self.info = self._read_info(_in_words(pictures, self._video, sounds, self._audio))
         self.has_sound = audio and self._audio is not None
-        # A stream that is not asked for still helped to set the clock.
+        # A stream that is not asked for still helps to set the clock.
         self._all_streams = (video or not pictures) and (audio or not sounds)
         self._video = self._video if video else None
         self._audio = self._audio if audio else None
@@ -171,6 +181,8 @@ class Media:
         self._sound_packet_times: list[float] = []
         self._sound_times: list[float] = []
         self._audio_seconds = 0.0
+        self._left_out: list[float] = []
+        self._read_bytes = 0
 
     @staticmethod
     def _refuse_unfit(
@@ -191,10 +203,13 @@ class Media:
             )
 
     def _read_info(self, streams: str) -> MediaInfo:
-        whole = (self._container.duration or 0) / av.time_base
+        whole = self._whole()
         ends = [0.0, 0.0]
+        counted = self._counted_ends() if self._restarts else {}
         for index, stream in enumerate((self._video, self._audio)):
-            if stream is not None:
+            if stream is not None and stream.index in counted:
+                ends[index] = counted[stream.index] - self._zero
+            elif stream is not None:
                 start, length = _seconds(stream.start_time, stream), self._promise(stream)
                 ends[index] = whole if length is None else (start or self._zero) - self._zero + length
         video, audio = self._video, self._audio
@@ -209,6 +224,27 @@ class Media:
             streams=streams,
         )
 
+    def _whole(self) -> float:
+        """Length that the file states as a whole, seconds; Matroska counts it from 0 and not from the first packet."""
+        start = self._container.start_time or 0 if "matroska" in self._container.format.name else 0
+        return ((self._container.duration or 0) - start) / av.time_base
+
+    def _counted_ends(self) -> dict[int, float]:
+        """Where the streams end, seconds, by a look at every packet; nothing is decoded."""
+        stamps = Stamps(self._restarts)
+        with av.open(os.fspath(self.path), metadata_errors="replace") as container:
+            try:
+                for packet in container.demux([container.streams[stream.index] for stream in self._clocked]):
+                    stamps.move(packet)
+            except (av.error.FFmpegError, OSError, IndexError):  # as far as it goes: `decode` tells what is wrong
+                pass
+        return {stream.index: stamps.end(stream.index) for stream in self._clocked}
+
+    @property
+    def jumps(self) -> str:
+        """Where time stamps started again or jumped in what was decoded so far, in words; "" where they did not."""
+        return in_words(self._stamps.jumps, self._zero)
+
     @property
     def num_pictures(self) -> int:
         return len(self._frame_times)
@@ -219,8 +255,9 @@ class Media:
 
     def _promise(self, stream: av.VideoStream | av.AudioStream) -> float | None:
         """Length that the file states for a stream, seconds. Matroska states one for the whole file alone, and what
-        FFmpeg then says of a stream is a guess."""
-        return None if "matroska" in self._container.format.name else _seconds(stream.duration, stream)
+        FFmpeg then says of a stream is a guess; so it is of a format that may restart its time stamps."""
+        guessed = self._restarts or self._stamps.jumps or "matroska" in self._container.format.name
+        return None if guessed else _seconds(stream.duration, stream)
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames of both streams in the file's order, each with its time on the common clock, seconds.
@@ -241,7 +278,8 @@ class Media:
                     self._refuse_if_askew(frame)
                 time = self.video_end if time is None else time
                 if self._frame_times and time <= self._frame_times[-1]:
-                    continue  # two pictures for one moment: the first stands
+                    self._left_out.append(time)  # two pictures for one moment: the first stands
+                    continue
                 self._frame_times.append(time)
                 self.video_end = time + (_seconds(frame.duration, frame) or self._frame_seconds())
             else:
@@ -250,6 +288,7 @@ class Media:
                 self.audio_end = time + frame.samples / frame.sample_rate
                 self._audio_seconds += frame.samples / frame.sample_rate
             yield time, frame
+        self._refuse_if_joined()
         self._refuse_if_damaged()
 
     def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
@@ -268,8 +307,10 @@ class Media:
         """The packets of the streams that are wanted; None tells a decoder to hand out what it still holds."""
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         try:
-            for packet in self._container.demux(streams):
-                if isinstance(packet.stream, av.VideoStream | av.AudioStream):
+            for packet in self._container.demux(self._clocked):  # one not asked for fills the gaps of the other
+                self._read_bytes = max(self._read_bytes, (packet.pos or 0) + packet.size)
+                self._stamps.move(packet)
+                if packet.stream in streams:
                     yield packet.stream, packet
         except IndexError:  # of PyAV, at the end of a file where a stream more appeared: the others have been flushed
             pass
@@ -293,6 +334,19 @@ class Media:
                 "encode the video with its pictures upright",
             )
 
+    def _refuse_if_joined(self) -> None:
+        """Refuse what was put together so that only a part can be read or placed in time."""
+        size = self.path.stat().st_size
+        if self._container.format.name == "flv" and size - self._read_bytes > (1 - DECODED_SHARE) * size:
+            raise _several_in_one(self.path, max(self.video_end, self.audio_end))
+        if len(self._left_out) > (1 - DECODED_SHARE) * (len(self._frame_times) + len(self._left_out)):
+            raise AvelError(
+                f"{self.path}: {len(self._left_out)} pictures have the time of one before them, the first at "
+                f"{self._left_out[0]:.2f} s",
+                "pictures whose times go on, each its own",
+                "write the file anew with a video tool; files joined end to end give as they were",
+            )
+
     def _refuse_if_damaged(self) -> None:
         if self._video is not None:
             if not self._frame_times:
@@ -305,14 +359,17 @@ class Media:
         if self._audio is not None:
             if not self._audio_seconds:
                 raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", _DO)
-            lost = sum(_lost_seconds(self._sound_packet_times, self._sound_times, self._mean_sound_seconds()))
-            self._refuse_if_less(self._audio_seconds, self._promise(self._audio) or self._audio_seconds + lost, "sound")
-        if self._all_streams:  # a length that the file states as a whole is kept by the stream that ends later
-            whole = (self._container.duration or 0) / av.time_base
-            self._refuse_if_less(max(self.video_end, self.audio_end), whole, "pictures and sound")
+            inside, outside = _lost_seconds(self._sound_packet_times, self._sound_times, self._mean_sound_seconds())
+            seconds = self.audio_end - self._sound_times[0] - inside  # a pause is no loss
+            self._refuse_if_less(seconds, self._promise(self._audio) or seconds + inside + outside, "sound")
+        if self._all_streams and not self._restarts and not self._stamps.jumps:
+            # A length that the file states as a whole is kept by the stream that ends later.
+            self._refuse_if_less(max(self.video_end, self.audio_end), self._whole(), "pictures and sound")
 
     def _refuse_if_less(self, seconds: float, promised: float, what: str) -> None:
         if seconds < DECODED_SHARE * promised:
+            if self._container.format.name.startswith("mov") and _movies(self.path)[0] > 1:
+                raise _several_in_one(self.path, seconds)
             raise AvelError(
                 f"{self.path}: only {seconds:.2f} s of the {promised:.2f} s of {what} that the file promises could "
                 f"be decoded ({self.bad_packets} bad packets)",
@@ -613,6 +670,28 @@ def _in_words(
             index = list(there).index(taken)
             words.append(f"{kind} {_described(index, taken).replace(' ', f' of {len(there)} ', 1)}")
     return ", ".join(words)
+
+
+def _several_in_one(path: Path, seconds: float) -> AvelError:
+    return AvelError(
+        f"{path} is several files joined end to end, of which players show the first {seconds:.2f} s alone",
+        "one video in a file",
+        "give the files as they were before, or join them with a video tool that writes the file anew",
+    )
+
+
+def _movies(path: Path) -> tuple[int, bool]:
+    """How many indexes (moov) an MP4 file holds, and whether it is one of fragments (moof), which may repeat theirs."""
+    count, fragments = 0, False
+    with open(path, "rb") as file:
+        while len(head := file.read(16)) >= 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            size = int.from_bytes(head[8:16], "big") if size == 1 else size
+            count, fragments = count + (kind == b"moov"), fragments or kind == b"moof"
+            if size < 8:  # 0: to the end of the file; else damaged
+                break
+            file.seek(size - len(head), os.SEEK_CUR)
+    return count, fragments
 
 
 def _unreadable(path: Path, error: Exception) -> AvelError:
