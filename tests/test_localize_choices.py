@@ -131,7 +131,7 @@ def test_streams_are_chosen_said_and_drawn(
         timeline = json.loads((tmp_path / "out" / "several.json").read_text())
         found[asked] = timeline["probabilities"]
         number = int(len(asked) == 4)
-        assert f"several.mkv has several streams, taken: video {number} of 2 (h264, 64x48), audio {number} of 2" in said
+        assert f"several.mkv, what was read: streams video {number} of 2 (h264, 64x48), audio {number} of 2" in said
         assert timeline["tags"]["streams"] in said
         frames, waveform = drawn.pop()
         assert bool(frames.std() > 20) == bool(number)  # the second video is noise, the second sound quieter

@@ -92,13 +92,13 @@ def test_a_store_knows_its_streams_and_takes_no_others_for_them(
     out = tmp_path / "store"
     assert cli.main(["extract", str(several), "--out", str(out), "--workers", "1"]) == 0
     said = capsys.readouterr().out
-    assert "several.mp4 has several streams, taken: video 0 of 2 (h264, 64x48), audio 0 of 3" in said
+    assert "several.mp4, what was read: video 0 of 2 (h264, 64x48), audio 0 of 3" in said
     first = open_store(out).clips[0]
     assert first.streams.startswith("video 0 of 2 (h264, 64x48), audio 0 of 3")
     assert extract(several, out, workers=0).skipped == 1
     assert extract(several, out, workers=0, streams=Streams(video=0)).skipped == 1
     assert cli.main(["extract", str(several), "--out", str(out), "--video-stream", "1", "--audio-stream", "2"]) == 0
-    assert "taken: video 1 of 2 (h264, 32x32), audio 2 of 3" in capsys.readouterr().out
+    assert "what was read: video 1 of 2 (h264, 32x32), audio 2 of 3" in capsys.readouterr().out
     assert open_store(out).clips[0].checksum != first.checksum
     assert extract(several, out, workers=0, streams=Streams(1, 2)).skipped == 1
     assert extract(several, out, workers=0).skipped == 0

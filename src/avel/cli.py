@@ -245,7 +245,7 @@ def extract(arguments: Namespace) -> int:
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
-        console().print(f"{name} has several streams, taken: {taken}{others}", soft_wrap=True)
+        console().print(f"{name}, what was read: {taken}{others}", soft_wrap=True)
     if report.mute:
         names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
         console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
@@ -420,8 +420,9 @@ def localize(arguments: Namespace) -> int:
             complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
-        if "streams" in timeline.tags:
-            console().print(f"{video} has several streams, taken: {timeline.tags['streams']}", soft_wrap=True)
+        for tag in ("streams", "time stamps"):
+            if tag in timeline.tags:
+                console().print(f"{video}, what was read: {tag} {timeline.tags[tag]}", soft_wrap=True)
         console().print(f"Written: {', '.join(str(file) for file in files)}", soft_wrap=True)
     if failed:
         complain(f"{failed} of {len(arguments.videos)} videos failed")

@@ -114,7 +114,7 @@ def localize(
             "task": model.task,
             "visual": model.extractors["visual"]["tag"],
             "audio": model.extractors["audio"]["tag"],
-            **({"streams": features.streams} if features.streams else {}),
+            **features.tags,
         },
         threshold=threshold,
         min_seconds=min_seconds,

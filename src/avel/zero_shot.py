@@ -158,7 +158,7 @@ def localize_words(
             "visual": eyes.tag,
             "audio": ears.tag,
             "prompts": make_tag("prompts", **asdict(prompts)),
-            **({"streams": features.streams} if features.streams else {}),
+            **features.tags,
         },
         threshold=threshold,
         min_seconds=min_seconds,

@@ -41,6 +41,7 @@ class ClipFeatures:
         bad_packets: packets and pictures that could not be decoded.
         audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
         streams: which of several streams were taken, in words; "" where there was no choice.
+        jumps: where time stamps started again or jumped, in words; "" where they did not.
     """
 
     visual: np.ndarray
@@ -49,6 +50,12 @@ class ClipFeatures:
     bad_packets: int
     audio_valid: bool = True
     streams: str = ""
+    jumps: str = ""
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a timeline says of how the file was read."""
+        return {key: words for key, words in (("streams", self.streams), ("time stamps", self.jumps)) if words}
 
 
 def extract_clip(
@@ -123,6 +130,7 @@ def extract_clip(
             media.bad_packets,
             media.has_sound,
             media.info.streams,
+            media.jumps,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():

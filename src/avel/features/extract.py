@@ -52,7 +52,8 @@ class ExtractReport:
         skipped: clips that were finished before.
         failed: ``{"id", "cause"}`` of each clip that the store lacks.
         store: the folder.
-        choices: ``(id, streams)`` of each clip in the store that has several streams, and which were taken.
+        choices: ``(id, words)`` of each clip in the store with several streams or with time stamps that jump: what was
+            read.
         mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
     """
 
@@ -430,7 +431,7 @@ class Recipe:
         """Whether a finished clip is what this recipe makes of its file, as far as the settings do not say it."""
         if not part.audio_valid and self.missing_audio == "error":
             return False
-        words = part.streams or "video 0 of 1, audio 0 of 1"
+        words = part.streams if " of " in part.streams else "video 0 of 1, audio 0 of 1"
         asked = {"video": self.streams.video or 0, "audio": self.streams.audio or 0}
         if not part.audio_valid:  # there was no audio stream to choose
             del asked["audio"]
@@ -553,7 +554,7 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
             audio_valid=features.audio_valid,
             source=digest,
             bad_packets=features.bad_packets,
-            streams=features.streams,
+            streams="; ".join(f"{key} {words}" if key != "streams" else words for key, words in features.tags.items()),
         )
     except OSError as error:
         raise AvelError(

@@ -26,9 +26,15 @@ class Jump:
 
 
 def in_words(jumps: list[Jump], zero: float) -> str:
-    """``at 10.00 s (back by 10.00 s)``, seconds counted from ``zero``; "" where there is none."""
-    told = [f"at {jump.at - zero:.2f} s ({'back' if jump.by < 0 else 'ahead'} by {abs(jump.by):.2f} s)" for jump in jumps[:3]]
-    return ", ".join(told) + (f" and {len(jumps) - 3} more" if jumps[3:] else "")
+    """``jump at 10.00 s (back by 10.00 s), read on without a gap``, counted from ``zero``; "" where there is none."""
+    if not jumps:
+        return ""
+    told = [
+        f"at {jump.at - zero:.2f} s ({'back' if jump.by < 0 else 'ahead'} by {abs(jump.by):.2f} s)"
+        for jump in jumps[:3]
+    ]
+    more = f" and {len(jumps) - 3} more" if jumps[3:] else ""
+    return f"jump {', '.join(told)}{more}, read on without a gap"
 
 
 @dataclass

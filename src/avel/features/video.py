@@ -2,8 +2,8 @@
 
 The clock starts (0 s) where the earlier of the two streams starts. Sound that starts late is placed at its time, as are
 pictures. Where time stamps start again or jump, as in recordings joined end to end, what follows is moved to where the
-part before it ends (`avel.features.stamps`). What cannot be decoded is skipped and counted; where that is more than a twentieth of what the file promised,
-the file is refused.
+part before it ends (`avel.features.stamps`). What cannot be decoded is skipped and counted; where that is more than a
+twentieth of what the file promised, the file is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import av
 import av.error
@@ -27,6 +27,7 @@ from avel.features.stamps import Stamps, in_words
 DECODED_SHARE = 0.95  # of the promised duration, in either stream
 _TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
 _GAP = 0.02  # seconds of silence or overlap between two sound frames that is taken for a rounded time stamp
+_RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
 _DO = "check that it plays in a video player; encode or download it again"
 
 
@@ -153,7 +154,7 @@ class Media:
         self.video_end = self.audio_end = 0.0
         self._container = container
         #: A format whose time stamps may start again within a file: what it says of its length is a guess of FFmpeg's.
-        self._restarts = bool(container.format.flags & av.format.Flags.ts_discont.value)
+        self._restarts = bool(container.format.flags & _RESTARTS)
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         sounds = list(container.streams.audio)
         no_audio = audio and not silent and not sounds
@@ -339,7 +340,8 @@ class Media:
         size = self.path.stat().st_size
         if self._container.format.name == "flv" and size - self._read_bytes > (1 - DECODED_SHARE) * size:
             raise _several_in_one(self.path, max(self.video_end, self.audio_end))
-        if len(self._left_out) > (1 - DECODED_SHARE) * (len(self._frame_times) + len(self._left_out)):
+        lost = len(self._left_out) * self._frame_seconds()
+        if lost > max(1.0, (1 - DECODED_SHARE) * self.video_end):
             raise AvelError(
                 f"{self.path}: {len(self._left_out)} pictures have the time of one before them, the first at "
                 f"{self._left_out[0]:.2f} s",
