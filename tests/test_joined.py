@@ -184,8 +184,8 @@ class Packet:
         self.pts = self.dts = None if time is None else round(1000 * time)
 
 
-def moved(*packets: tuple[int, float], may_skip: bool = True) -> list[float]:
-    stamps = Stamps(may_skip)
+def moved(*packets: tuple[int, float], may_jump: bool = True) -> list[float]:
+    stamps = Stamps(may_jump)
     times = []
     for stream, time in packets:
         packet = Packet(stream, time)
@@ -222,6 +222,6 @@ def test_sound_that_ends_before_a_join_and_begins_after_it_stays_with_its_pictur
 
 def test_one_wrong_stamp_moves_nothing_after_it() -> None:
     packets = run(0, 0, 4)
-    packets[50] = (0, 0.5)
-    times = moved(*packets, may_skip=False)
-    assert times[51:] == pytest.approx([time for _, time in packets[51:]], abs=0.002)
+    packets[75] = (0, 0.5)
+    times = moved(*packets, may_jump=False)
+    assert times[76:] == pytest.approx([time for _, time in packets[76:]], abs=0.002)

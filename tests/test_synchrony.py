@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,13 +67,87 @@ def test_flash_and_click_land_in_the_same_segment(
     tmp_path: Path, name: str, video: str, audio: str, frame_rate: int | Fraction, sample_rate: int
 ) -> None:
     path = write_streams(tmp_path / name, Pictures(flash, 5, frame_rate, video), Sound(click, 5, sample_rate, audio))
+    assert_in_place(path, float(frame_rate))
+
+
+def assert_in_place(path: Path, frame_rate: float) -> None:
+    """Assert that flash and click are in the segments of EVENTS, and at the same moment."""
     found = extract_clip(path, GreyMeans(), Loudness())
     seen, heard = found.visual[:, 0, 0] > 120, found.audio > 0.25
-    assert found.bad_packets == 0 and len(seen) == 5
+    assert found.bad_packets == 0 and len(seen) == 5 and found.jumps == ""
     assert set(np.flatnonzero(seen.any(1))) == set(np.flatnonzero(heard.any(1))) == SEGMENTS
     for segment in SEGMENTS:  # a sixteenth of a second at most, and what a frame lasts
         apart = abs(int(seen[segment].argmax()) - int(heard[segment].argmax()))
-        assert apart <= 1 + np.ceil(16 / float(frame_rate))
+        assert apart <= 1 + np.ceil(16 / frame_rate)
+
+
+X265 = {"preset": "ultrafast", "x265-params": "log-level=none"}
+UNEVEN = [index / 25 for index in range(125) if index % 7 not in (2, 3)]
+
+#: name of the file, how its pictures and its sound are made, options of the container
+KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
+    "variable frame rate, mp4": ("a.mp4", {"times": UNEVEN}, {}, {}),
+    "variable frame rate, mkv": ("a.mkv", {"times": UNEVEN}, {}, {}),
+    "HEVC of 8 bits": ("a.mp4", {"codec": "libx265", "options": X265}, {}, {}),
+    "HEVC of 10 bits": ("a.mkv", {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": X265}, {}, {}),
+    "H.264 of 10 bits": ("a.mp4", {"pix_fmt": "yuv420p10le"}, {}, {}),
+    "H.264 with B frames": ("a.mp4", {"options": {"preset": "ultrafast", "bf": "3", "crf": "5"}}, {}, {}),
+    "H.264 with B frames, ts": ("a.ts", {"options": {"preset": "ultrafast", "bf": "3", "crf": "5"}}, {}, {}),
+    "AV1": ("a.mkv", {"codec": "libsvtav1", "options": {"preset": "12"}}, {}, {}),
+    "MPEG-4 with MP3": ("a.mkv", {"codec": "mpeg4"}, {"codec": "libmp3lame"}, {}),
+    "MJPEG": ("a.avi", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}, {"codec": "pcm_s16le"}, {}),
+    "ProRes": ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}, {"codec": "pcm_s24le"}, {}),
+    "MXF": ("a.mxf", {"codec": "mpeg2video"}, {"codec": "pcm_s16le"}, {}),
+    "WMV": ("a.wmv", {"codec": "wmv2"}, {"codec": "libmp3lame"}, {}),
+    "ASF": ("a.asf", {"codec": "msmpeg4v3"}, {"codec": "libmp3lame"}, {}),
+    "VOB": ("a.vob", {"codec": "mpeg2video"}, {"codec": "ac3"}, {}),
+    "3GP": ("a.3gp", {}, {"rate": 16_000}, {}),
+    "M4V": ("a.m4v", {}, {}, {}),
+    "M2TS": ("a.m2ts", {}, {"codec": "ac3"}, {}),
+    "AC-3 of 5.1 channels": ("a.mkv", {}, {"codec": "ac3", "layout": "5.1"}, {}),
+    "5.1 channels of 96 kHz": ("a.mkv", {}, {"codec": "pcm_s24le", "layout": "5.1", "rate": 96_000}, {}),
+    "AAC of 5.1 channels": ("a.mp4", {}, {"layout": "5.1"}, {}),
+    "FLAC in mp4": ("a.mp4", {}, {"codec": "flac"}, {}),
+    "ALAC": ("a.mov", {}, {"codec": "alac"}, {}),
+    "Opus in mp4": ("a.mp4", {}, {"codec": "libopus"}, {}),
+    "mu-law of 8 kHz": ("a.mov", {}, {"codec": "pcm_mulaw", "rate": 8_000}, {}),
+    "ADPCM": ("a.avi", {"codec": "mpeg4"}, {"codec": "adpcm_ms", "rate": 22_050}, {}),
+    "MP3 in mp4": ("a.mp4", {}, {"codec": "libmp3lame"}, {}),
+    "index first": ("a.mp4", {}, {}, {"movflags": "+faststart"}),
+    "fragments": ("a.mp4", {}, {}, {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
+    "fragments without a start": ("a.mp4", {}, {}, {"movflags": "frag_every_frame+empty_moov+delay_moov"}),
+    "no edit list": ("a.mp4", {}, {"codec": "pcm_s16le"}, {"use_editlist": "0"}),
+    "no duration": ("a.mkv", {}, {}, {"live": "1"}),
+    "FLV without a duration": ("a.flv", {}, {"rate": 44_100}, {"flvflags": "no_duration_filesize"}),
+    "stamps that wrap": ("a.ts", {}, {}, {"output_ts_offset": "95441"}),
+    "stamps that start late": ("a.ts", {}, {}, {"output_ts_offset": "7000"}),
+    "stamps that start late, mkv": ("a.mkv", {}, {}, {"output_ts_offset": "7000"}),
+    "stamps that start late, mp4": ("a.mp4", {}, {}, {"output_ts_offset": "70"}),
+    "HLS": ("a.m3u8", {}, {}, {"hls_time": "1", "hls_list_size": "0"}),
+    "interlaced": ("a.ts", {"codec": "mpeg2video", "interlaced": True}, {"codec": "mp2"}, {}),
+    "turned on its side": ("a.mp4", {"turn": (90, False, False)}, {}, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_files_in_which_events_are_in_their_second(tmp_path: Path, kind: str) -> None:
+    name, pictures, sound, options = KINDS[kind]
+    path = write_streams(
+        tmp_path / name,
+        Pictures(flash, **{"seconds": 5, "rate": 25, **pictures}),
+        Sound(click, **{"seconds": 5, **sound}),
+        options=options,
+    )
+    assert_in_place(path, 10 if "times" in pictures else 25)
+
+
+def test_streams_that_start_late(tmp_path: Path) -> None:
+    for name, codec in (("a.mkv", "flac"), ("a.mp4", "aac"), ("a.ts", "mp2"), ("a.mov", "pcm_s16le")):
+        late = Sound(lambda times: click(times + 1.2), 3.8, codec=codec, start=1.2)
+        path = write_streams(tmp_path / name, Pictures(flash, 5, 25), late)
+        found = extract_clip(path, GreyMeans(), Loudness())
+        assert set(np.flatnonzero((found.audio > 0.25).any(1))) == {1, 3}
+        assert set(np.flatnonzero((found.visual[:, 0, 0] > 120).any(1))) == SEGMENTS
 
 
 REMUXED = {

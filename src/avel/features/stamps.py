@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import av
 
-_BACK = 0.1  # seconds by which decoding stamps of one stream never go back but for a jump; FFmpeg's own value
-_BACK_SHOWN = 1.0  # the same where there are only the times at which pictures are shown, which are not in order
+_BACK = 0.1  # seconds by which the stamps of one stream never go back but for a jump; FFmpeg's own value
+_BACK_GUESSED = 1.0  # the same where FFmpeg guesses the order of decoding from the times at which pictures are shown
 _AHEAD = 10.0  # seconds, FFmpeg's own value: a jump, where the format allows jumps and no stream fills the gap
 _NEAR = 1.0  # seconds within which a stream goes on
 _LAG = 5.0  # seconds by which one stream comes later in the file than the other
@@ -51,11 +51,12 @@ class Stamps:
     """Moves packets, in the file's order, to one clock without jumps.
 
     Attributes:
-        may_skip: whether the format allows a jump ahead; elsewhere it is a pause.
+        may_jump: whether the format has stamps that may start again. Elsewhere a jump ahead is a pause, and stamps for
+            the order of decoding may be guesses.
         jumps: found so far.
     """
 
-    may_skip: bool
+    may_jump: bool
     jumps: list[Jump] = field(default_factory=list)
     _moves: list[float] = field(default_factory=lambda: [0.0])
     _courses: dict[int, _Course] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Stamps:
         if abs(shown - time) > _AHEAD:  # FFmpeg guessed the decoding stamp from before the jump
             time = shown
         course = self._courses.get(packet.stream_index)
-        moved = self._move(time, shown, course, _BACK if packet.dts is not None else _BACK_SHOWN)
+        moved = self._move(time, shown, course)
         end = shown + moved + float((packet.duration or 0) * base)
         if course is not None:
             end = max(end, course.end)
@@ -85,13 +86,14 @@ class Stamps:
             packet.pts = None if packet.pts is None else packet.pts + ticks
             packet.dts = None if packet.dts is None else packet.dts + ticks
 
-    def _move(self, time: float, shown: float, course: _Course | None, back: float) -> float:
+    def _move(self, time: float, shown: float, course: _Course | None) -> float:
         """Seconds to move a packet by whose stamps say ``time`` (decoding) and ``shown``."""
         if not self._courses:
             return 0.0
         front = max(each.last for each in self._courses.values())
         if course is None:  # a stream that begins: the part whose other streams are nearest
             return min(self._moves, key=lambda move: abs(time + move - front))
+        back = _BACK if self.may_jump else _BACK_GUESSED
         step = time + course.moved - course.last
         goes_on = -back <= step <= _NEAR
         if goes_on and (len(self._moves) == 1 or front - course.last < _LAG):
@@ -101,7 +103,7 @@ class Stamps:
         known = [move for move in self._moves if course.last - back <= time + move <= furthest]
         if known:
             return min(known, key=lambda move: abs(time + move - (front if goes_on else course.last)))
-        if step > 0 and not (self.may_skip and step > _AHEAD and time + course.moved > front + _AHEAD):
+        if step > 0 and not (self.may_jump and step > _AHEAD and time + course.moved > front + _AHEAD):
             return course.moved  # a pause
         end = max(each.end for each in self._courses.values())
         self._moves.append(end - shown)
