@@ -135,7 +135,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("avel.evaluation.evaluate", interrupted)
+    monkeypatch.setattr("avel.comparison.evaluate_runs", interrupted)
     assert cli.main(["evaluate", "run"]) == 130
     assert "again" in capsys.readouterr().err
 

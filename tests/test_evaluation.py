@@ -12,10 +12,11 @@ from synthetic import CLASSES, write_store
 from avel import cli
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES
+from avel.comparison import compare_runs
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import IOUS, Prediction, compare_runs, evaluate, floors, per_video, predict, score
+from avel.evaluation import IOUS, Prediction, evaluate, floors, per_video, predict, score
 from avel.localization import localize
 from avel.metrics import locate, partial_event
 from avel.rivals import fit_logistic, logistic_regression, nearest_class_mean

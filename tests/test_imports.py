@@ -54,10 +54,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "zero_shot": BASE | {"features", "localization", "timeline"},
     "training": USE | {"memory"},
     "evaluation": USE,
+    "comparison": USE | {"evaluation"},
     "web": BASE | {"plots", "timeline"},
     "present": BASE | {"features", "plots", "timeline", "web"},
     "demo": USE | {"training", "evaluation", "rivals", "present", "web"},
-    "cli": USE | {"zero_shot", "training", "evaluation", "rivals", "present", "web", "demo"},
+    "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "rivals", "present", "web", "demo"},
     "__main__": {"cli"},
 }
 

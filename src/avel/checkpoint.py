@@ -65,14 +65,56 @@ def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, 
     write_file(folder / f"{name}.json", json.dumps(content, indent=1))
 
 
+def seeds_of(run: str | Path) -> list[Path]:
+    """The run folders of a training of several seeds, in the order of the seeds; of one seed, the folder itself.
+
+    Raises:
+        AvelError: the folder is a run itself, and holds others too.
+    """
+    run = Path(run)
+    numbers = {folder: folder.name.removeprefix("seed-") for folder in run.glob("seed-*") if folder.is_dir()}
+    seeds = sorted((folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder]))
+    if seeds and (run / "run.json").exists():
+        raise AvelError(
+            f"{run} is a run itself, and holds {len(seeds)} others, such as {seeds[0].name}",
+            "a run of one seed, or a folder with the runs of several",
+            f"name one, such as {seeds[0]}, or move those of several seeds to a folder of their own",
+        )
+    return seeds or [run]
+
+
+def best_seed(path: str | Path) -> Path:
+    """Of a training of several seeds the run whose kept epoch was best on the split that chose it; else the path.
+
+    Raises:
+        AvelError: as `seeds_of`, or a run has no such accuracy.
+    """
+    seeds = seeds_of(path)
+    if len(seeds) == 1:
+        return Path(path) if seeds == [Path(path)] else seeds[0]
+    accuracies = []
+    for seed in seeds:
+        try:
+            accuracies.append(float(json.loads((seed / "best.json").read_text())["accuracy"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AvelError(
+                f"{seed / 'best.json'} tells no accuracy ({error})",
+                f"finished runs in {path}, to take the best of them",
+                f"run the same `avel train` again: it resumes; or name one run, such as {seeds[0]}",
+            ) from error
+    return seeds[accuracies.index(max(accuracies))]
+
+
 def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     """Load a trained model from a run folder (its ``best`` checkpoint) or from a checkpoint's ``.json`` file.
+
+    Of a folder with the runs of several seeds it takes the best on the split that chose the epochs (`best_seed`).
 
     Raises:
         AvelError: there is no checkpoint, it is damaged or half-written, another version of avel made it, or this
             machine has no such device.
     """
-    path, place = Path(path), devices.device(device)
+    path, place = best_seed(path), devices.device(device)
     description_file = path / "best.json" if path.is_dir() else path.with_suffix(".json")
     if not description_file.is_file():
         raise AvelError(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
 
     from rich.console import Console
 
+    from avel.comparison import Scores
     from avel.data.ave_survey import Survey
     from avel.features.video import Streams
     from avel.timeline import Timeline
@@ -59,9 +60,9 @@ def demo(arguments: Namespace) -> int:
             progress=progress,
         )
     console().print(result.table())
-    console().print(f"Look at it: {result.page}", soft_wrap=True)
+    say(f"Look at it: {result.page}")
     options = f"--threshold {result.threshold:g} --min-seconds {MIN_SECONDS:g} --html"
-    console().print(f"Your own video: avel localize VIDEO --model {result.model} {options}", soft_wrap=True)
+    say(f"Your own video: avel localize VIDEO --model {result.model} {options}")
     return OK
 
 
@@ -77,7 +78,7 @@ def data_render(arguments: Namespace) -> int:
             workers=arguments.workers,
             progress=progress,
         )
-    console().print(f"{arguments.clips} clips, labels in {table}", soft_wrap=True)
+    say(f"{arguments.clips} clips, labels in {table}")
     return OK
 
 
@@ -97,7 +98,7 @@ def data_import_ave(arguments: Namespace) -> int:
         report = import_ave(arguments.folder, arguments.out, workers=arguments.workers, progress=progress)
     _print_findings(report.findings)
     kept = f", {report.clips - report.done} of them from an earlier run" if report.done < report.clips else ""
-    console().print(f"{report.clips} clips in {report.store}{kept}; {report.survey.origin}", soft_wrap=True)
+    say(f"{report.clips} clips in {report.store}{kept}; {report.survey.origin}")
     _print_tasks(report.survey)
     return OK
 
@@ -111,13 +112,12 @@ def data_simulate(arguments: Namespace) -> int:
     with bars() as progress:
         report = simulate(arguments.out, grid=tuple(arguments.grid), **settings, progress=progress)
     splits = ", ".join(f"{size} {name}" for name, size in report.splits.items())
-    console().print(
+    say(
         f"{report.rows} rows of {report.videos} videos and {report.background_videos} of background alone, "
-        f"{decimal(report.bytes)} in {report.folder}: simulated, not AVE",
-        soft_wrap=True,
+        f"{decimal(report.bytes)} in {report.folder}: simulated, not AVE"
     )
-    console().print(f"splits: {splits}", soft_wrap=True)
-    console().print(f"Next: avel data import-ave {report.folder} --out STORE", soft_wrap=True)
+    say(f"splits: {splits}")
+    say(f"Next: avel data import-ave {report.folder} --out STORE")
     return OK
 
 
@@ -128,9 +128,7 @@ def data_check(arguments: Namespace) -> int:
         findings = check(arguments.path, window=arguments.window, progress=progress)
     _print_findings(findings)
     errors = sum(finding.level == "error" for finding in findings)
-    console().print(
-        f"{errors} errors in {arguments.path}" if errors else f"no errors in {arguments.path}", soft_wrap=True
-    )
+    say(f"{errors or 'no'} errors in {arguments.path}")
     return SOME_FAILED if exit_code(findings) else OK
 
 
@@ -143,7 +141,7 @@ def data_compare(arguments: Namespace) -> int:
     with bars() as progress:
         found = compare(arguments.one, arguments.other, worst=arguments.worst, progress=progress)
     for line in found.lines():
-        console().print(line, soft_wrap=True)
+        say(line)
     if arguments.out:
         make_folder(arguments.out)
         write_file(arguments.out / "comparison.json", json.dumps(found.to_json(), indent=1))
@@ -153,7 +151,7 @@ def data_compare(arguments: Namespace) -> int:
             arguments.out / "comparison.png",
             title=f"{found.a} against {found.b}",
         )
-        console().print(f"Written: {arguments.out}/comparison.json, comparison.png", soft_wrap=True)
+        say(f"Written: {arguments.out}/comparison.json, comparison.png")
     return OK
 
 
@@ -166,7 +164,6 @@ def export_h5(arguments: Namespace) -> int:
     with bars() as progress:
         report = export_h5(arguments.store, arguments.out, **settings, progress=progress)
     extra = f" and {report.background_rows} of background alone" if report.background_rows else ""
-    say = partial(console().print, soft_wrap=True)
     say(f"{report.rows} rows{extra}, {len(report.classes)} classes, {decimal(report.bytes)} in {report.folder}")
     if report.splits:
         say(f"splits: {', '.join(f'{size} {name}' for name, size in report.splits.items())}")
@@ -197,13 +194,13 @@ def _print_files(found: Survey) -> None:
 
 def _print_findings(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        console().print(str(finding), soft_wrap=True)
+        say(str(finding))
 
 
 def _print_tasks(found: Survey) -> None:
     """What AVE's files serve, and what is missing for the rest."""
     for task, lacking in found.lacking().items():
-        console().print(f"task {task}: {'not without ' + ', '.join(lacking) if lacking else 'ready'}", soft_wrap=True)
+        say(f"task {task}: {'not without ' + ', '.join(lacking) if lacking else 'ready'}")
 
 
 def extract(arguments: Namespace) -> int:
@@ -239,16 +236,17 @@ def extract(arguments: Namespace) -> int:
             engine=arguments.engine,
             progress=progress,
         )
-    console().print(
-        f"{report.done} clips extracted, {report.skipped} were there already: {report.store}", soft_wrap=True
-    )
+    say(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
-        console().print(f"{name}, what was read: {taken}{others}", soft_wrap=True)
+        for tag in ("streams", "time stamps"):
+            if tag in timeline.tags:
+                say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
+        say(f"Written: {', '.join(str(file) for file in files)}")
     if report.mute:
         names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
-        console().print(f"without sound, not to be trained on: {len(report.mute)} of them, {names}", soft_wrap=True)
+        say(f"without sound, not to be trained on: {len(report.mute)} of them, {names}")
     for failure in report.failed:
         complain(visible(f"failed: {failure['id']}: {failure['cause']}"))
     if report.failed:
@@ -294,7 +292,7 @@ def train(arguments: Namespace) -> int:
         line = (
             f"seed {seed}: {config.select_on} {measure} {run.best_accuracy:.4f} at epoch {run.best_epoch}: {run.folder}"
         )
-        console().print(line, soft_wrap=True)
+        say(line)
     if len(runs) > 1:
         from avel.data.store import open_store
 
@@ -302,95 +300,99 @@ def train(arguments: Namespace) -> int:
         print_spread(measures, open_store(config.store).origin or None)
     for name, value in runs[0].floors.items():
         console().print(f"floor on {config.select_on}, {name}: {value:.4f}")
-    console().print(f"Next: avel evaluate {config.out}", soft_wrap=True)
+    say(f"Next: avel evaluate {config.out}")
     return OK
 
 
 def evaluate(arguments: Namespace) -> int:
-    from avel.evaluation import compare_runs, evaluate
+    from avel.comparison import evaluate_runs
 
     if arguments.floors:
         return _floors(arguments)
-    folders = _seeds_of(arguments.run)
     with bars() as progress:
-        scores = [evaluate(folder, arguments.split, progress=progress) for folder in folders]
-    first = scores[0]
-    title = f"{first['model']}, task {first['task']}, split {arguments.split}, chosen on {first['selected_on']}"
-    title = f"{title}; {first['data']}" if first["data"] else title
-    (_print_cml if first["task"] == "cml" else _print_segments)(title, folders, scores)
-    for name, value in first["floors"].items():
-        console().print(f"floor, {name}: {value:.4f}")
-    if arguments.against:
-        interval, videos = compare_runs(folders, _seeds_of(arguments.against), arguments.split)
-        verdict = "no difference seen" if interval.low <= 0 <= interval.high else "a difference"
-        console().print(
-            f"{arguments.run} - {arguments.against}: {interval.value:+.4f}, 95% of resampled videos and seeds in "
-            f"[{interval.low:+.4f}, {interval.high:+.4f}] over {videos} clips: {verdict}",
-            soft_wrap=True,
-        )
-    for folder in folders:
-        console().print(f"Written: {folder}/evaluation_{arguments.split}.json, predictions, plots/", soft_wrap=True)
+        scores = evaluate_runs(arguments.run, arguments.split, against=arguments.against, progress=progress)
+    _print_run(scores[0]) if len(scores) == 1 else _print_runs(scores)
+    _print_floors(scores)
+    for found in scores:
+        if found.difference is not None:
+            verdict = "no difference seen" if found.difference.low <= 0 <= found.difference.high else "a difference"
+            say(
+                f"{found.run} - {found.against}: {found.difference.value:+.4f}, 95% of resampled videos and seeds in "
+                f"[{found.difference.low:+.4f}, {found.difference.high:+.4f}] over {found.compared} clips: {verdict}"
+            )
+    for found in scores:
+        for folder in found.folders:
+            say(f"Written: {folder}/evaluation_{arguments.split}.json, predictions, plots/")
+        if found.written:
+            say(f"Written: {', '.join(str(file) for file in found.written)}")
     return OK
 
 
-def _print_segments(title: str, folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
-    """Tasks full and weak: accuracy, event F1, recall per class."""
+def _print_run(scores: Scores) -> None:
+    """One run: mean, spread and each seed's value of what its task is scored by, and the recall of each class."""
     from rich.table import Table
 
-    first = scores[0]
-    measures = {"segment accuracy": [score["segment_accuracy"] for score in scores]}
-    shared = first["without_shared_videos"]
-    if shared:
-        without = [score["without_shared_videos"]["segment_accuracy"] for score in scores]
-        measures[f"without {first['clips'] - shared['clips']} clips of training videos"] = without
-    measures["event F1 at IoU 0.5"] = [score["event_f1"] for score in scores]
-    print_spread(measures, title)
-    for score, folder in zip(scores, folders, strict=True):
-        low, high = score["interval_95"]
-        line = f"{folder}: segment accuracy {score['segment_accuracy']:.4f}, 95% of resampled videos in"
-        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
-    table = Table("class", "recall", title="Recall over the seconds with that label")
-    for name in first["class_recall"]:
-        values = [score["class_recall"][name] for score in scores if score["class_recall"][name] is not None]
-        table.add_row(name, mean_and_spread(values) if values else "no such second")
+    first = scores.each[0]
+    title = f"{first['model']}, task {first['task']}, split {first['split']}, chosen on {first['selected_on']}"
+    title += f"; {first['data']}" if first["data"] else ""
+    if first["task"] == "cml":
+        title += f"; trained {first['trained_mode']}; share of {first['events']} events found exactly"
+    print_spread(scores.measures, title)
+    for score, folder in zip(scores.each, scores.folders, strict=True):
+        if score["task"] == "cml":
+            mode = score["trained_mode"]
+            what, value, (low, high) = f"{mode}, mean of both", score[mode]["mean"], score[mode]["interval_95"]
+        else:
+            what, value, (low, high) = "segment accuracy", score["segment_accuracy"], score["interval_95"]
+        say(f"{folder}: {what} {value:.4f}, 95% of resampled videos in [{low:.4f}, {high:.4f}]")
+    if scores.class_recall:
+        table = Table("class", "recall", title="Recall over the seconds with that label")
+        for name, values in scores.class_recall.items():
+            table.add_row(name, mean_and_spread(values) if values else "no such second")
+        console().print(table)
+
+
+def _print_runs(scores: Sequence[Scores]) -> None:
+    """Several runs: a row each, mean and spread of what they are scored by."""
+    from rich.table import Table
+
+    measures = [name for name in scores[0].measures if all(name in found.measures for found in scores)]
+    data = any(found.each[0]["data"] for found in scores)
+    table = Table("run", "model, task, chosen on", "seeds", *measures, *(["data"] if data else []))
+    table.title = f"split {scores[0].each[0]['split']}: mean +- spread over the seeds"
+    for found in scores:
+        first = found.each[0]
+        values = [mean_and_spread(found.measures[name]) for name in measures]
+        about = f"{first['model']}, {first['task']}, {first['selected_on']}"
+        table.add_row(str(found.run), about, str(len(found.each)), *values, *([first["data"]] if data else []))
     console().print(table)
 
 
-def _print_cml(title: str, folders: Sequence[Path], scores: Sequence[dict[str, Any]]) -> None:
-    """Task cml: both directions in both modes."""
-    first = scores[0]
-    measures = {
-        f"{mode} {direction.upper()}": [score[mode][direction] for score in scores]
-        for mode in ("joint", "strict")
-        for direction in ("a2v", "v2a")
-    }
-    print_spread(measures, f"{title}; trained {first['trained_mode']}; share of {first['events']} events found exactly")
-    for score, folder in zip(scores, folders, strict=True):
-        mode = score["trained_mode"]
-        low, high = score[mode]["interval_95"]
-        line = f"{folder}: {mode}, mean of both {score[mode]['mean']:.4f}, 95% of resampled videos in"
-        console().print(f"{line} [{low:.4f}, {high:.4f}]", soft_wrap=True)
-
-
-def _seeds_of(run: Path) -> list[Path]:
-    """The run folders of a training of several seeds, or the one folder itself."""
-    return sorted(run.glob("seed-*")) or [run]
+def _print_floors(scores: Sequence[Scores]) -> None:
+    """The floors beside the scores: once, or for each run where their splits are not the same."""
+    floors = [found.each[0]["floors"] for found in scores]
+    alike = all(each == floors[0] for each in floors)
+    for found, values in zip(scores[:1] if alike else scores, floors, strict=False):
+        for name, value in values.items():
+            say(f"floor{'' if alike else f' of {found.run}'}, {name}: {value:.4f}")
 
 
 def _floors(arguments: Namespace) -> int:
     from rich.table import Table
 
+    from avel.checkpoint import seeds_of
     from avel.evaluation import floors
 
-    found = floors(_seeds_of(arguments.run)[0], arguments.split)
-    title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
-    table = Table("task", "split", "floor", "%", title=title)
-    for name, value in found.segment.items():
-        table.add_row("segments", f"{found.split}, {found.clips} clips", name, f"{100 * value:.2f}")
-    for name, value in found.windows.items():
-        where = f"{found.windows_split}, {found.windows_counted} clips"
-        table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
-    console().print(table)
+    for path in arguments.run:
+        found = floors(seeds_of(path)[0], arguments.split)
+        title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
+        table = Table("task", "split", "floor", "%", title=title)
+        for name, value in found.segment.items():
+            table.add_row("segments", f"{found.split}, {found.clips} clips", name, f"{100 * value:.2f}")
+        for name, value in found.windows.items():
+            where = f"{found.windows_split}, {found.windows_counted} clips"
+            table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
+        console().print(table)
     return OK
 
 
@@ -422,8 +424,8 @@ def localize(arguments: Namespace) -> int:
         console().print(terminal_timeline(timeline))
         for tag in ("streams", "time stamps"):
             if tag in timeline.tags:
-                console().print(f"{video}, what was read: {tag} {timeline.tags[tag]}", soft_wrap=True)
-        console().print(f"Written: {', '.join(str(file) for file in files)}", soft_wrap=True)
+                say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
+        say(f"Written: {', '.join(str(file) for file in files)}")
     if failed:
         complain(f"{failed} of {len(arguments.videos)} videos failed")
     return OK if not failed else BAD_INPUT if failed == len(arguments.videos) else SOME_FAILED
@@ -448,11 +450,14 @@ def _refuse_two_ways(arguments: Namespace) -> None:
 
 def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
     """What makes a timeline of a video by a trained model."""
-    from avel.checkpoint import load
+    from avel.checkpoint import best_seed, load
     from avel.localization import estimate_seconds, localize
 
-    model = load(arguments.model, arguments.device or "cpu")
-    console().print(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}", soft_wrap=True)
+    run = best_seed(arguments.model)
+    model = load(run, arguments.device or "cpu")
+    if run != arguments.model:
+        say(f"{arguments.model} holds runs of several seeds; taken: {run.name}, the best where its epoch was chosen")
+    say(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}")
     weights = {kind: arguments[kind] for kind in ("visual_weights", "audio_weights")}
     seconds = estimate_seconds(arguments.videos, model, **weights)
     if seconds > 10:
@@ -468,7 +473,7 @@ def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
     from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS, ClapAudio, ClipVision
 
     clip, clap = ClipVision(arguments.clip or CLIP_WEIGHTS), ClapAudio(arguments.clap or CLAP_WEIGHTS)
-    console().print(f"looking and listening for: {'; '.join(labels)}", soft_wrap=True)
+    say(f"looking and listening for: {'; '.join(labels)}")
     return partial(localize_words, labels=labels, clip=clip, clap=clap)
 
 
@@ -625,9 +630,11 @@ def _train_options(parser: ArgumentParser) -> None:
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="Run folder of `avel train`, of one seed or of several.")
+    parser.add_argument("run", type=Path, nargs="+", help="Run folders of `avel train`, of one seed or of several.")
     parser.add_argument("--split", default="test", help="Split to score: train, val or test.")
-    parser.add_argument("--against", type=Path, help="Another evaluated run: print the difference and its interval.")
+    parser.add_argument(
+        "--against", type=Path, help="An evaluated run: print and write each run's difference to it, with its interval."
+    )
     parser.add_argument(
         "--floors",
         action="store_true",
@@ -747,6 +754,8 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "  avel evaluate runs/ccln --split test\n\n"
         "prints segment accuracy with its interval, event F1, recall per class and the floors; in task cml A2V and\n"
         "V2A, joint and strict\n\n"
+        "  avel evaluate runs/one runs/other --split test --against runs/ccln\n\n"
+        "prints a table of the runs, mean and spread, and how far each is from runs/ccln\n\n"
         "  avel evaluate store --floors\n\nprints what all background, the right class everywhere, ... would score",
     ),
     "localize": Verb(
@@ -834,6 +843,11 @@ def console(stderr: bool = False) -> Console:
     from avel.web import PlainConsole
 
     return PlainConsole(stderr=stderr)
+
+
+def say(message: str) -> None:
+    """Print to standard output."""
+    console().print(message, soft_wrap=True)
 
 
 def complain(message: str) -> None:

@@ -11,24 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from avel.checkpoint import LoadedModel, load
+from avel.checkpoint import LoadedModel, load, seeds_of
 from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.files import file_sha256, make_folder, replacing, write_file
+from avel.files import check_folder, file_sha256, make_folder, replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.localization import find_events, localize_features
 from avel.metrics import (
     EventCounts,
-    Interval,
     bootstrap_interval,
     class_recall,
     confusion,
     event_counts,
     event_curve,
     event_f1,
-    paired_interval,
     segment_accuracy,
 )
 from avel.plots import class_bars, confusion_picture, event_curves, localized_events, training_curves
@@ -225,58 +223,6 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
     )
 
 
-def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: str = "test") -> tuple[Interval, int]:
-    """How much better one model is than another on the same videos, from the predictions `evaluate` saved.
-
-    In task cml both directions together, each run in the mode it was trained in.
-
-    Args:
-        one, other: run folders, one a seed.
-        split: that both were evaluated on.
-
-    Returns:
-        Difference of their accuracies, one - other, with its 95% interval over videos and seeds; the videos.
-
-    Raises:
-        AvelError: a run has no predictions for the split, or the two are of different clips.
-    """
-    tables = []
-    clips: list[str] | None = None
-    for runs in (one, other):
-        rows = []
-        for run in runs:
-            file = Path(run) / f"predictions_{split}.npz"
-            if not file.is_file():
-                raise AvelError(
-                    f"no {file.name} in {run}",
-                    "predictions of both runs on the same split",
-                    f"run `avel evaluate {run} --split {split}` first",
-                )
-            saved = np.load(file)
-            ids = saved["clip"].tolist()
-            if clips is not None and ids != clips:
-                raise AvelError(
-                    f"{file} predicts other clips than {Path(one[0]) / file.name}",
-                    "two runs on one split of one store",
-                    "compare runs that were trained and evaluated on the same store",
-                )
-            clips = ids
-            rows.append(_right_and_asked(saved))
-        tables.append((np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])))
-    (right_one, asked_one), (right_other, asked_other) = tables
-    return paired_interval(right_one, asked_one, right_other, asked_other), len(clips or ())
-
-
-def _right_and_asked(saved: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) what a run had right in each clip, (N,) what was asked: segments, or an event in both directions."""
-    if "probabilities" in saved:
-        right = saved["probabilities"].argmax(1) == saved["labels"]
-        starts = np.cumsum(saved["segments"]) - saved["segments"]
-        return np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]
-    hits = sum(saved[f"{saved['trained_mode']}_{direction}"].astype(np.int64) for direction in DIRECTIONS)
-    return hits, np.full(len(hits), 2)
-
-
 def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_seconds: float) -> float:
     """The threshold of 0, 0.1, ... 0.9 with the best event F1 at IoU 0.5 on these predictions (ties: the lowest).
 
@@ -301,24 +247,34 @@ def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_sec
     return max((tenth / 10 for tenth in range(10)), key=f1)
 
 
-def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None = None) -> dict[str, Any]:
-    """Score a run's best checkpoint on a split of the store that it was trained on.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that can be scored on a split.
 
-    Writes ``evaluation_<split>.json``, ``predictions_<split>.npz`` and pictures under ``plots/`` into the run folder.
+    Attributes:
+        folder: where it lies.
+        model: its best checkpoint.
+        facts: the content of its ``run.json``.
+        store: that it was trained on, unchanged.
+        clips: those that its task has in the split.
+    """
 
-    Args:
-        run: the folder that `avel train` wrote; nothing else is needed.
-        split: train, val or test.
+    folder: Path
+    model: LoadedModel
+    facts: dict[str, Any]
+    store: Store
+    clips: list[int]
 
-    Returns:
-        The content of ``evaluation_<split>.json``.
+
+def open_run(run: str | Path, split: str, device: str = "cpu") -> OpenRun:
+    """Look at all that scoring a run needs, before anything is computed.
 
     Raises:
-        AvelError: no checkpoint there, the store is gone or has changed, or it has no such split.
+        AvelError: as `evaluate`.
     """
     run = Path(run)
-    model = load(run)
-    facts = json.loads((run / "run.json").read_text())
+    facts = run_facts(run)
+    model = load(run, device)
     store = open_store(facts["config"]["store"])
     if store.checksum != facts["store_checksum"]:
         raise AvelError(
@@ -326,6 +282,65 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
             f"the store with checksum {facts['store_checksum'][:12]}...",
             "train again on the new store",
         )
+    clips = task_split(store, split, model.task)
+    _check_features(model, store)
+    store.refuse_mute(clips)
+    if model.task == "cml" and not events(Windows(store, clips, model.window)):
+        raise AvelError(
+            f"no clip of split {split} has one event of a part of its length in {store.path}",
+            "events that begin or end inside a clip",
+            "evaluate on another split",
+        )
+    check_folder(run)
+    return OpenRun(run, model, facts, store, clips)
+
+
+def run_facts(run: Path) -> dict[str, Any]:
+    """The content of a run's ``run.json``.
+
+    Raises:
+        AvelError: the folder is no run of one seed.
+    """
+    several = seeds_of(run)
+    if several != [run]:
+        raise AvelError(
+            f"{run} holds runs of several seeds", "the run of one seed", f"name one of them, such as {several[0]}"
+        )
+    if not (run / "run.json").is_file():
+        raise AvelError(
+            f"no run.json in {run}, and so no checkpoint" if run.is_dir() else f"no such run folder: {run}",
+            "a run folder that `avel train` wrote",
+            "give the folder named by --out in `avel train`",
+        )
+    facts: dict[str, Any] = json.loads((run / "run.json").read_text())
+    return facts
+
+
+def evaluate(
+    run: str | Path, split: str = "test", *, device: str = "cpu", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Score a run's best checkpoint on a split of the store that it was trained on.
+
+    Writes ``evaluation_<split>.json``, ``predictions_<split>.npz`` and pictures under ``plots/`` into the run folder.
+
+    Args:
+        run: the folder of one seed that `avel train` wrote; nothing else is needed.
+        split: train, val or test.
+        device: as in `avel.load`.
+
+    Returns:
+        The content of ``evaluation_<split>.json``.
+
+    Raises:
+        AvelError: no checkpoint there, the store is gone or has changed, it has no such split, or the split no event
+            that the task looks for.
+    """
+    return score_run(open_run(run, split, device), split, progress=progress)
+
+
+def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) -> dict[str, Any]:
+    """As `evaluate`, of a run that is open already."""
+    run, model, facts, store = opened.folder, opened.model, opened.facts, opened.store
     about = {
         "run": str(run),
         "model": model.name,
@@ -338,12 +353,12 @@ def evaluate(run: str | Path, split: str = "test", *, progress: Progress | None 
         "machine": facts["machine"],
         "weights_sha256": file_sha256(model.source.with_suffix(".safetensors")),
     }
-    clips = task_split(store, split, model.task)
-    scores, saved = (_cml if model.task == "cml" else _segments)(model, store, clips, facts["config"], progress)
+    scores, saved = (_cml if model.task == "cml" else _segments)(model, store, opened.clips, facts["config"], progress)
     scores = {**about, **scores}
-    write_file(run / f"evaluation_{split}.json", json.dumps(scores, indent=1))
+    # The predictions first: a kill in between leaves scores of other weights, and a comparison sees that.
     with replacing(run / f"predictions_{split}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **saved)
+    write_file(run / f"evaluation_{split}.json", json.dumps(scores, indent=1))
     make_folder(run / "plots")
     draw(run, scores, (*store.classes, BACKGROUND))
     return scores
@@ -371,15 +386,8 @@ def _cml(
     model: LoadedModel, store: Store, clips: list[int], config: dict[str, Any], progress: Progress | None
 ) -> Evaluated:
     """Task cml: both directions in both modes, whichever was trained, and which events were found."""
-    _check_features(model, store)
     windows = Windows(store, clips, model.window)
     asked = events(windows)
-    if not asked:
-        raise AvelError(
-            f"no clip of the split has one event of a part of its length in {store.path}",
-            "events that begin or end inside a clip",
-            "evaluate on another split",
-        )
 
     def network(batch: Batch) -> Any:
         batch = batch.of(model.streams)

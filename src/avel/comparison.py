@@ -1,0 +1,313 @@
+"""Several runs on one split: each scored over its seeds, and compared with another on the same clips.
+
+All that can be wrong with a run, or with a comparison, is looked for before anything is scored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from avel.checkpoint import seeds_of
+from avel.cml import DIRECTIONS, MODES
+from avel.data.loader import task_split
+from avel.data.store import Store, open_store
+from avel.errors import AvelError
+from avel.evaluation import OpenRun, open_run, run_facts, score_run
+from avel.files import write_file
+from avel.metrics import Interval, paired_interval
+from avel.types import Progress
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run scored, over its seeds.
+
+    Attributes:
+        run: the folder that was named, of one seed or of several.
+        folders: the run folder of each seed.
+        each: the content of each seed's ``evaluation_<split>.json``.
+        against: the run that it was compared with, None where none was asked for.
+        difference: of their accuracies, this run's less the other's, with its 95% interval over videos and seeds.
+        compared: clips that both were compared on.
+        written: the files of the run as a whole.
+    """
+
+    run: Path
+    folders: list[Path]
+    each: list[dict[str, Any]]
+    against: Path | None
+    difference: Interval | None
+    compared: int
+    written: list[Path]
+
+    @property
+    def measures(self) -> dict[str, list[float]]:
+        """What the task is scored by, name -> the value of each seed."""
+        first = self.each[0]
+        if first["task"] == "cml":
+            return {
+                f"{mode} {direction.upper()}": [score[mode][direction] for score in self.each]
+                for mode in MODES
+                for direction in DIRECTIONS
+            }
+        found = {"segment accuracy": [score["segment_accuracy"] for score in self.each]}
+        shared = first["without_shared_videos"]
+        if shared:
+            name = f"without {first['clips'] - shared['clips']} clips of training videos"
+            found[name] = [score["without_shared_videos"]["segment_accuracy"] for score in self.each]
+        return {**found, "event F1 at IoU 0.5": [score["event_f1"] for score in self.each]}
+
+    @property
+    def class_recall(self) -> dict[str, list[float]]:
+        """Class -> the recall of each seed; tasks full and weak. Empty for a class that the split lacks."""
+        names = self.each[0].get("class_recall", {})
+        return {
+            name: [score["class_recall"][name] for score in self.each if score["class_recall"][name] is not None]
+            for name in names
+        }
+
+
+def evaluate_runs(
+    runs: Sequence[str | Path],
+    split: str = "test",
+    *,
+    against: str | Path | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[Scores]:
+    """Score runs on a split, as `avel.evaluate` does for each seed, and compare each with another run.
+
+    A folder of several seeds gets an ``evaluation_<split>.json`` of its own: mean, sample standard deviation and every
+    seed's value. With ``against``, each run gets ``comparison_<split>_<other>.json``.
+
+    Args:
+        runs: folders that `avel train` wrote, of one seed or of several.
+        split: train, val or test.
+        against: another run, whose predictions on the split lie there already, or which is one of ``runs``. Its store
+            may hold other features, but its split the same clips with the same labels.
+        device: as in `avel.load`.
+
+    Returns:
+        The scores of each run, in the order given.
+
+    Raises:
+        AvelError: a run cannot be scored (see `avel.evaluate`) or named twice, runs of tasks that are not scored alike,
+            or a comparison of other clips. Nothing has been scored then.
+    """
+    folders = [Path(run) for run in runs]
+    named = {folder.resolve() for folder in folders}
+    if len(named) < len(folders):
+        raise AvelError("a run is named twice", "each run once", "leave one of them out")
+    opened = {folder: [open_run(seed, split, device) for seed in seeds_of(folder)] for folder in folders}
+    every = [run for seeds in opened.values() for run in seeds]
+    for run in every[1:]:
+        _check_alike(every[0], run.folder, run.facts)
+    for first, *seeds in opened.values():
+        for run in seeds:
+            _check_clips(first, run.folder, run.facts, split)
+    other = None if against is None else Path(against)
+    if other is not None:
+        for seed in seeds_of(other):
+            facts = run_facts(seed)
+            if not any(_same(seed, run.folder) for run in every):
+                _check_predictions(seed, split)
+            for run in every:
+                _check_alike(run, seed, facts)
+                _check_clips(run, seed, facts, split)
+    each = {folder: [score_run(run, split, progress=progress) for run in seeds] for folder, seeds in opened.items()}
+    return [
+        _summarize(folder, [run.folder for run in opened[folder]], each[folder], split, other) for folder in folders
+    ]
+
+
+def _summarize(run: Path, folders: list[Path], each: list[dict[str, Any]], split: str, against: Path | None) -> Scores:
+    """Put the seeds of a run together, compare it, and write both down."""
+    difference, compared, written = None, 0, []
+    if against is not None:
+        difference, compared = compare_runs(folders, seeds_of(against), split)
+        written.append(run / f"comparison_{split}_{_other_name(run, against)}.json")
+    scores = Scores(run, folders, each, against, difference, compared, written)
+    if folders != [run]:
+        first = each[0]
+        content = {
+            "run": str(run),
+            **{key: first[key] for key in ("model", "task", "split", "data", "selected_on", "clips")},
+            "seeds": [score["seed"] for score in each],
+            "spread_is": "sample standard deviation over the seeds",
+            "measures": {name: _spread(values) for name, values in scores.measures.items()},
+            "class_recall": {name: _spread(values) for name, values in scores.class_recall.items()},
+            "floors": first["floors"],
+        }
+        written.insert(0, run / f"evaluation_{split}.json")
+        write_file(written[0], json.dumps(content, indent=1))
+    if difference is not None:
+        assert against is not None
+        content = {
+            "run": str(run),
+            "against": str(against),
+            "split": split,
+            "measure": "mean of A2V and V2A, each run in the mode it was trained in"
+            if each[0]["task"] == "cml"
+            else "segment accuracy",
+            "difference": difference.value,
+            "interval_95": [difference.low, difference.high],
+            "interval_is": "of resampled videos and seeds",
+            "clips": compared,
+            "weights_sha256": {
+                str(seed): _evaluation(seed, split)["weights_sha256"] for seed in [*folders, *seeds_of(against)]
+            },
+        }
+        write_file(written[-1], json.dumps(content, indent=1))
+    return scores
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation and every value; None for a mean of nothing, or a deviation of one."""
+    return {
+        "mean": mean(values) if values else None,
+        "spread": stdev(values) if len(values) > 1 else None,
+        "each": list(values),
+    }
+
+
+def _other_name(run: Path, other: Path) -> str:
+    """The other run's path from this one's neighbourhood, as part of a file's name."""
+    name = os.path.relpath(other.resolve(), run.resolve().parent).replace(os.sep, "-")
+    return name if len(os.fsencode(name)) < 150 else hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+
+
+def _check_alike(run: OpenRun, other: Path, facts: dict[str, Any]) -> None:
+    """AvelError unless both runs are scored in the same way."""
+    tasks = run.facts["config"]["task"], facts["config"]["task"]
+    if (tasks[0] == "cml") != (tasks[1] == "cml"):
+        raise AvelError(
+            f"{run.folder} was trained in task {tasks[0]}, {other} in task {tasks[1]}",
+            "tasks that are scored alike: full and weak by their segments, cml by the events found",
+            "name runs of one kind",
+        )
+    windows = run.facts["config"]["window"], facts["config"]["window"]
+    if tasks[0] == "cml" and windows[0] != windows[1]:
+        raise AvelError(
+            f"{run.folder} was trained on windows of {windows[0]} segments, {other} on windows of {windows[1]}",
+            "in task cml, windows of one length: events are looked for inside a window",
+            "name runs of one length",
+        )
+
+
+def _check_clips(run: OpenRun, other: Path, facts: dict[str, Any], split: str) -> None:
+    """AvelError unless both runs have the same clips in the split, with the same labels."""
+    if run.store.checksum == facts["store_checksum"]:
+        return
+    store = open_store(facts["config"]["store"])
+    mine, others = _labels(run.store, run.clips), _labels(store, task_split(store, split, facts["config"]["task"]))
+    if [*mine.items()] == [*others.items()]:
+        return
+    only = sorted(mine.keys() ^ others.keys())
+    if only:
+        where = run.store.path if only[0] in mine else store.path
+        what = f"{len(mine)} clips against {len(others)}; {only[0]!r} is in {where} alone"
+    elif list(mine) != list(others):
+        what = "the same clips in another order"
+    else:
+        what = f"other labels of {next(clip for clip in mine if mine[clip] != others[clip])!r}"
+    raise AvelError(
+        f"{run.folder} was trained on {run.store.path}, {other} on {store.path}, and their split {split} is not the "
+        f"same: {what}",
+        "two runs on one split: the same clips with the same labels, whatever the features",
+        "compare runs that were trained on the same store, or on stores of one CSV",
+    )
+
+
+def _labels(store: Store, clips: Sequence[int]) -> dict[str, list[str]]:
+    """The label of every segment, by clip."""
+    names = [*store.classes, ""]
+    return {store.clips[index].id: [names[label] for label in store.labels(index).tolist()] for index in clips}
+
+
+def _check_predictions(run: Path, split: str) -> None:
+    """AvelError unless the predictions of a run's present weights lie there."""
+    file = _predictions(run, split)
+    found = _evaluation(run, split).get("weights_sha256")
+    if found != json.loads((run / "best.json").read_text())["weights_sha256"]:
+        raise AvelError(
+            f"{file} is of other weights than {run / 'best.json'}: {run} was trained on since",
+            "predictions of the run as it is now",
+            f"run `avel evaluate {run} --split {split}` first",
+        )
+
+
+def _predictions(run: Path, split: str) -> Path:
+    file = run / f"predictions_{split}.npz"
+    if not file.is_file():
+        raise AvelError(
+            f"no {file.name} in {run}",
+            "predictions of both runs on the same split",
+            f"run `avel evaluate {run} --split {split}` first",
+        )
+    return file
+
+
+def _evaluation(run: Path, split: str) -> dict[str, Any]:
+    """The content of a run's ``evaluation_<split>.json``, nothing where there is none."""
+    file = run / f"evaluation_{split}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return found
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: str = "test") -> tuple[Interval, int]:
+    """How much better one model is than another on the same videos, from the predictions `evaluate` saved.
+
+    In task cml both directions together, each run in the mode it was trained in.
+
+    Args:
+        one, other: run folders, one a seed.
+        split: that both were evaluated on.
+
+    Returns:
+        Difference of their accuracies, one - other, with its 95% interval over videos and seeds; the videos.
+
+    Raises:
+        AvelError: a run has no predictions for the split, or the two are of tasks that are not scored alike, or of
+            different clips.
+    """
+    files = [[_predictions(Path(run), split) for run in runs] for runs in (one, other)]
+    saved = {file: np.load(file) for of_one in files for file in of_one}
+    first = saved[files[0][0]]
+    for file, found in saved.items():
+        if ("probabilities" in found) != ("probabilities" in first):
+            raise AvelError(
+                f"{file} and {files[0][0]} are of tasks that are not scored alike",
+                "two runs of tasks full or weak, or two of task cml",
+                "compare with another run",
+            )
+        if found["clip"].tolist() != first["clip"].tolist():
+            raise AvelError(
+                f"{file} predicts other clips than {files[0][0]}",
+                "two runs on one split of one store",
+                "compare runs that were trained and evaluated on the same store",
+            )
+    tables = [np.array([_right_and_asked(saved[file]) for file in of_one]).swapaxes(0, 1) for of_one in files]
+    return paired_interval(*tables[0], *tables[1]), len(first["clip"])
+
+
+def _right_and_asked(saved: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) what a run had right in each clip, (N,) what was asked: segments, or an event in both directions."""
+    if "probabilities" in saved:
+        right = saved["probabilities"].argmax(1) == saved["labels"]
+        starts = np.cumsum(saved["segments"]) - saved["segments"]
+        return np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]
+    hits = sum(saved[f"{saved['trained_mode']}_{direction}"].astype(np.int64) for direction in DIRECTIONS)
+    return hits, np.full(len(hits), 2)
