@@ -240,10 +240,7 @@ def extract(arguments: Namespace) -> int:
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
-        for tag in ("streams", "time stamps"):
-            if tag in timeline.tags:
-                say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
-        say(f"Written: {', '.join(str(file) for file in files)}")
+        say(f"{name}, what was read: {taken}{others}")
     if report.mute:
         names = ", ".join(report.mute[:3]) + (", ..." if report.mute[3:] else "")
         say(f"without sound, not to be trained on: {len(report.mute)} of them, {names}")
