@@ -16,7 +16,7 @@ from avel.comparison import compare_runs
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import IOUS, Prediction, evaluate, floors, per_video, predict, score
+from avel.evaluation import IOUS, Prediction, choose_threshold, evaluate, floors, per_video, predict, score
 from avel.localization import localize
 from avel.metrics import locate, partial_event
 from avel.rivals import fit_logistic, logistic_regression, nearest_class_mean
@@ -144,6 +144,24 @@ def test_right_segments_are_counted_per_clip() -> None:
     predictions = [made_up(0, [0, 0, 3], [0, 1, 3]), made_up(1, [2], [2])]
     correct, counted = per_video(predictions)
     assert correct.tolist() == [2, 1] and counted.tolist() == [3, 1]
+
+
+def test_of_thresholds_that_do_equally_well_the_lowest_is_chosen(tmp_path: Path) -> None:
+    store = write_store(tmp_path, clips=1)
+    labels = store.labels(0).numpy()
+    true = np.flatnonzero(labels == 0)
+    (false,) = [place for place in (0, 5) if labels[place] == 3][:1]
+    probabilities = np.eye(4)[labels]
+    probabilities[true] = [0.96, 0, 0, 0.04]
+
+    def chosen(wrong: float) -> float:
+        """With an event of another class that is not there, of that score."""
+        probabilities[false] = [0, wrong, (1 - wrong) / 2, (1 - wrong) / 2]
+        return choose_threshold([Prediction(0, labels, probabilities, None)], store, min_seconds=0)
+
+    assert chosen(0.35) == 0.4  # 0.4 to 0.9 all find what is there and nothing else
+    assert chosen(0.85) == 0.9
+    assert chosen(0.99) == 0.0  # from 0 to 0.9 all are wrong in the same way
 
 
 def saved_run(folder: Path, answers: list[list[int]], truth: list[list[int]], clips: list[str]) -> Path:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from conftest import EndsOfSound, GreyMeans
 from hypothesis import given
 from hypothesis import strategies as st
 from media import grey_of, read_failures, write_video
+from worker_tasks import prepare_timing
 
 import avel.data.store as store_module
 import avel.features.extract as extract_module
@@ -372,17 +374,46 @@ def test_a_file_that_changes_while_it_is_read_has_failed(
     assert report.done == 1 and "clip1.mp4 changed while it was read" in report.failed[0]["cause"]
 
 
-def test_estimate(tiny_clips: Clips, tmp_path: Path) -> None:
+def test_an_estimate_is_the_work_of_all_clips_shared_by_the_workers(
+    tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
-    two, one = (estimate_seconds(table, workers=workers) for workers in (2, 1))
-    assert 0.01 < two < one < 60
+    monkeypatch.setattr(extract_module, "_prepare_timing", prepare_timing)  # 10 s each, half a second's work a second
+    found = {workers: estimate_seconds(table, workers=workers) for workers in (0, 1, 2, 100)}
+    assert found == {0: 20.0, 1: 20.0, 2: 10.0, 100: 5.0}
+
+
+def test_a_clip_is_timed_by_the_second(tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([100.0, 106.0])
+    monkeypatch.setattr(extract_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    look = extract_module._prepare_timing(*extract_module.Recipe.of("classical", "classical", 1.0).by_name())
+    found = look((Clip("tiny.mp4", tiny_video, ()), True), lambda: None)
+    assert not isinstance(found, str)
+    duration, speed = found
+    assert duration == pytest.approx(3, abs=0.1) and speed == 6.0 / duration
+
+
+def test_an_event_that_starts_where_its_clip_ends_has_failed_and_one_that_ends_there_has_not(
+    tiny_clips: Clips, tmp_path: Path
+) -> None:
+    table = tiny_clips(tmp_path / "clips", 2)
+    extract(table.parent, tmp_path / "unlabelled", workers=0)
+    end = open_store(tmp_path / "unlabelled").clips[0].duration
+    table.write_text(f"video,start,end,label\nclip0.mp4,{end!r},{end + 0.5!r},bell\nclip1.mp4,1,{end!r},dog\n")
+    report = extract(table, tmp_path / "store", workers=0)
+    assert report.failed == [
+        {
+            "id": "clip0.mp4",
+            "cause": f"the event 'bell' starts at {end:g} s, but picture and sound together end at {end:g} s",
+        }
+    ]
 
 
 def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
     for k in range(3):
         (table.parent / f"clip{k}.mp4").write_bytes(b"rubbish")
-    assert 0.01 < estimate_seconds(table, workers=1) < 60
+    assert estimate_seconds(table, workers=1) > 0
     (table.parent / "clip3.mp4").unlink()
     with pytest.raises(AvelError, match=r"none of the clips looked at.*clip0.mp4 is not a media file"):
         estimate_seconds(table.parent, workers=1)
@@ -426,6 +457,7 @@ def test_progress_of_a_resumed_run_starts_where_the_last_one_ended(tiny_clips: C
 START = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 import avel.data.store as store, avel.features.clip as clip, avel.features.extract as extract
 store.SHARD_BYTES = 1
 table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -569,9 +601,7 @@ def test_ctrl_c(tiny_clips: Clips, tmp_path: Path, workers: int) -> None:
     process = start(SLOW if workers == 0 else "", table.parent, tmp_path / "store", workers)
     wait_until(lambda: len(parts_of(tmp_path / "store")) >= 2 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    began = time.monotonic()
     process.wait(timeout=30)
-    assert time.monotonic() - began < 5
     wait_until(lambda: not is_alive(process.pid), 5)
     errors = end_group(process)
     assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1, errors

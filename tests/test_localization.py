@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import avel.features
 from avel.errors import AvelError
-from avel.localization import find_events, localize, localize_features, windows
+from avel.features.video import probe
+from avel.localization import estimate_seconds, find_events, localize, localize_features, windows
 from avel.models import build_model
 from avel.types import SegmentOutput
 
@@ -318,3 +319,35 @@ def test_another_extractor_is_refused_by_name(model, kind):
 def test_options_out_of_range_are_refused(model, wrong):
     with pytest.raises(AvelError):
         localize("clip.mp4", model, **wrong)
+
+
+def test_an_event_whose_score_is_the_threshold_is_kept():
+    probabilities = np.array([[0.5, 0.25, 0.0, 0.25], [0.75, 0.0, 0.0, 0.25]])
+    (event,) = find_events(probabilities, CLASSES, 1.0, 2.0, threshold=0.625)
+    assert event.score == 0.625
+    assert find_events(probabilities, CLASSES, 1.0, 2.0, threshold=np.nextafter(0.625, 1)) == ()
+
+
+def test_an_estimate_is_twice_what_the_extractors_take(tiny_video, tmp_path, monkeypatch):
+    timed = {
+        "visual": SimpleNamespace(frames_per_segment=4, frame_size=8),
+        "audio": SimpleNamespace(sample_rate=8000),
+    }
+    shapes, moments = [], iter([50.0, 53.0])  # three seconds for two segments
+    extractors = {kind: Timed(facts, shapes) for kind, facts in timed.items()}
+    monkeypatch.setattr("avel.localization._build_extractors", lambda *_: extractors)
+    monkeypatch.setattr("avel.localization.time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    seconds = estimate_seconds([tiny_video, tmp_path / "none.mp4", tiny_video], Model())
+    assert shapes == [(8, 8, 8, 3), (2, 8000)]
+    assert seconds == pytest.approx(2 * 1.5 * 2 * probe(tiny_video).duration)
+
+
+class Timed:
+    """An extractor that notes the shape of what it is given."""
+
+    def __init__(self, facts, shapes):
+        self.__dict__.update(vars(facts))
+        self.shapes = shapes
+
+    def __call__(self, values):
+        self.shapes.append(values.shape)

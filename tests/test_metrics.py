@@ -138,6 +138,13 @@ def test_one_prediction_is_matched_once_and_the_better_truth_wins() -> None:
     assert event_counts(truth, [*found, Span("dog", 0, 2)], 0.5).matched == 2  # not 1, as if (0, 3) had taken (1, 4)
 
 
+def test_the_best_pair_comes_first_even_where_another_choice_would_match_more() -> None:
+    truth, found = [Span("dog", 0, 4), Span("dog", 4, 8)], [Span("dog", 0, 1), Span("dog", 2, 6)]
+    # (0, 4) takes (2, 6), IoU 1/3, and not (0, 1), IoU 1/4: nothing is left for (4, 8).
+    assert event_counts(truth, found, 0.1) == EventCounts(matched=1, predicted=2, truth=2)
+    assert event_counts(truth[::-1], found[::-1], 0.1).matched == 1
+
+
 def test_iou_is_not_decided_by_binary_fractions() -> None:
     tenth = 0.1  # 3 of 6 tenths come out as 0.4999999999999999
     truth, found = Span("a", 0.0, 6 * tenth), Span("a", 2 * tenth, 5 * tenth)

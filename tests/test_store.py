@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from synthetic import write_store
 
 import avel.data.store as store_module
 from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
@@ -81,6 +83,14 @@ def test_what_goes_in_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert store.labels(0).dtype == torch.int64
         assert store.split("train") == [0, 1, 2] and store.split("test") == [3, 4]
         store.verify()
+
+
+def test_clips_that_fill_a_shard_to_the_byte_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = write_store(tmp_path / "one", clips=1).settings
+    for bound, sizes in ((2 * 6 * settings.segment_bytes, [2, 2]), (2 * 6 * settings.segment_bytes - 1, [1, 1, 1, 1])):
+        monkeypatch.setattr(store_module, "SHARD_BYTES", bound)
+        store = write_store(tmp_path / str(bound), clips=4)
+        assert list(Counter(clip.shard for clip in store.clips).values()) == sizes
 
 
 def test_verify_tells_how_far_it_is(tmp_path: Path) -> None:

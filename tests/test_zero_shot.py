@@ -22,7 +22,16 @@ from avel.errors import AvelError
 from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS
 from avel.present import present
 from avel.timeline import Timeline
-from avel.zero_shot import Prompts, agree, check_labels, localize_words, parse_labels, where, word_probabilities
+from avel.zero_shot import (
+    Prompts,
+    _only_agreed,
+    agree,
+    check_labels,
+    localize_words,
+    parse_labels,
+    where,
+    word_probabilities,
+)
 
 LABELS = ("dog barking", "church bell", "train horn")
 PROMPTS = Prompts(("a photo of {}.", "{} at work."), ("a sound of {}.",), ("nothing to see.",), ("silence.", "noise."))
@@ -428,3 +437,9 @@ def test_the_help_names_the_usual_weights(capsys: pytest.CaptureFixture[str]) ->
     text = "".join(capsys.readouterr().out.split())
     for weights in (CLIP_WEIGHTS, CLAP_WEIGHTS):
         assert f"leftout,{weights.partition('@')[0]}." in text
+
+
+def test_a_label_that_both_give_just_the_threshold_is_agreed_on() -> None:
+    both = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]])
+    assert (_only_agreed(both, both, both, 0.5) == both).all()
+    assert (_only_agreed(both, both, both, float(np.nextafter(0.5, 1)))[:, -1] == 1).all()

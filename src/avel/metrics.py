@@ -85,7 +85,9 @@ def event_counts(truth: Sequence[Span], predicted: Sequence[Span], iou: float) -
 
     Two events can match if their labels are equal and the intersection of their spans is at least ``iou`` of the
     union (to nine decimals, so that seconds which binary fractions miss do not decide). Ties go to the earlier
-    events, so the order of the input does not matter.
+    events, so the order of the input does not matter. This is not the matching with the most pairs, which sed_eval
+    looks for by default: the two can differ where an event overlaps several of its label, and from IoU 0.5 on they
+    agree unless the events of a label overlap one another.
 
     Args:
         truth: the events there are. One without length is none: it is not counted (AVE annotates one as 0-0).
