@@ -20,7 +20,7 @@ import avel
 from avel import cli
 from avel.errors import AvelError
 from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS
-from avel.present import present
+from avel.present import USUAL_FORMATS, present
 from avel.timeline import Timeline
 from avel.zero_shot import (
     Prompts,
@@ -324,7 +324,7 @@ def test_the_whole_way(tiny_video: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(timeline.probabilities.sum(1), 1)
     np.testing.assert_allclose(timeline.attention.sum((1, 2)), 1)
     assert timeline.tags["visual"].startswith("clip-") and timeline.tags["audio"].startswith("clap-")
-    files = present(timeline, tiny_video, tmp_path / "out", "tiny", html=True)
+    files = present(timeline, tmp_path / "out", "tiny", (*USUAL_FORMATS, "html"))
     assert [file.suffix for file in files] == [".json", ".csv", ".vtt", ".txt", ".png", ".html"]
     assert all(file.is_file() for file in files)
     assert json.loads(files[0].read_text())["classes"] == ["dog barking", "church bell"]

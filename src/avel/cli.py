@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from avel.types import Finding, Progress, Span
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+#: Those of `avel.present`, which is not imported for a help text.
+FORMATS = ["json", "csv", "vtt", "audacity", "png", "html", "elan", "label-studio", "sed-eval"]
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
 
 
@@ -408,12 +410,13 @@ def localize(arguments: Namespace) -> int:
         options["threshold"] = arguments.threshold
     failed = 0
     streams = _streams(arguments)
+    formats = [*arguments.formats, *(["html"] if arguments.html else [])]
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
         try:
             with bars() as progress:
                 timeline = find(video, **options, streams=streams, progress=progress)
                 timeline = replace(timeline, truth=truth.get(video.resolve()))
-                files = present(timeline, video, arguments.out, name, html=arguments.html, streams=streams)
+                files = present(timeline, arguments.out, name, formats)
         except AvelError as error:
             failed += 1
             complain(f"failed: {visible(str(video))}: {error}")
@@ -660,7 +663,15 @@ def _localize_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--min_seconds", type=float, default=0.0, help="Drop events that are shorter.")
     parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
-    parser.add_argument("--html", action="store_true", help="Write a page that plays the clip under its timeline.")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=FORMATS,
+        default=FORMATS[:5],
+        help="What to write of each video: labels as JSON, CSV, WebVTT, Audacity, ELAN, Label Studio or sed_eval, a "
+        "picture (png), a page (html). Left out, the first five.",
+    )
+    parser.add_argument("--html", action="store_true", help="Write a page that plays the clip, too.")
     parser.add_argument("--device", type=str, help="With --model: device it runs on, cpu, cuda or mps; left out, cpu.")
     for kind in ("visual", "audio"):
         help_text = f"With --model: where the weights of its {kind} features lie here; else the cache, or a download."

@@ -21,7 +21,7 @@ from avel.files import check_folder, write_file
 from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
-from avel.present import present
+from avel.present import USUAL_FORMATS, present
 from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
 from avel.types import BACKGROUND, Progress
@@ -155,7 +155,7 @@ def demo(
         folder = out / ("long" if done < len(long) else "clips")
         timeline = localize(clip.path, model, threshold=threshold, min_seconds=MIN_SECONDS)
         timeline = replace(timeline, truth=clip.spans)
-        files = present(timeline, clip.path, folder, clip.path.stem, html=True)
+        files = present(timeline, folder, clip.path.stem, (*USUAL_FORMATS, "html"))
         if done < len(long):
             found += event_counts(clip.spans, timeline.events, IOU)
         else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-#: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, and bytes that are no text.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+#: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, bytes that are no text.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 #: A spreadsheet takes a cell that starts so for a formula; the last four are full-width forms, which Excel takes too.
 _FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"

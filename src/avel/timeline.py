@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avel.errors import AvelError
 from avel.files import write_csv, write_file
+from avel.text import visible
 from avel.types import ZERO_SHOT, Event, Span
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 TIMELINE_SCHEMA = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Timeline:
     """What a model found in one clip. AVEL allows one event at a time: the events never overlap.
 
@@ -52,6 +55,43 @@ class Timeline:
     def looked_for(self) -> str:
         """What pictures and pages say before the names of the classes."""
         return "Looked and listened for" if self.tags.get("task") == ZERO_SHOT else "The model knows"
+
+    def __str__(self) -> str:
+        """The video, its duration and its events, one a line."""
+        number = len(self.events)
+        found = f"{number or 'no'} event{'' if number == 1 else 's'}"
+        lines = [f"{visible(self.video)}: {self.duration:.1f} s, {found}"]
+        lines += [f"{e.start:8.1f} {e.end:8.1f}  {_plain(e.label)}  {e.score:.2f}" for e in self.events]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Timeline of {self.video!r}: {len(self.events)} events in {self.duration:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the events as a lane and as a table."""
+        from avel.web import timeline_snippet
+
+        return timeline_snippet(self)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw frames, sound, events and probabilities as a PNG. The video is read once more.
+
+        Raises:
+            AvelError: the video cannot be read any more, its streams are not those localized, or there is no room.
+        """
+        from avel.present import draw
+
+        draw(self, path)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write a page that plays the clip under its timeline; the clip is put beside it. The page opens offline.
+
+        Raises:
+            AvelError: as `plot`.
+        """
+        from avel.present import write_page
+
+        write_page(self, path)
 
     def to_json(self, path: str | Path) -> None:
         """Write everything but the attention maps; probabilities and scores keep four decimals."""
@@ -150,7 +190,90 @@ class Timeline:
 
     def to_audacity(self, path: str | Path) -> None:
         """Write an Audacity label track: ``start<TAB>end<TAB>label``, seconds."""
-        write_file(path, "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_one_line(e.label)}\n" for e in self.events))
+        write_file(path, "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_plain(e.label)}\n" for e in self.events))
+
+    def to_sed_eval(self, path: str | Path) -> None:
+        """Write an event list for sed_eval: ``onset<TAB>offset<TAB>label``, seconds.
+
+        A label of more than one word is in double quotes, else sed_eval takes its blanks for the delimiter.
+        """
+        lines = []
+        for event in self.events:
+            label = _plain(event.label)
+            if not re.fullmatch(r"\w+", label):
+                label = '"' + label.replace('"', '""') + '"'
+            lines.append(f"{event.start:.6f}\t{event.end:.6f}\t{label}\n")
+        write_file(path, "".join(lines))
+
+    def to_elan(self, path: str | Path) -> None:
+        """Write an ELAN document (EAF 3.0): a tier ``events``, and ``truth`` where it is known; milliseconds."""
+        from xml.etree import ElementTree
+
+        media = os.path.abspath(self.video)
+        document = ElementTree.Element(
+            "ANNOTATION_DOCUMENT",
+            {
+                "AUTHOR": "avel",
+                "DATE": "1970-01-01T00:00:00Z",  # ELAN wants one; a fixed one, so that equal events make equal files
+                "FORMAT": "3.0",
+                "VERSION": "3.0",
+                "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
+                "xsi:noNamespaceSchemaLocation": "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
+            },
+        )
+        header = ElementTree.SubElement(document, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+        kind = mimetypes.guess_type(self.video)[0] or "unknown"
+        ElementTree.SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=Path(media).as_uri(), MIME_TYPE=kind)
+        order = ElementTree.SubElement(document, "TIME_ORDER")
+        tiers: list[tuple[str, tuple[Span, ...]]] = [("events", self.events)]
+        if self.truth is not None:
+            tiers.append(("truth", self.truth))
+        slots = 0
+        for name, spans in tiers:
+            tier = ElementTree.SubElement(document, "TIER", LINGUISTIC_TYPE_REF="default-lt", TIER_ID=name)
+            for span in spans:
+                for moment in (span.start, span.end):
+                    slots += 1
+                    slot = {"TIME_SLOT_ID": f"ts{slots}", "TIME_VALUE": str(round(moment * 1000))}
+                    ElementTree.SubElement(order, "TIME_SLOT", slot)
+                place = {"TIME_SLOT_REF1": f"ts{slots - 1}", "TIME_SLOT_REF2": f"ts{slots}"}
+                place["ANNOTATION_ID"] = f"a{slots // 2}"
+                holder = ElementTree.SubElement(tier, "ANNOTATION")
+                annotation = ElementTree.SubElement(holder, "ALIGNABLE_ANNOTATION", place)
+                ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = _plain(span.label)
+        kind_of_tier = {"LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true", "GRAPHIC_REFERENCES": "false"}
+        ElementTree.SubElement(document, "LINGUISTIC_TYPE", kind_of_tier)
+        ElementTree.indent(document)
+        write_file(path, ElementTree.tostring(document, encoding="UTF-8", xml_declaration=True))
+
+    def to_label_studio(self, path: str | Path) -> None:
+        """Write one task for Label Studio, with the events as a prediction, and the truth as an annotation.
+
+        They are regions of the sound track, in seconds; the labelling set-up that shows them is in docs/localize.md.
+        The task names the video as `video` does: put there the address under which your Label Studio serves it.
+        """
+        task: dict[str, Any] = {"data": {"video": self.video}}
+        model = {"model_version": self.tags.get("model", "avel")}
+        task["predictions"] = [
+            {**model, "result": [self._region(f"event-{n}", e) for n, e in enumerate(self.events, 1)]}
+        ]
+        if self.truth is not None:
+            regions = [self._region(f"truth-{number}", span) for number, span in enumerate(self.truth, 1)]
+            task["annotations"] = [{"ground_truth": True, "result": regions}]
+        write_file(path, json.dumps([task], indent=1, allow_nan=False))
+
+    def _region(self, name: str, span: Span) -> dict[str, Any]:
+        """A stretch of the sound track as Label Studio has it."""
+        label = _span_json(span)
+        return {
+            "id": name,
+            "from_name": "label",
+            "to_name": "audio",
+            "type": "labels",
+            "original_length": round(self.duration, 6),
+            "value": {"start": label["start"], "end": label["end"], "channel": 0, "labels": [label["label"]]},
+            **({"score": round(float(span.score), 4)} if isinstance(span, Event) else {}),
+        }
 
 
 def _span_json(span: Span) -> dict[str, Any]:
@@ -172,9 +295,10 @@ def _clock(seconds: float) -> str:
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _plain(text: str) -> str:
+    """One line without control characters."""
+    return visible(" ".join(text.split()))
 
 
 def _escape_vtt(text: str) -> str:
-    return _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
