@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media import grey_of, write_video
 
+from avel.errors import AvelError
 from avel.features.video import (
     FrameChooser,
     Scaler,
@@ -172,3 +173,21 @@ def test_a_change_of_rate_within_the_sound() -> None:
     assert len(wave) == pytest.approx(48_000, abs=3)
     for index in range(3):
         assert pitch(wave[16_000 * index + 500 : 16_000 * index + 15_500], 16_000) == pytest.approx(500, abs=2)
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "file:z.mp4", "concat:a|b.mp4", "http:host.mp4", "a%03d.mp4", "-a.mp4"])
+def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("z.mp4"), seconds=1)
+    Path("z.mp4").rename(name)
+    assert probe(name).duration == pytest.approx(1, abs=0.1)
+    assert probe(tmp_path / name).duration == pytest.approx(1, abs=0.1)
+    with pytest.raises(AvelError, match="no such file"):
+        probe("file:nothing.mp4")
+
+
+def test_a_playlist_names_files_of_this_machine_alone(tmp_path: Path) -> None:
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:1/a.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(AvelError):
+        probe(path)

@@ -115,7 +115,7 @@ def open_media(
     if not path.stat().st_size:
         raise AvelError(f"{path} is empty (0 bytes)", "a video file", _DO)
     try:
-        container = av.open(os.fspath(path), metadata_errors="replace")
+        container = _container(path)
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from error
     with container:
@@ -124,6 +124,11 @@ def open_media(
             if movies > 1 and not fragments:
                 raise _several_in_one(path, (container.duration or 0) / av.time_base)
         yield Media(path, container, video, audio, threads, streams, silent)
+
+
+def _container(path: Path) -> av.container.InputContainer:
+    """Open a file of this machine, whatever its name looks like (``12:30.mp4``), and let a playlist name files alone."""
+    return av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options={"protocol_whitelist": "file"})
 
 
 class Media:
@@ -233,7 +238,7 @@ class Media:
     def _counted_ends(self) -> dict[int, float]:
         """Where the streams end, seconds, by a look at every packet; nothing is decoded."""
         stamps = Stamps(self._restarts)
-        with av.open(os.fspath(self.path), metadata_errors="replace") as container:
+        with _container(self.path) as container:
             try:
                 for packet in container.demux([container.streams[stream.index] for stream in self._clocked]):
                     stamps.move(packet)
