@@ -270,10 +270,10 @@ class Extractor:
 def model(monkeypatch):
     """A model, and features that are made instead of extracted: 23 segments of a clip of 22.6 s."""
 
-    def extract_clip(path, visual, audio, *, segment_seconds, framing, streams, progress=None):
+    def extract_clip(path, visual, audio, *, segment_seconds, framing, any_length, streams, progress=None):
         assert (visual.kind, audio.kind, segment_seconds) == ("visual", "audio", 1.0)
         made_audio, made_visual = features(23)
-        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, streams="")
+        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, streams="", uneven=0)
 
     monkeypatch.setattr(avel.features, "build_extractor", Extractor, raising=False)
     monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))
@@ -298,10 +298,10 @@ def test_localize(model):
 
 def test_localize_loads_a_path(model, monkeypatch):
     asked = []
-    loaded = SimpleNamespace(load=lambda path: asked.append(path) or model)
+    loaded = SimpleNamespace(load=lambda *asking: asked.append(asking) or model)
     monkeypatch.setitem(sys.modules, "avel.checkpoint", loaded)
     assert localize("clip.mp4", "runs/one").events == localize("clip.mp4", model).events
-    assert asked == ["runs/one"]
+    assert asked == [("runs/one", "auto")]
 
 
 @pytest.mark.parametrize("kind", ["visual", "audio"])

@@ -17,7 +17,6 @@ from avel import cli
 from avel.checkpoint import LoadedModel, load
 from avel.config import TrainConfig
 from avel.data.store import open_store
-from avel.errors import AvelError
 from avel.features import build_audio, build_visual
 from avel.features.extract import extract, extract_clip
 from avel.timeline import Timeline
@@ -96,9 +95,10 @@ def test_the_model_says_its_framing(tmp_path: Path, tiny_clips: Clips) -> None:
     model = trained(table, tmp_path, framing="ave", visual_options={"frames_per_segment": 4})
     timeline = avel.localize(table.parent / "clip0.mp4", model)
     assert len(timeline.probabilities) == 10 and timeline.tags["visual"] == model.extractors["visual"]["tag"]
-    with pytest.raises(AvelError, match=r"short\.mp4: pictures from .* until 3\.00 s") as error:
-        avel.localize(write_video(tmp_path / "short.mp4"), model)
-    assert "--framing time" in error.value.do
+    assert timeline.tags["framing"] == "ave: tenths of the frames of every ten seconds"
+    short = avel.localize(write_video(tmp_path / "short.mp4"), model)
+    assert len(short.probabilities) == 3
+    assert short.tags["framing"] == "ave: the whole 3 s in 3 equal parts of the frames"
 
 
 def test_streams_are_chosen_said_and_drawn(

@@ -130,7 +130,7 @@ def test_torchvision_s_preprocessing_and_layout(
 
 
 def test_batches_and_segments_do_not_mix(vgg19: Vgg19, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vgg19_module, "FRAMES_AT_ONCE", 3)
+    monkeypatch.setattr(vgg19._batches, "size", 3)
     assert close(vgg19(frames)[1:], vgg19(frames[2:]))
 
 

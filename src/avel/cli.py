@@ -219,6 +219,7 @@ def extract(arguments: Namespace) -> int:
         "audio_options": _extractor_options("audio", arguments),
         "videos": arguments.videos,
         "workers": arguments.workers,
+        "device": arguments.device,
         "clip_seconds_limit": arguments.clip_seconds_limit,
         "clip_memory_limit": arguments.clip_memory_limit,
     }
@@ -239,6 +240,8 @@ def extract(arguments: Namespace) -> int:
             progress=progress,
         )
     say(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    if networks := [name for name in (arguments.visual, arguments.audio) if name != "classical"]:
+        say(f"device: {' and '.join(networks)} ran on {report.device}")
     if report.choices:
         name, taken = report.choices[0]
         others = f"; so have {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
@@ -309,7 +312,9 @@ def evaluate(arguments: Namespace) -> int:
     if arguments.floors:
         return _floors(arguments)
     with bars() as progress:
-        scores = evaluate_runs(arguments.run, arguments.split, against=arguments.against, progress=progress)
+        scores = evaluate_runs(
+            arguments.run, arguments.split, against=arguments.against, device=arguments.device, progress=progress
+        )
     _print_run(scores[0]) if len(scores) == 1 else _print_runs(scores)
     _print_floors(scores)
     for found in scores:
@@ -422,7 +427,7 @@ def localize(arguments: Namespace) -> int:
             complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
-        for tag in ("streams", "time stamps"):
+        for tag in ("framing", "streams", "time stamps"):
             if tag in timeline.tags:
                 say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
         say(f"Written: {', '.join(str(file) for file in files)}")
@@ -433,7 +438,7 @@ def localize(arguments: Namespace) -> int:
 
 def _refuse_two_ways(arguments: Namespace) -> None:
     """AvelError unless there is one of --model and --labels, without options of the other."""
-    ways = {"model": ("device", "visual_weights", "audio_weights"), "labels": ("clip", "clap")}
+    ways = {"model": ("visual_weights", "audio_weights"), "labels": ("clip", "clap")}
     given = [way for way in ways if arguments[way] is not None]
     if len(given) != 1:
         raise AvelError(
@@ -451,18 +456,24 @@ def _refuse_two_ways(arguments: Namespace) -> None:
 def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
     """What makes a timeline of a video by a trained model."""
     from avel.checkpoint import best_seed, load
-    from avel.localization import estimate_seconds, localize
+    from avel.localization import estimate_seconds, localize, of_released_features
 
     run = best_seed(arguments.model)
-    model = load(run, arguments.device or "cpu")
+    model = load(run, arguments.device)
     if run != arguments.model:
         say(f"{arguments.model} holds runs of several seeds; taken: {run.name}, the best where its epoch was chosen")
     say(f"{arguments.model} knows {len(model.classes)} classes: {', '.join(model.classes)}")
     weights = {kind: arguments[kind] for kind in ("visual_weights", "audio_weights")}
-    seconds = estimate_seconds(arguments.videos, model, **weights)
+    made = {**weights, "device": arguments.device}
+    if of_released_features(model):
+        say(
+            "trained on AVE's released features: VGG-19 and VGGish, with their published weights, make features of "
+            "that kind, of tenths of the frames of every ten seconds (framing ave)"
+        )
+    seconds = estimate_seconds(arguments.videos, model, **made)
     if seconds > 10:
         console().print(f"about {clock(seconds)} of work")
-    return partial(localize, model=model, **weights)
+    return partial(localize, model=model, **made)
 
 
 def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
@@ -474,7 +485,7 @@ def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
 
     clip, clap = ClipVision(arguments.clip or CLIP_WEIGHTS), ClapAudio(arguments.clap or CLAP_WEIGHTS)
     say(f"looking and listening for: {'; '.join(labels)}")
-    return partial(localize_words, labels=labels, clip=clip, clap=clap)
+    return partial(localize_words, labels=labels, clip=clip, clap=clap, device=arguments.device)
 
 
 @dataclass(frozen=True)
@@ -615,6 +626,7 @@ def _extract_options(parser: ArgumentParser) -> None:
         help="A video without sound is an error, or keeps its pictures and is marked: no training takes it.",
     )
     _stream_options(parser)
+    _device_option(parser)
     _workers_option(parser)
 
 
@@ -632,6 +644,7 @@ def _train_options(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, nargs="+", help="Run folders of `avel train`, of one seed or of several.")
     parser.add_argument("--split", default="test", help="Split to score: train, val or test.")
+    _device_option(parser)
     parser.add_argument(
         "--against", type=Path, help="An evaluated run: print and write each run's difference to it, with its interval."
     )
@@ -672,11 +685,16 @@ def _localize_options(parser: ArgumentParser) -> None:
         "picture (png), a page (html). Left out, the first five.",
     )
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip, too.")
-    parser.add_argument("--device", type=str, help="With --model: device it runs on, cpu, cuda or mps; left out, cpu.")
+    _device_option(parser)
     for kind in ("visual", "audio"):
         help_text = f"With --model: where the weights of its {kind} features lie here; else the cache, or a download."
         parser.add_argument(f"--{kind}_weights", type=str, help=help_text)
     _stream_options(parser)
+
+
+def _device_option(parser: ArgumentParser) -> None:
+    help_text = "Where networks run: cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one."
+    parser.add_argument("--device", type=str, default="auto", help=help_text)
 
 
 def _stream_options(parser: ArgumentParser) -> None:

@@ -81,7 +81,7 @@ def evaluate_runs(
     split: str = "test",
     *,
     against: str | Path | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Scores]:
     """Score runs on a split, as `avel.evaluate` does for each seed, and compare each with another run.
@@ -94,7 +94,7 @@ def evaluate_runs(
         split: train, val or test.
         against: another run, whose predictions on the split lie there already, or which is one of ``runs``. Its store
             may hold other features, but its split the same clips with the same labels.
-        device: as in `avel.load`.
+        device: as in `avel.evaluate`.
 
     Returns:
         The scores of each run, in the order given.

@@ -33,6 +33,21 @@ def device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def free_bytes(place: torch.device) -> int:
+    """Bytes of memory that are free on a device; more than there can be where nobody says."""
+    import torch
+
+    if place.type == "cuda":
+        return torch.cuda.mem_get_info(place)[0]
+    if place.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: the page cache is taken to suffice
+        return 2**63
+
+
 def _there() -> list[str]:
     """Names of the devices of this machine, the one to prefer last."""
     import torch

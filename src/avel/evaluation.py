@@ -18,7 +18,7 @@ from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, make_folder, replacing, write_file
 from avel.floors import segment_floors, window_floors
-from avel.localization import find_events, localize_features
+from avel.localization import device_of, find_events, localize_features
 from avel.metrics import (
     EventCounts,
     bootstrap_interval,
@@ -266,7 +266,7 @@ class OpenRun:
     clips: list[int]
 
 
-def open_run(run: str | Path, split: str, device: str = "cpu") -> OpenRun:
+def open_run(run: str | Path, split: str, device: str) -> OpenRun:
     """Look at all that scoring a run needs, before anything is computed.
 
     Raises:
@@ -317,7 +317,7 @@ def run_facts(run: Path) -> dict[str, Any]:
 
 
 def evaluate(
-    run: str | Path, split: str = "test", *, device: str = "cpu", progress: Progress | None = None
+    run: str | Path, split: str = "test", *, device: str = "auto", progress: Progress | None = None
 ) -> dict[str, Any]:
     """Score a run's best checkpoint on a split of the store that it was trained on.
 
@@ -326,14 +326,14 @@ def evaluate(
     Args:
         run: the folder of one seed that `avel train` wrote; nothing else is needed.
         split: train, val or test.
-        device: as in `avel.load`.
+        device: where the network runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
 
     Returns:
         The content of ``evaluation_<split>.json``.
 
     Raises:
-        AvelError: no checkpoint there, the store is gone or has changed, it has no such split, or the split no event
-            that the task looks for.
+        AvelError: no checkpoint there, the store is gone or has changed, it has no such split, the split no event that
+            the task looks for, or there is no such device.
     """
     return score_run(open_run(run, split, device), split, progress=progress)
 
@@ -351,6 +351,7 @@ def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) 
         "seed": facts["seed"],
         "commit": facts["commit"],
         "machine": facts["machine"],
+        "device": str(device_of(model.network)),
         "weights_sha256": file_sha256(model.source.with_suffix(".safetensors")),
     }
     scores, saved = (_cml if model.task == "cml" else _segments)(model, store, opened.clips, facts["config"], progress)
@@ -387,6 +388,7 @@ def _cml(
 ) -> Evaluated:
     """Task cml: both directions in both modes, whichever was trained, and which events were found."""
     windows = Windows(store, clips, model.window)
+    windows.serve(device_of(model.network), resident=False)
     asked = events(windows)
 
     def network(batch: Batch) -> Any:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from avel.data.ave import SEGMENTS
 from avel.errors import AvelError
 from avel.timeline import Timeline
 from avel.types import Event, Progress
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
 
 _WINDOWS_AT_ONCE = 32
 
+#: What stores call the maker of features that were read from AVE's h5 files: as its authors released them, or not.
+RELEASED, LAYOUT, SIMULATED = "ave-released", "ave-layout", "simulated-"
+#: The extractors that make features of the released ones' kind, each with its published weights and usual options.
+RELEASED_BY = MappingProxyType({"visual": "vgg19", "audio": "vggish"})
+_RELEASED_TAGS = {"visual": f"{RELEASED}-visual-7x7x512", "audio": f"{RELEASED}-audio-128"}
+
 
 def localize(
     path: str | Path,
@@ -38,9 +46,13 @@ def localize(
     streams: Streams | None = None,
     visual_weights: str | None = None,
     audio_weights: str | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Timeline:
     """Find the events of one media file.
+
+    A model of AVE's released features gets those that VGG-19 and VGGish make of the file with their published weights,
+    framed as AVE's. The timeline's tags ``stands_in_for``, ``framing``, ``visual_weights``, ``audio_weights`` say so.
 
     Args:
         path: a video with a sound track, of any length.
@@ -52,15 +64,16 @@ def localize(
         visual_weights: where the weights of the model's visual extractor lie on this machine: a file, or of CLIP a
             folder. They must be those that the model was trained with. None looks in the cache folder, and downloads.
         audio_weights: the same of its audio extractor.
+        device: where the networks of the extractors run, and the model if it is given by its path: ``cpu``, ``cuda``,
+            ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
         AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
-            another extractor than the one of that name here, or with framing ``ave`` and the file does not last ten
-            seconds, or the extractor's weights are not to be had or are others, or threshold or min_seconds is out of
-            range.
+            another extractor than the one of that name here, or on features that no extractor makes, the extractor's
+            weights are missing or do not match, threshold or min_seconds is out of range, or there is no such device.
     """
-    from avel.features import describe
+    from avel.features import describe, run_on
     from avel.features.extract import extract_clip
     from avel.features.video import Streams
 
@@ -71,14 +84,16 @@ def localize(
     if isinstance(model, str | Path):
         from avel.checkpoint import load
 
-        model = load(model)
+        model = load(model, device)
     _check_task(model)
-    framing = model.extractors["visual"].get("framing", "time")
+    released = of_released_features(model)
+    framing = "ave" if released else model.extractors["visual"].get("framing", "time")
     extractors = _build_extractors(model, visual_weights, audio_weights)
-    for kind, extractor in extractors.items():
+    run_on(device, *extractors.values())
+    tags = {kind: describe(extractor, framing)["tag"] for kind, extractor in extractors.items()}
+    for kind, tag in tags.items():
         wanted = model.extractors[kind]
-        tag = describe(extractor, framing)["tag"]
-        if tag != wanted["tag"]:
+        if not released and tag != wanted["tag"]:
             raise AvelError(
                 f"{model.source} was trained on {kind} features of the extractor {wanted['tag']}",
                 f"the extractor {wanted['name']!r} of this version of avel, {tag}",
@@ -90,6 +105,7 @@ def localize(
         extractors["audio"],
         segment_seconds=model.segment_seconds,
         framing=framing,
+        any_length=True,
         streams=streams or Streams(),
         progress=progress,
     )
@@ -112,8 +128,9 @@ def localize(
         tags={
             "model": model.name,
             "task": model.task,
-            "visual": model.extractors["visual"]["tag"],
-            "audio": model.extractors["audio"]["tag"],
+            **tags,
+            **({"framing": _framing_in_words(len(features.audio), features.uneven)} if framing == "ave" else {}),
+            **(_stand_ins(extractors) if released else {}),
             **features.tags,
         },
         threshold=threshold,
@@ -121,15 +138,81 @@ def localize(
     )
 
 
+def of_released_features(model: LoadedModel) -> bool:
+    """Whether a model was trained on AVE's released features, whose kind VGG-19 and VGGish make of any video.
+
+    Raises:
+        AvelError: its features were read from files in AVE's layout, and no network that can be run makes their kind.
+    """
+    tags = {kind: str(made["tag"]) for kind, made in model.extractors.items()}
+    makers = {str(made["name"]) for made in model.extractors.values()}
+    do = "localize with a model of features that `avel extract` made, or of AVE's released ones (docs/localize.md)"
+    for maker in makers:
+        if maker.startswith(SIMULATED):
+            raise AvelError(
+                f"{model.source} was trained on simulated features ({', '.join(tags.values())})",
+                "features that a network made of videos: these are numbers drawn at random, and no video has any",
+                do,
+            )
+        if maker == LAYOUT:
+            raise AvelError(
+                f"{model.source} was trained on features from files in AVE's layout ({', '.join(tags.values())})",
+                "features of which it is known what made them: the Annotations.txt beside these is not AVE's own, so "
+                "they are not taken for the released ones",
+                f"if they are AVE's, import them with its repository's Annotations.txt and train again; else {do}",
+            )
+    if RELEASED in makers and tags != _RELEASED_TAGS:
+        raise AvelError(
+            f"{model.source} was trained on {' and '.join(tags.values())}",
+            f"{' and '.join(_RELEASED_TAGS.values())}, whose kind VGG-19 and VGGish make",
+            "train on a store of visual_feature.h5 and audio_feature.h5",
+        )
+    return RELEASED in makers
+
+
 def _build_extractors(model: LoadedModel, visual_weights: str | None, audio_weights: str | None) -> dict[str, Any]:
     """The extractors of the features that a model was trained on, by kind."""
     from avel.features import build_extractor, weights_option
 
+    released = of_released_features(model)
     extractors = {}
     for kind, place in (("visual", visual_weights), ("audio", audio_weights)):
-        name, options = model.extractors[kind]["name"], model.extractors[kind]["options"]
-        extractors[kind] = build_extractor(kind, name, **{**options, **weights_option(kind, name, place)})
+        made = model.extractors[kind]
+        name, options = (RELEASED_BY[kind], {}) if released else (made["name"], made["options"])
+        try:
+            extractors[kind] = build_extractor(kind, name, **{**options, **weights_option(kind, name, place)})
+        except AvelError as error:
+            if not released:
+                raise
+            raise AvelError(
+                f"{model.source} was trained on AVE's released features, and the {kind} ones need {name}'s published "
+                f"weights: {error.found}",
+                error.expected,
+                f"{error.do.partition('; if other weights are meant')[0]}, or name it by --{kind}-weights",
+            ) from error
     return extractors
+
+
+def _framing_in_words(num_segments: int, uneven: int) -> str:
+    """What framing ``ave`` meant for a video of that many segments, for its tag."""
+    stretches, rest = divmod(num_segments, SEGMENTS)
+    words = ["tenths of the frames of every ten seconds"] if stretches else []
+    if rest:
+        words.append(f"the {'last' if stretches else 'whole'} {rest} s in {rest} equal parts of the frames")
+    if uneven:
+        words.append(f"{uneven} of {stretches + bool(rest)} stretches by time, as their frames lie unevenly")
+    return f"ave: {', '.join(words)}"
+
+
+def _stand_ins(extractors: dict[str, Any]) -> dict[str, str]:
+    """Tags that say which weights made features of the released ones' kind."""
+    from avel.features.weights import PUBLISHED
+
+    published = {"visual": PUBLISHED["vgg19-keras"].name, "audio": PUBLISHED["vggish"].name}
+    return {"stands_in_for": ", ".join(_RELEASED_TAGS.values())} | {
+        f"{kind}_weights": f"{published[kind]}, sha256 {extractor.options['weights_sha']}"
+        for kind, extractor in extractors.items()
+    }
 
 
 def estimate_seconds(
@@ -138,17 +221,22 @@ def estimate_seconds(
     *,
     visual_weights: str | None = None,
     audio_weights: str | None = None,
+    device: str = "auto",
 ) -> float:
     """About how long `localize` and its pictures will take for these videos, in seconds.
 
     The extractors are timed on two made-up segments; decoding and drawing are taken to cost as much again.
     Videos that cannot be read count as nothing.
     """
+    from avel.features import run_on
     from avel.features.video import probe
 
     visual, audio = _build_extractors(model, visual_weights, audio_weights).values()
+    place = run_on(device, visual, audio)
     frames = np.zeros((2 * visual.frames_per_segment, visual.frame_size, visual.frame_size, 3), dtype=np.uint8)
     sound = np.zeros((2, round(audio.sample_rate * model.segment_seconds)), dtype=np.float32)
+    if place != "cpu":  # a GPU's first call is far slower
+        visual(frames), audio(sound)
     start = time.perf_counter()
     visual(frames), audio(sound)
     per_second = (time.perf_counter() - start) / (2 * model.segment_seconds)
@@ -197,7 +285,7 @@ def localize_features(
 
     _check_task(model)
     network = model.network.eval()
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     heard, seen = torch.as_tensor(audio), torch.as_tensor(visual)
     one_clip = heard.ndim == 2
     if one_clip:
@@ -247,6 +335,13 @@ def localize_features(
     if one_clip:
         return probabilities[0], None if attention is None else attention[0]
     return probabilities, attention
+
+
+def device_of(network: torch.nn.Module) -> torch.device:
+    """Where a network's parameters are; the processor, if it has none."""
+    import torch
+
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _check_task(model: LoadedModel) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from avel.errors import AvelError
+from avel.features import run_on
 from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
 from avel.features.video import FIRST_STREAMS, Streams
@@ -90,6 +91,7 @@ def localize_words(
     segment_seconds: float = 1.0,
     prompts: Prompts | None = None,
     streams: Streams = FIRST_STREAMS,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Timeline:
     """Find where labels of your own are seen and heard at once in one media file; nothing is trained.
@@ -108,11 +110,12 @@ def localize_words(
         segment_seconds: length of a segment, seconds.
         prompts: the sentences for labels and background; None takes the usual ones.
         streams: which to take of a file with several; the timeline's tag ``streams`` says which they were.
+        device: where both encoders run: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU if there is one.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
         AvelError: labels, prompts, threshold or min_seconds that cannot be used; the encoders or the file cannot be
-            used (see `ClipVision`, `ClapAudio` and `avel.features.video.probe`).
+            used (see `ClipVision`, `ClapAudio` and `avel.features.video.probe`); there is no such device.
     """
     names = parse_labels(labels) if isinstance(labels, str) else check_labels(labels)
     prompts = prompts or Prompts()
@@ -122,6 +125,7 @@ def localize_words(
     if not min_seconds >= 0.0:
         raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
     eyes, ears = _encoders(clip, clap)
+    run_on(device, eyes, ears)
     shown = _embed_prompts(eyes, prompts.picture, prompts.no_picture, names)
     spoken = _embed_prompts(ears, prompts.sound, prompts.no_sound, names)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from avel.data.labels import consecutive_windows, video_class, video_labels, window_class
 from avel.data.store import Store
+from avel.devices import free_bytes
 from avel.errors import AvelError
 from avel.types import Target
 
@@ -282,7 +283,7 @@ def residence(windows: Sequence[Windows], device: torch.device, *, free: int | N
     """
     needed = sum(each.needed_bytes for each in windows)
     if free is None:
-        free = _free_bytes(device)
+        free = free_bytes(device)
     place = Residence(needed, free, str(device), 0.0)
     if place.fits:
         return place
@@ -295,15 +296,3 @@ def _seconds_to_read(windows: Windows, sample: int = 64) -> float:
     began = time.perf_counter()
     windows.batch(chosen)
     return (time.perf_counter() - began) / len(chosen) * len(windows)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: the page cache is taken to suffice
-        return 2**63

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from avel import devices
 from avel.errors import AvelError
 from avel.features.audio import ClassicalAudio
-from avel.features.extractor import AudioExtractor, Extractor, VisualExtractor, describe
+from avel.features.extractor import AudioExtractor, Extractor, OnDevice, VisualExtractor, describe
 from avel.features.visual import ClassicalVisual
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "build_extractor",
     "build_visual",
     "describe",
+    "device_for",
+    "run_on",
     "weights_option",
 ]
 
@@ -82,6 +85,32 @@ def build_audio(name: str, **options: Any) -> AudioExtractor:
 def build_extractor(kind: Literal["visual", "audio"] | str, name: str, **options: Any) -> Any:
     """`build_visual` or `build_audio`, by ``kind``."""
     return {"visual": build_visual, "audio": build_audio}[kind](name, **options)
+
+
+def device_for(device: str, *extractors: Extractor) -> str:
+    """The device that some extractors use: ``cpu`` where none of them is a network, else the one of that name.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
+        extractors: to be used.
+
+    Raises:
+        AvelError: this machine has no such device.
+    """
+    networks = any(isinstance(extractor, OnDevice) for extractor in extractors)
+    if device == "cpu" or (device == "auto" and not networks):  # spares the import of torch
+        return "cpu"
+    place = str(devices.device(device))
+    return place if networks else "cpu"
+
+
+def run_on(device: str, *extractors: Extractor) -> str:
+    """Move the networks among some extractors to a device; returns `device_for` of it."""
+    place = device_for(device, *extractors)
+    for extractor in extractors:
+        if isinstance(extractor, OnDevice):
+            extractor.to(devices.device(place))
+    return place
 
 
 def weights_option(kind: str, name: str, place: str | None) -> dict[str, str]:

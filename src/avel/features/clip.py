@@ -42,6 +42,8 @@ class ClipFeatures:
         audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
         streams: which of several streams were taken, in words; "" where there was no choice.
         jumps: where time stamps started again or jumped, in words; "" where they did not.
+        uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
+            time, see `AvePictures`.
     """
 
     visual: np.ndarray
@@ -51,6 +53,7 @@ class ClipFeatures:
     audio_valid: bool = True
     streams: str = ""
     jumps: str = ""
+    uneven: int = 0
 
     @property
     def tags(self) -> dict[str, str]:
@@ -65,6 +68,7 @@ def extract_clip(
     *,
     segment_seconds: float = 1.0,
     framing: str = "time",
+    any_length: bool = False,
     streams: Streams = FIRST_STREAMS,
     missing_audio: str = "error",
     threads: int = 0,
@@ -75,7 +79,8 @@ def extract_clip(
     With framing ``time`` there are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the
     ends of picture and sound. Segment t shows the frames nearest before
     ``(t + i / frames_per_segment) * segment_seconds``. With framing ``ave`` there are ten, which show tenths of the
-    frames, see `ave_frames`, and hear the ten seconds.
+    frames, see `ave_frames`, and hear the ten seconds; with ``any_length`` there are as many as with framing ``time``,
+    which show tenths of the frames of every ten seconds, see `AvePictures`.
 
     Args:
         path: of the video.
@@ -83,6 +88,7 @@ def extract_clip(
         audio: what makes the (T, Da) features.
         segment_seconds: length of a segment, seconds.
         framing: ``time``, or ``ave`` for clips of 9.5 to 10.5 s and segments of one second.
+        any_length: with framing ``ave`` take a video of any length.
         streams: which to take, where the file has several.
         missing_audio: ``error``, or ``mark`` to take the pictures of a file without sound; `ClipFeatures.audio_valid`
             then says so. Sound that is there but cannot be decoded is an error in either case.
@@ -94,7 +100,12 @@ def extract_clip(
             `Media.decode`; with framing ``ave``, the clip is too short, too long or has fewer than ten frames.
     """
     check_choices(segment_seconds, framing, missing_audio)
-    pictures = AvePictures(visual) if framing == "ave" else PictureSegments(visual, segment_seconds)
+    pictures: AvePictures | PictureSegments
+    if framing == "ave":
+        pictures = AvePictures(visual, any_length=any_length)
+    else:
+        pictures = PictureSegments(visual, segment_seconds)
+    ten_seconds = framing == "ave" and not any_length
     sounds = SoundSegments(audio, segment_seconds)
     with open_media(path, threads=threads, streams=streams, silent=missing_audio == "mark") as media:
         whole = max(1, round(media.info.duration))
@@ -104,14 +115,14 @@ def extract_clip(
                 pictures.push(moment, frame)
             else:
                 sounds.push(moment, frame)
-            if framing == "ave" and moment > _AVE_ENDS[1]:  # before its frames fill the memory
+            if ten_seconds and moment > _AVE_ENDS[1]:  # before its frames fill the memory
                 _refuse_unless_ten_seconds(media)
             if progress and int(moment) > shown:
                 shown = int(moment)
                 progress("decode", min(shown, whole), whole)
         if progress and shown < whole:  # the last second is not begun by another
             progress("decode", whole, whole)
-        if framing == "ave":
+        if ten_seconds:
             _refuse_unless_ten_seconds(media)
             if media.num_pictures < SEGMENTS:
                 raise AvelError(
@@ -121,8 +132,12 @@ def extract_clip(
                 )
         duration = min(media.video_end, media.audio_end) if media.has_sound else media.video_end
         num_segments = count_segments(duration, segment_seconds)
+        if isinstance(pictures, AvePictures):
+            seen = pictures.finish(num_segments, media.video_end)
+        else:
+            seen = pictures.finish(num_segments)
         features = ClipFeatures(
-            pictures.finish(num_segments).astype(np.float16),
+            seen.astype(np.float16),
             sounds.finish(num_segments).astype(np.float32)
             if media.has_sound
             else np.zeros((num_segments, audio.dim), dtype=np.float32),
@@ -131,6 +146,7 @@ def extract_clip(
             media.has_sound,
             media.info.streams,
             media.jumps,
+            pictures.by_time if isinstance(pictures, AvePictures) else 0,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():
@@ -159,17 +175,17 @@ def count_segments(duration: float, segment_seconds: float) -> int:
     return max(1, round(duration / segment_seconds))
 
 
-def ave_frames(num_frames: int, frames_per_segment: int = 16) -> list[int]:
+def ave_frames(num_frames: int, frames_per_segment: int = 16, segments: int = SEGMENTS) -> list[int]:
     """Which frames the segments of framing ``ave`` show, as AVE's own script chose them: tenths of the clip.
 
     Of ``num_frames`` decoded ones, number ``int(l * interval + i / frames_per_segment * interval)`` for
     l = 0, ..., 9 and i = 0, ..., frames_per_segment - 1, where ``interval = int(num_frames / 10)``. The remainder at
-    the end is never shown.
+    the end is never shown. Of ``segments`` other than ten the same with that number instead.
     """
-    interval = num_frames // SEGMENTS
+    interval = num_frames // segments
     return [
         tenth * interval + index * interval // frames_per_segment
-        for tenth in range(SEGMENTS)
+        for tenth in range(segments)
         for index in range(frames_per_segment)
     ]
 
@@ -197,46 +213,91 @@ def _to_size(extractor: VisualExtractor) -> Callable[[av.VideoFrame], np.ndarray
 
 
 class AvePictures:
-    """Keeps all frames of a clip of ten seconds, and makes the features of its tenths.
+    """Keeps the frames of ten seconds, and makes the features of their tenths.
 
-    How many frames there are, and so which ones are shown, is known at the end only. They are kept in the extractor's
-    size: at 30 a second 45 MB for VGG-19.
+    How many frames there are, and so which ones are shown, is known at the end of the ten seconds only. They are kept
+    in the extractor's size: at 30 a second 45 MB for VGG-19.
+
+    A longer video is cut by the clock into stretches of ten seconds, each with tenths of its own frames. The last one
+    is the rest: n segments, n-ths of its frames, where up to half a second more than ten seconds is still one stretch,
+    as it is in AVE. Where the frames lie so unevenly that a tenth would begin a second or more away from its own
+    second, those of that stretch are chosen by their time.
+
+    Args:
+        extractor: what makes the features.
+        any_length: cut into stretches; otherwise all frames are one clip of ten seconds.
+
+    Attributes:
+        by_time: stretches whose frames were chosen by their time.
     """
 
-    def __init__(self, extractor: VisualExtractor) -> None:
-        self._extractor = extractor
+    def __init__(self, extractor: VisualExtractor, *, any_length: bool) -> None:
+        self._each = extractor.frames_per_segment
         self._to_size = _to_size(extractor)
-        self._frames: list[np.ndarray] = []
+        self._any_length = any_length
+        self._shown = _Shown(extractor)
+        self._start = 0  # seconds: of the stretch
+        self._frames: list[tuple[float, np.ndarray]] = []
+        self._before: np.ndarray | None = None  # the last frame before the stretch, at first the first of all
+        self.by_time = 0
 
     def push(self, time: float, frame: av.VideoFrame) -> None:
         """Tell of the next frame."""
-        self._frames.append(self._to_size(frame))
+        picture, time = self._to_size(frame), round(time, 6)  # a second's first frame is not before it by a rounding
+        if self._before is None:
+            self._before = picture
+        while self._any_length and time >= self._start + _AVE_ENDS[1]:
+            self._close()
+        self._frames.append((time, picture))
 
-    def finish(self, num_segments: int) -> np.ndarray:
-        """(10, H, W, Dv)."""
-        each = self._extractor.frames_per_segment
-        chosen = ave_frames(len(self._frames), each)
-        step = BATCH_SEGMENTS * each
-        return np.concatenate(
-            [
-                self._extractor(np.stack([self._frames[index] for index in chosen[first : first + step]]))
-                for first in range(0, len(chosen), step)
-            ]
-        )
+    def finish(self, num_segments: int, end: float) -> np.ndarray:
+        """(T, H, W, Dv).
+
+        Args:
+            num_segments: T.
+            end: of the pictures, seconds.
+        """
+        left = count_segments(end, 1.0) - self._start if self._any_length else SEGMENTS
+        if left > SEGMENTS:
+            self._close()
+            left -= SEGMENTS
+        self._show(self._frames, max(1, left))
+        return self._shown.finish(num_segments)
+
+    def _close(self) -> None:
+        """End the stretch after its ten seconds; later frames belong to the next one."""
+        end = self._start + SEGMENTS
+        self._show([each for each in self._frames if each[0] < end], SEGMENTS)
+        self._frames = [each for each in self._frames if each[0] >= end]
+        self._start = end
+
+    def _show(self, frames: list[tuple[float, np.ndarray]], segments: int) -> None:
+        starts = np.arange(segments)
+        times = np.array([time for time, _ in frames]) - self._start
+        interval = len(frames) // segments
+        if self._any_length and not (interval and np.all(np.abs(times[starts * interval] - starts) < 1)):
+            self.by_time += 1
+            wanted = np.arange(segments * self._each) / self._each
+            chosen = (np.searchsorted(times, wanted + 1e-6, side="right") - 1).tolist()
+        else:
+            chosen = ave_frames(len(frames), self._each, segments)
+        for index in chosen:
+            picture = frames[index][1] if index >= 0 else self._before
+            assert picture is not None
+            self._shown.show(picture)
+        if frames:
+            self._before = frames[-1][1]
 
 
 class PictureSegments:
-    """Collects the frames of segments, a few segments at a time, and keeps their features."""
+    """Chooses the frames of segments by their time, and makes the features of the segments."""
 
     def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
-        self._extractor = extractor
+        self._each = extractor.frames_per_segment
         self._to_size = _to_size(extractor)
         self._chooser = FrameChooser(segment_times(segment_seconds, extractor.frames_per_segment))
         self._last: av.VideoFrame | None = None
-        self._waiting: list[np.ndarray] = []
-        self._still: np.ndarray | None = None  # the picture of which the last whole batch consisted
-        self._features: list[np.ndarray] = []
-        self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
+        self._shown = _Shown(extractor)
 
     def push(self, time: float, frame: av.VideoFrame) -> None:
         """Tell of the next frame."""
@@ -245,24 +306,45 @@ class PictureSegments:
 
     def finish(self, num_segments: int) -> np.ndarray:
         """(T, H, W, Dv); the last frame is shown to the end."""
-        wanted = num_segments * self._extractor.frames_per_segment
-        have = sum(map(len, self._features)) * self._extractor.frames_per_segment + len(self._waiting)
-        self._show(max(0, wanted - have))
-        del self._waiting[
-            len(self._waiting) // self._extractor.frames_per_segment * self._extractor.frames_per_segment :
-        ]
-        self._extract()
-        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may go on for long after the sound
-        return np.concatenate(self._features[:batches])[:num_segments]
+        self._show(max(0, num_segments * self._each - self._shown.count))
+        return self._shown.finish(num_segments)
 
     def _show(self, count: int) -> None:
         if not count or self._last is None:
             return
         picture = self._to_size(self._last)
         for _ in range(count):
-            self._waiting.append(picture)
-            if len(self._waiting) == self._batch:
-                self._extract()
+            self._shown.show(picture)
+
+
+class _Shown:
+    """Hands the pictures of segments to an extractor, a few segments at a time, and keeps the features.
+
+    Attributes:
+        count: pictures so far.
+    """
+
+    def __init__(self, extractor: VisualExtractor) -> None:
+        self._extractor = extractor
+        self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
+        self._waiting: list[np.ndarray] = []
+        self._still: np.ndarray | None = None  # the picture of which the last whole batch consisted
+        self._features: list[np.ndarray] = []
+        self.count = 0
+
+    def show(self, picture: np.ndarray) -> None:
+        """The next picture, (frame_size, frame_size, 3) uint8."""
+        self._waiting.append(picture)
+        self.count += 1
+        if len(self._waiting) == self._batch:
+            self._extract()
+
+    def finish(self, num_segments: int) -> np.ndarray:
+        """(T, H, W, Dv); pictures that fill no segment are left out."""
+        del self._waiting[len(self._waiting) - self.count % self._extractor.frames_per_segment :]
+        self._extract()
+        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may go on for long after the sound
+        return np.concatenate(self._features[:batches])[:num_segments]
 
     def _extract(self) -> None:
         if self._waiting:

@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avel import devices
 from avel.data.ave import CLASSES, read_annotations
 from avel.data.ave_survey import read_splits
 from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
 from avel.data.table import Clip, classes_of, read_table
 from avel.errors import AvelError
-from avel.features import build_audio, build_visual, describe
+from avel.features import build_audio, build_visual, describe, device_for, run_on
 from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
@@ -39,6 +40,9 @@ __all__ += ["read_ave", "read_source"]
 CLIP_SECONDS_LIMIT = 300.0
 #: GiB. A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
 CLIP_MEMORY_LIMIT = 2.0
+#: Bytes that a process holds for a GPU: of the computer's memory the GPU's libraries; of the GPU's own those, the
+#: networks and a batch. Both are generous estimates; where the GPU's memory is full after all, batches get smaller.
+DEVICE_HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 5 * 2**30
 TIMED_SECONDS = 5.0  # that a clip is worked at for an estimate, and a batch more: a video may last for hours
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
@@ -55,6 +59,7 @@ class ExtractReport:
         choices: ``(id, words)`` of each clip in the store with several streams or with time stamps that jump: what was
             read.
         mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
+        device: where the networks of the extractors run; ``cpu`` where none of them is a network.
     """
 
     done: int
@@ -63,6 +68,7 @@ class ExtractReport:
     store: Path
     choices: list[tuple[str, str]] = field(default_factory=list)
     mute: list[str] = field(default_factory=list)
+    device: str = "cpu"
 
 
 def extract(
@@ -80,6 +86,7 @@ def extract(
     videos: str | Path | None = None,
     engine: str = "local",
     workers: int | None = None,
+    device: str = "auto",
     clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
     clip_memory_limit: float = CLIP_MEMORY_LIMIT,
     progress: Progress | None = None,
@@ -106,15 +113,20 @@ def extract(
             same paths.
         workers: processes; None for one per processor, with ``ray`` of the cluster. With 0 all is done in this process,
             as a debugger wants it: no limit holds there, and a crash ends all. ``ray`` needs at least one.
+        device: where VGG-19, VGGish, CLIP and CLAP run: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU
+            where there is one. On a GPU every process keeps networks of its own there; with ``workers`` left out there
+            are no more processes than it has room for. The features carry the same tags as those made on a processor:
+            what differs is the order in which sums are rounded. With ``ray`` the networks run on processors.
         clip_seconds_limit: seconds in which a clip must get on by a second of video.
-        clip_memory_limit: GiB that the process which decodes a clip may hold.
+        clip_memory_limit: GiB that the process which decodes a clip may hold; with a GPU 4 more, for its libraries.
         progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" is at clips
             of an earlier run.
 
     Raises:
         AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
             clip failed, a limit is not positive, the engine is unknown or not installed, ``workers`` is negative or its
-            processes cannot be started, another run is at work in the folder, or the disk is full.
+            processes cannot be started, there is no such device or ``ray`` was to use it, another run is at work in the
+            folder, or the disk is full.
     """
     out = Path(out)
     check_folder(out)
@@ -124,7 +136,11 @@ def extract(
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
     if worker_count(workers) == 0 and engine == "ray":
         raise AvelError("0 workers on a Ray cluster", "at least 1", "leave it out for one per processor of the cluster")
-    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
+    if engine == "ray":
+        device = _device_of_ray(device)
+    recipe = Recipe.of(
+        visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
+    )
     make_folder(out)
     with held_alone(out):
         finished = _finished(clips, out, recipe, progress)
@@ -147,6 +163,7 @@ def extract(
         out,
         [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
         [clip.id for clip in packed if not clip.part.audio_valid],
+        recipe.device,
     )
 
 
@@ -160,11 +177,12 @@ def _results(
     if engine == "ray":
         yield from on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
     elif workers == 0:
+        recipe.on_device()
         for clip in todo:
             yield clip, _one_clip(clip, out, recipe)
     else:
-        number = min(len(todo), worker_count(workers))
-        yield from in_workers(todo, number, _prepare, (out, *recipe.by_name()), limits)
+        number = min(len(todo), _processes(workers, recipe))
+        yield from in_workers(todo, number, _prepare, (out, *recipe.by_name()), recipe.limits(limits))
 
 
 def _collect(
@@ -249,6 +267,7 @@ def estimate_seconds(
     missing_audio: str = "error",
     videos: str | Path | None = None,
     workers: int | None = None,
+    device: str = "auto",
     clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
     clip_memory_limit: float = CLIP_MEMORY_LIMIT,
 ) -> float:
@@ -257,17 +276,19 @@ def estimate_seconds(
     Two clips are timed, for a few seconds each, whatever their length; of twenty the length is looked up.
 
     Raises:
-        AvelError: the source or the clips cannot be read.
+        AvelError: the source or the clips cannot be read, or there is no such device.
     """
-    number = worker_count(workers)
     clips = read_source(source)[0] if videos is None else read_ave(source, videos)
-    recipe = Recipe.of(visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio)
+    recipe = Recipe.of(
+        visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
+    )
+    number = max(1, min(len(clips), _processes(workers, recipe)))
     durations: list[float] = []
     speeds: list[float] = []
     cause = ""
     # In a process that may die, and that has as many threads as a worker.
     worker = Worker[tuple[Clip, bool], tuple[float, float]](
-        _prepare_timing, recipe.by_name(), _limits(clip_seconds_limit, clip_memory_limit)
+        _prepare_timing, recipe.by_name(), recipe.limits(_limits(clip_seconds_limit, clip_memory_limit))
     )
     try:
         for clip in clips[:: max(1, len(clips) // 20)]:
@@ -285,7 +306,7 @@ def estimate_seconds(
             "videos with picture and sound",
             "see whether they play",
         )
-    return float(np.mean(speeds) * np.mean(durations)) * len(clips) / max(1, min(len(clips), number))
+    return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
 
 def read_source(source: str | Path) -> tuple[list[Clip], bool]:
@@ -381,6 +402,7 @@ class Recipe:
     framing: str = "time"
     streams: Streams = FIRST_STREAMS
     missing_audio: str = "error"
+    device: str = "cpu"
 
     @classmethod
     def of(
@@ -393,17 +415,26 @@ class Recipe:
         framing: str = "time",
         streams: Streams = FIRST_STREAMS,
         missing_audio: str = "error",
+        device: str = "cpu",
     ) -> Recipe:
-        """Make the extractors by name. Raises AvelError for an unknown one, or a choice that is out of range."""
+        """Make the extractors by name, on the processor as yet: see `on_device`.
+
+        Raises:
+            AvelError: an unknown extractor or device, or a choice that is out of range.
+        """
         check_choices(segment_seconds, framing, missing_audio)
-        return cls(
-            build_visual(visual, **(visual_options or {})),
-            build_audio(audio, **(audio_options or {})),
-            segment_seconds,
-            framing,
-            streams,
-            missing_audio,
-        )
+        eyes, ears = build_visual(visual, **(visual_options or {})), build_audio(audio, **(audio_options or {}))
+        place = device_for(device, eyes, ears)
+        return cls(eyes, ears, segment_seconds, framing, streams, missing_audio, place)
+
+    def on_device(self) -> Recipe:
+        """Itself, its networks moved to their device: in the process that uses them, and nowhere else."""
+        run_on(self.device, self.visual, self.audio)
+        return self
+
+    def limits(self, limits: Limits) -> Limits:
+        """The limits of a process that makes features: with a GPU it holds more than its clip."""
+        return limits if self.device == "cpu" else replace(limits, memory=limits.memory + DEVICE_HOST_BYTES)
 
     def by_name(self) -> tuple[Any, ...]:
         """Arguments of `of` that make it again in another process."""
@@ -416,6 +447,7 @@ class Recipe:
             self.framing,
             self.streams,
             self.missing_audio,
+            self.device,
         )
 
     def choices(self) -> dict[str, Any]:
@@ -450,6 +482,25 @@ class Recipe:
             visual_dim=self.visual.dim,
             audio_dim=self.audio.dim,
         )
+
+
+def _processes(workers: int | None, recipe: Recipe) -> int:
+    """As `worker_count`; where the number is left to it, no more than a GPU has room for."""
+    number = worker_count(workers)
+    if workers is not None or recipe.device == "cpu":
+        return number
+    return min(number, max(1, devices.free_bytes(devices.device(recipe.device)) // DEVICE_BYTES))
+
+
+def _device_of_ray(device: str) -> str:
+    """The device of a cluster's actors, which is the processor."""
+    if device not in ("auto", "cpu"):
+        raise AvelError(
+            f"device {device!r} with engine ray",
+            "device cpu: on a cluster the networks run on the processors",
+            "leave out --device, or use --engine local on the machine that has the GPU",
+        )
+    return "cpu"
 
 
 def _limits(seconds: float, memory: float) -> Limits:
@@ -566,7 +617,7 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
 
 def _prepare(out: Path, *names: Any) -> Work[Clip, Part]:
     """What a worker process does with a clip, its recipe made once."""
-    recipe = Recipe.of(*names)
+    recipe = Recipe.of(*names).on_device()
     return lambda clip, alive: _one_clip(clip, out, recipe, alive)
 
 
@@ -584,7 +635,7 @@ class _EnoughError(Exception):
 
 def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]:
     """What a worker does for `estimate_seconds`: a clip's length, and if asked, the time that a second of it takes."""
-    recipe = Recipe.of(*names)
+    recipe = Recipe.of(*names).on_device()
 
     def look(task: tuple[Clip, bool], alive: Callable[[], None]) -> tuple[float, float] | str:
         clip, timed = task

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+if TYPE_CHECKING:  # the classical extractors need no torch
+    import torch
 
 
 class Extractor(Protocol):
@@ -81,6 +84,14 @@ class OwnMemory(Protocol):
 
     def repeat(self) -> None:
         """The last batch comes once more. Its features are taken again without a call."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """An extractor whose network can run elsewhere than on the processor. It starts there."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the network. What it takes and gives stays in the computer's memory."""
 
 
 class SoundSpans(NamedTuple):

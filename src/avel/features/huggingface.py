@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError
 
 from avel.errors import AvelError
+from avel.features.batches import Batches
 from avel.features.extractor import make_tag
 from avel.features.weights import cache_folder
 from avel.files import file_sha256
@@ -32,8 +33,8 @@ from avel.files import file_sha256
 CLIP_WEIGHTS = "openai/clip-vit-base-patch32@refs/pr/15"
 CLAP_WEIGHTS = "laion/clap-htsat-unfused@refs/pr/3"
 
-FRAMES_AT_ONCE = 16  # through CLIP
-SEGMENTS_AT_ONCE = 8  # through CLAP, which hears ten seconds of each
+FRAMES_AT_ONCE, FRAME_BYTES = 16, 32 * 2**20  # through CLIP; what one takes on a device, generously
+SEGMENTS_AT_ONCE, SEGMENT_BYTES = 8, 256 * 2**20  # through CLAP, which hears ten seconds of each
 
 _WEIGHTS = "model.safetensors"
 _FILES = f"a folder with config.json, preprocessor_config.json, tokenizer.json and {_WEIGHTS}, as the hub keeps it"
@@ -85,6 +86,7 @@ class ClipVision:
         self.frames_per_segment = frames_per_segment
         self.word_scale = float(model.network.logit_scale.exp())
         self._mean, self._spread = torch.tensor(mean), torch.tensor(spread)
+        self._batches = Batches(on_cpu=FRAMES_AT_ONCE, elsewhere=4 * FRAMES_AT_ONCE, item_bytes=FRAME_BYTES)
         shaping = {"weights_sha": model.sha256, "frames_per_segment": frames_per_segment}
         self.options: dict[str, Any] = {"weights": model.weights, **shaping}
         self.tag = make_tag(
@@ -100,14 +102,16 @@ class ClipVision:
             options=shaping,
         )
 
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device. Frames and features stay in the computer's memory."""
+        self._network.to(device)
+        self._mean, self._spread = self._mean.to(device), self._spread.to(device)
+        self._batches.to(device)
+
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """(T * frames_per_segment, frame_size, frame_size, 3) uint8 RGB -> (T, H, W, Dv) float32."""
-        with torch.inference_mode():
-            vision = self._network.vision_model
-            tokens = [
-                vision.post_layernorm(self._look(batch)[0].last_hidden_state[:, 1:]) for batch in _batches(frames)
-            ]
-        return self._segments(torch.cat(tokens)).reshape(-1, *self.grid, self.dim).numpy()
+        tokens = self._batches(lambda batch: self.tokens(self._on_device(batch)).cpu().numpy(), frames)
+        return self._segments(tokens).reshape(-1, *self.grid, self.dim)
 
     def see(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pictures and their patches in the space of words, where a cosine says how well a word fits.
@@ -122,26 +126,37 @@ class ClipVision:
         Returns:
             Embeddings of the segments, (T, D), and of their patches, (T, H, W, D), float32, of length 1.
         """
-        pictures, patches = [], []
-        with torch.inference_mode():
-            vision, project = self._network.vision_model, self._network.visual_projection
-            for batch in _batches(frames):
-                seen, entering = self._look(batch)
-                pictures.append(_unit(project(seen.pooler_output)))
-                alone = _without_attention(vision.encoder.layers[-1], entering[:, 1:])
-                patches.append(_unit(project(vision.post_layernorm(alone))))
-            whole = _unit(self._segments(torch.cat(pictures)))
-            cells = _unit(self._segments(torch.cat(patches)))
-        return whole.numpy(), cells.reshape(len(whole), *self.grid, -1).numpy()
+        seen = self._batches(lambda batch: self.embed(self._on_device(batch)).cpu().numpy(), frames)
+        whole = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(seen[:, 0])))).numpy()
+        cells = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(seen[:, 1:])))).numpy()
+        return whole, cells.reshape(len(whole), *self.grid, -1)
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
         """N texts -> (N, D) float32, of length 1. Raises AvelError for a text that is too long for CLIP."""
         longest = self._network.config.text_config.max_position_embeddings
         return _embed_words(self._network, self._tokenizer, texts, longest)
 
-    def _look(self, frames: np.ndarray) -> tuple[Any, torch.Tensor]:
+    def tokens(self, frames: torch.Tensor) -> torch.Tensor:
+        """(N, frame_size, frame_size, 3) uint8 on the network's device -> its patches' tokens, (N, H * W, Dv)."""
+        tokens: torch.Tensor = self._network.vision_model.post_layernorm(self._look(frames)[0].last_hidden_state[:, 1:])
+        return tokens
+
+    def embed(self, frames: torch.Tensor) -> torch.Tensor:
+        """(N, frame_size, frame_size, 3) uint8 on the network's device -> the picture and its patches in the space of
+        words, (N, 1 + H * W, D), of length 1."""
+        vision, project = self._network.vision_model, self._network.visual_projection
+        seen, entering = self._look(frames)
+        alone = _without_attention(vision.encoder.layers[-1], entering[:, 1:])
+        return torch.cat(
+            [_unit(project(seen.pooler_output))[:, None], _unit(project(vision.post_layernorm(alone)))], dim=1
+        )
+
+    def _on_device(self, frames: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(frames)).to(self._mean.device)
+
+    def _look(self, frames: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """(N, frame_size, frame_size, 3) uint8 -> what the vision transformer says, and what enters its last layer."""
-        pictures = (torch.from_numpy(np.ascontiguousarray(frames)) / 255 - self._mean) / self._spread
+        pictures = (frames / 255 - self._mean) / self._spread
         vision = self._network.vision_model
         entering: list[torch.Tensor] = []
         # A hook, since versions of transformers differ in whether and where they hand out hidden states.
@@ -151,9 +166,10 @@ class ClipVision:
         finally:
             hook.remove()
 
-    def _segments(self, values: torch.Tensor) -> torch.Tensor:
+    def _segments(self, values: np.ndarray) -> np.ndarray:
         """Means over the frames of each segment: (T * frames_per_segment, ...) -> (T, ...)."""
-        return values.unflatten(0, (-1, self.frames_per_segment)).mean(1)
+        means: np.ndarray = torch.from_numpy(values).unflatten(0, (-1, self.frames_per_segment)).mean(1).numpy()
+        return means
 
 
 class ClapAudio:
@@ -202,6 +218,14 @@ class ClapAudio:
             spectrogram={name: getattr(self._spectrogram, name) for name in settings},
             options=shaping,
         )
+        self._device = torch.device("cpu")
+        self._batches = Batches(on_cpu=SEGMENTS_AT_ONCE, elsewhere=SEGMENTS_AT_ONCE, item_bytes=SEGMENT_BYTES)
+
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device. Spectrograms are made on the processor, and features stay in its memory."""
+        self._network.to(device)
+        self._device = device
+        self._batches.to(device)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """(T, samples) float32 at `sample_rate`, full scale 1 -> (T, Da) float32, of length 1.
@@ -217,8 +241,9 @@ class ClapAudio:
                 "segments that are not longer",
                 "choose --segment-seconds 1",
             )
-        with torch.inference_mode():
-            return torch.cat([self._listen(batch) for batch in _batches(waveform, SEGMENTS_AT_ONCE)]).numpy()
+        return self._batches(
+            lambda batch: self.listen(self._spectrograms(batch).to(self._device)).cpu().numpy(), waveform
+        )
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
         """N texts -> (N, Da) float32, of length 1. Raises AvelError for a text that is too long for CLAP."""
@@ -226,11 +251,14 @@ class ClapAudio:
         longest = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts from after its padding
         return _embed_words(self._network, self._tokenizer, texts, longest)
 
-    def _listen(self, waveform: np.ndarray) -> torch.Tensor:
+    def _spectrograms(self, waveform: np.ndarray) -> torch.Tensor:
         made = self._spectrogram(list(waveform.astype(np.float64)), sampling_rate=self.sample_rate)
-        spectrograms = torch.from_numpy(np.stack(made["input_features"]).astype(np.float32))
+        return torch.from_numpy(np.stack(made["input_features"]).astype(np.float32))
+
+    def listen(self, spectrograms: torch.Tensor) -> torch.Tensor:
+        """(T, ...) log-mel spectrograms on the network's device -> (T, Da), of length 1."""
         # The extractor calls one of a batch "longer" at random where none is: then batches would not be repeatable.
-        longer = torch.zeros(len(waveform), 1, dtype=torch.bool)
+        longer = torch.zeros(len(spectrograms), 1, dtype=torch.bool, device=spectrograms.device)
         heard = self._network.audio_model(input_features=spectrograms, is_longer=longer)
         return _unit(self._network.audio_projection(heard.pooler_output))
 
@@ -426,17 +454,13 @@ def _embed_words(network: Any, tokenizer: Any, texts: Sequence[str], longest: in
             f"{int(lengths.max())} tokens in the text {text[:60]!r}...", f"at most {longest}", "shorten the label"
         )
     with torch.inference_mode():
-        read = network.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        return _unit(network.text_projection(read.pooler_output)).numpy()
+        given = {name: tokens[name].to(network.device) for name in ("input_ids", "attention_mask")}
+        return _unit(network.text_projection(network.text_model(**given).pooler_output)).cpu().numpy()
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
     """Scaled to length 1 along the last axis."""
     return torch.nn.functional.normalize(values, dim=-1)
-
-
-def _batches(values: np.ndarray, size: int = FRAMES_AT_ONCE) -> Iterator[np.ndarray]:
-    return (values[at : at + size] for at in range(0, len(values), size))
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

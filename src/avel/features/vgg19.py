@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from avel.errors import AvelError
+from avel.features.batches import Batches
 from avel.features.extractor import make_tag
 from avel.features.weights import PUBLISHED, check_shapes, find_weights, read_keras, read_torch
 from avel.types import Progress
@@ -26,6 +27,8 @@ from avel.types import Progress
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 FRAMES_AT_ONCE = 2  # through the network: fastest on one and two processors; more only spill out of their caches
+FRAMES_ON_DEVICE = 64  # enough to keep a GPU busy
+FRAME_BYTES = 64 * 2**20  # on a device: the first layers' (64, 224, 224) in float32 are 13 MB, several times over
 
 PRECISIONS = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
 
@@ -134,6 +137,13 @@ class Vgg19:
         }
         self._stack = conv_stack(BLOCKS, 3, state)
         self._mean, self._divisor = (torch.tensor(values) for values in PREPROCESSING[weights])
+        self._batches = Batches(on_cpu=FRAMES_AT_ONCE, elsewhere=FRAMES_ON_DEVICE, item_bytes=FRAME_BYTES)
+
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device. Frames and features stay in the computer's memory."""
+        self._stack.to(device)
+        self._mean, self._divisor = self._mean.to(device), self._divisor.to(device)
+        self._batches.to(device)
 
     def resize(self, frame: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 RGB -> (224, 224, 3) uint8, as `resize_bilinear`; the aspect ratio is not kept."""
@@ -141,17 +151,19 @@ class Vgg19:
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """(T * frames_per_segment, 224, 224, 3) uint8 RGB -> (T, 7, 7, 512) float32."""
-        pooled = np.concatenate(
-            [self.block5_pool(frames[at : at + FRAMES_AT_ONCE]) for at in range(0, len(frames), FRAMES_AT_ONCE)]
-        )
+        pooled = self._batches(self.block5_pool, frames)
         return pooled.reshape(-1, self.frames_per_segment, *self.grid, self.dim).mean(1)
 
     def block5_pool(self, frames: np.ndarray) -> np.ndarray:
         """Of each frame by itself, all in one batch: (N, 224, 224, 3) uint8 RGB -> (N, 7, 7, 512) float32."""
         with torch.inference_mode():
-            pictures = (torch.from_numpy(np.ascontiguousarray(frames)) - self._mean) / self._divisor
-            pooled = self._stack(pictures.to(self._dtype).permute(0, 3, 1, 2))  # a view: channels stay last
-            return pooled.permute(0, 2, 3, 1).float().contiguous().numpy()
+            return self.pool(torch.from_numpy(np.ascontiguousarray(frames)).to(self._mean.device)).cpu().numpy()
+
+    def pool(self, frames: torch.Tensor) -> torch.Tensor:
+        """(N, 224, 224, 3) uint8 RGB on the network's device -> (N, 7, 7, 512) float32 there."""
+        pictures = (frames - self._mean) / self._divisor
+        pooled: torch.Tensor = self._stack(pictures.to(self._dtype).permute(0, 3, 1, 2))  # a view: channels stay last
+        return pooled.permute(0, 2, 3, 1).float().contiguous()
 
 
 def multiply_adds() -> int:

@@ -21,6 +21,7 @@ from torch import nn
 
 from avel.errors import AvelError
 from avel.features.audio import mel_filters
+from avel.features.batches import Batches
 from avel.features.extractor import SoundSpans, make_tag
 from avel.features.vgg19 import conv_stack, stack_shapes
 from avel.features.weights import PUBLISHED, check_shapes, find_weights, read_torch
@@ -32,6 +33,8 @@ NUM_BANDS, LOW, HIGH = 64, 125.0, 7500.0  # mel bands and their outer edges, Hz
 OFFSET = 0.01
 EXAMPLE_FRAMES = 96
 EXAMPLE_SAMPLES = (EXAMPLE_FRAMES - 1) * HOP + WINDOW  # 15600: 0.975 s
+EXAMPLES_AT_ONCE = 64  # through the network
+EXAMPLE_BYTES = 8 * 2**20  # on a device: the first layer's (64, 96, 64) in float32 are 1.6 MB, several times over
 
 #: (channels, convolutions) of each block; a block ends with a pooling that halves frames and bands.
 BLOCKS = ((64, 1), (128, 1), (256, 2), (512, 2))
@@ -97,6 +100,15 @@ class Vggish:
             (state[f"embeddings.{2 * index}.weight"].float(), state[f"embeddings.{2 * index}.bias"].float())
             for index in range(len(WIDTHS) - 1)
         ]
+        self._device = torch.device("cpu")
+        self._batches = Batches(on_cpu=EXAMPLES_AT_ONCE, elsewhere=EXAMPLES_AT_ONCE, item_bytes=EXAMPLE_BYTES)
+
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device. Log-mel is made on the processor, and features stay in its memory."""
+        self._features.to(device)
+        self._embeddings = [(weight.to(device), bias.to(device)) for weight, bias in self._embeddings]
+        self._device = device
+        self._batches.to(device)
 
     def spans(self, segment_seconds: float) -> SoundSpans:
         """Which stretch of the sound each segment is made of; a margin for the resampler included."""
@@ -129,18 +141,22 @@ class Vggish:
                 "choose --segment-seconds 1",
             )
         missing = max(0, EXAMPLE_SAMPLES - waveform.shape[1])
-        return self.embed(log_mel(np.pad(waveform, ((0, 0), (0, missing))))[:, :EXAMPLE_FRAMES])
+        return self._batches(self.embed, log_mel(np.pad(waveform, ((0, 0), (0, missing))))[:, :EXAMPLE_FRAMES])
 
     def embed(self, examples: np.ndarray) -> np.ndarray:
         """The network alone: (T, 96, 64) log-mel -> (T, 128) float32."""
         with torch.inference_mode():
-            values = self._features(torch.from_numpy(examples.astype(np.float32))[:, None])
-            values = values.permute(0, 2, 3, 1).flatten(1)  # frames, bands, channels
-            for index, (weight, bias) in enumerate(self._embeddings, start=1):
-                values = nn.functional.linear(values, weight, bias)
-                if index < len(self._embeddings) or self._last_activation == "relu":
-                    values = values.relu()
-            return values.numpy()
+            return self.listen(torch.from_numpy(examples.astype(np.float32)).to(self._device)).cpu().numpy()
+
+    def listen(self, examples: torch.Tensor) -> torch.Tensor:
+        """(T, 96, 64) log-mel float32 on the network's device -> (T, 128) float32 there."""
+        values: torch.Tensor = self._features(examples[:, None])
+        values = values.permute(0, 2, 3, 1).flatten(1)  # frames, bands, channels
+        for index, (weight, bias) in enumerate(self._embeddings, start=1):
+            values = nn.functional.linear(values, weight, bias)
+            if index < len(self._embeddings) or self._last_activation == "relu":
+                values = values.relu()
+        return values
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""Items through a network in batches: on a processor as large as its caches, elsewhere as large as there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from avel.devices import free_bytes
+from avel.errors import AvelError
+
+
+class Batches:
+    """Gives a network its items, and halves the batches where the device's memory is full.
+
+    Args:
+        on_cpu: items at once on a processor.
+        elsewhere: most items at once on any other device.
+        item_bytes: about what one item takes there at its peak.
+
+    Attributes:
+        device: where the network is.
+        size: items at once.
+    """
+
+    def __init__(self, *, on_cpu: int, elsewhere: int, item_bytes: int) -> None:
+        self._on_cpu, self._elsewhere, self._item_bytes = on_cpu, elsewhere, item_bytes
+        self.device = torch.device("cpu")
+        self.size = on_cpu
+
+    def to(self, device: torch.device) -> None:
+        """Size the batches for a device: at most half of what is free there."""
+        self.device = device
+        if device.type == "cpu":
+            self.size = self._on_cpu
+        else:
+            self.size = max(1, min(self._elsewhere, free_bytes(device) // 2 // self._item_bytes))
+
+    def __call__(self, network: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
+        """What the network makes of the items, (N, ...) -> (N, ...).
+
+        Raises:
+            AvelError: not even one item fits into the device's memory.
+        """
+        done: list[np.ndarray] = []
+        at = 0
+        with torch.inference_mode(), _whole_floats(self.device):
+            while at < len(items):
+                made = self._try(network, items[at : at + self.size])
+                if made is None:  # out of memory: the same items again, fewer at once
+                    continue
+                done.append(made)
+                at += len(made)
+        return np.concatenate(done)
+
+    def _try(self, network: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> np.ndarray | None:
+        """None where the memory is full. By then all that the failed attempt held is free again."""
+        try:
+            return network(batch)
+        except RuntimeError as error:  # which torch.OutOfMemoryError is; MPS raises no other
+            if self.device.type == "cpu" or "out of memory" not in str(error).lower():
+                raise
+            if len(batch) == 1:
+                raise AvelError(
+                    f"the memory of {self.device} is full: {str(error).partition(chr(10))[0]}",
+                    "room for a single batch of one",
+                    "end what else runs there, give fewer --workers, or use --device cpu",
+                ) from error
+        self.size = len(batch) // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+
+@contextmanager
+def _whole_floats(device: torch.device) -> Iterator[None]:
+    """On NVIDIA's GPUs convolutions round float32 to 10 bits (TF32) unless told not to. Features are not to depend on
+    where they were made: who wants them fast asks for bfloat16, which their tag says."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
