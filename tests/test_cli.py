@@ -103,7 +103,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["localize", "clip.mp4", "--model", "no-such-run", "--labels", "dog"], "both --model and --labels"),
         (["localize", "clip.mp4", "--model", "no-such-run", "--clip", "clip"], "--clip beside --model"),
         (["localize", "clip.mp4", "--model", "no-such-run", "--clap", "clap"], "--clap beside --model"),
-        (["localize", "clip.mp4", "--labels", "dog", "--device", "cpu"], "--device beside --labels"),
+        (["localize", "clip.mp4", "--labels", "dog", "--audio-weights", "a"], "--audio-weights beside --labels"),
         (["localize", "clip.mp4", "--labels", "dog", "--visual-weights", "w.h5"], "--visual-weights beside --labels"),
         (["localize", "clip.mp4", "--labels", ""], "no labels"),
         (["localize", "clip.mp4", "--labels", "dog, ,cat"], "label 2 of 3 is empty"),
