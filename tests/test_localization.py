@@ -273,7 +273,7 @@ def model(monkeypatch):
     def extract_clip(path, visual, audio, *, segment_seconds, framing, any_length, streams, progress=None):
         assert (visual.kind, audio.kind, segment_seconds) == ("visual", "audio", 1.0)
         made_audio, made_visual = features(23)
-        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, streams="", uneven=0)
+        return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, uneven=0, tags={})
 
     monkeypatch.setattr(avel.features, "build_extractor", Extractor, raising=False)
     monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))
