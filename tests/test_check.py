@@ -370,7 +370,7 @@ def test_two_families_of_splits(tmp_path: Path) -> None:
     assert [each.text for each in findings if each.place.startswith("split")] == [
         "disjoint and complete: 4 + 4 + 3 clips",
         "disjoint and complete: 4 + 3 + 4 clips",
-        "1 clip, of no family of splits",
+        "1 clip for the training of task weak",
     ]
     made.clips[2].splits = ("test", "train_match", "val_match")
     made.clips[3].splits = ("train",)
@@ -378,6 +378,29 @@ def test_two_families_of_splits(tmp_path: Path) -> None:
         "error splits train_match and val_match: clips in both (1): c2",
         "note  splits train_match, val_match, test_match: labelled clips in none of them (1): c3",
     ]
+
+
+def test_splits_that_nothing_takes(tmp_path: Path) -> None:
+    """A store made before the names were checked holds them as they were written."""
+    made = made_store()
+    for index, name in enumerate(("Train", "TEST ", "valid", "eval", "fold2")):
+        made.clips[index].splits = (name,)
+    path = write(tmp_path / "s", made)
+    taken = "1 clip that no training and no test takes"
+    assert odd(path, window=WINDOW) == [
+        *(
+            f"error split {name!r}: {taken}: the split is called {right} here; "
+            "write that into the CSV and extract again"
+            for name, right in (
+                ("Train", "'train'"),
+                ("TEST ", "'test'"),
+                ("valid", "'val'"),
+                ("eval", "'val' (chooses the epoch) or 'test' (is looked at once)"),
+            )
+        ),
+        f"note  split 'fold2': {taken} unless it is asked for by this name",
+    ]
+    assert exit_code(check(path, window=WINDOW)) == 1
 
 
 def test_progress_counts_clips(tmp_path: Path) -> None:

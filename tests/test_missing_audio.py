@@ -76,7 +76,7 @@ def test_marked_and_refused_by_name_ever_after(table: Path, tmp_path: Path, caps
 
     # Without it in a split, the others train; and a model may still not be asked about it.
     table.write_text(table.read_text().replace("clip1.mp4,0,1,dog,train", "clip1.mp4,0,1,dog,other"))
-    if cli.main(words) != 0:
+    if cli.main([*words, "--extra-splits", "other"]) != 0:
         pytest.fail(capsys.readouterr().err)
     run = train(config(out, tmp_path / "run"))
     model = load(run.folder)

@@ -149,6 +149,7 @@ MISTAKES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
         lambda rows: [*rows, {**rows[0], "start": "0", "end": "0.5", "split": "test"}],
         "",
     ),
+    "a split of another name": (edit("clips/train-dog-0.mp4", split="valid"), ""),
     "an event that starts after the end of its video": (edit("clips/train-dog-0.mp4", start="75", end="80"), ""),
     "an event that ends more than a segment after it": (edit("clips/train-dog-0.mp4", end="75"), ""),
     "a class in one clip alone": (edit("clips/train-dog-0.mp4", label="horn"), "avel data check store --window 8"),

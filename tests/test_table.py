@@ -104,6 +104,48 @@ def test_mistakes(folder: Path, text: str | bytes, words: list[str]) -> None:
     assert error.expected and error.do
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        *((name, name) for name in ("train", "val", "test", "train_match", "val_match", "test_match", "background")),
+        ("Train", "train"),
+        (" TEST ", "test"),
+        ("VAL_match", "val_match"),
+    ],
+)
+def test_splits_in_any_case_and_with_blanks(folder: Path, written: str, read: str) -> None:
+    text = f"video,start,end,label,split\na.mp4,0,1,dog,{written}\na.mp4,2,3,dog,{read}\n"
+    (clip,) = read_table(table(folder, text))
+    assert clip.splits == (read,)
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        *((name, "'val'") for name in ("valid", "Validation", "dev", " DEV ", "development")),
+        *((name, "'val' (chooses the epoch) or 'test'") for name in ("eval", "evaluation")),
+        ("training", "'train'"),
+        ("testing", "'test'"),
+    ],
+)
+def test_other_words_for_a_split_are_refused_with_the_right_one(folder: Path, written: str, right: str) -> None:
+    text = f"video,start,end,label,split\na.mp4,0,1,dog,train\nb.mp4,0,1,dog,{written}\n"
+    for extra in ((), (written.strip(),)):  # a split of one's own must have a name of its own
+        with pytest.raises(AvelError) as error:
+            read_table(table(folder, text), extra_splits=extra)
+        assert f"line 3, column split: {written.strip()!r}" in error.value.found
+        assert right in error.value.expected and right in error.value.do
+
+
+def test_splits_of_one_s_own_are_asked_for(folder: Path) -> None:
+    text = "video,start,end,label,split\na.mp4,0,1,dog,train\nb.mp4,0,1,dog,fold 2\n"
+    error = refusal(folder, text)
+    assert "line 3, column split: 'fold 2'" in error.found and "--extra-splits 'fold 2'" in error.do
+    clips = read_table(table(folder, text), extra_splits=["fold 2", "fold 3"])
+    assert [clip.splits for clip in clips] == [("train",), ("fold 2",)]
+    assert "'train' is near" in refusal(folder, text.replace("fold 2", "tarin")).expected
+
+
 def test_no_such_table(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "none.csv", "no such file"), (tmp_path, "cannot read")):
         with pytest.raises(AvelError, match=word):

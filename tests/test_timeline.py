@@ -134,13 +134,14 @@ def test_csv(tmp_path):
     out.mkdir()
     timeline(tmp_path / "videos" / "a, b.mp4").to_csv(out / "t.csv")
     assert (out / "t.csv").read_text() == (
-        'video,start,end,label\n"../videos/a, b.mp4",1,3,barking dog\n"../videos/a, b.mp4",4,5.8,ringing telephone\n'
+        'video,start,end,label,split\n"../videos/a, b.mp4",1,3,barking dog,train\n'
+        '"../videos/a, b.mp4",4,5.8,ringing telephone,train\n'
     )
 
 
 def test_csv_of_background_only_is_one_row(tmp_path):
     timeline(tmp_path / "a.mp4", labels=(3, 3)).to_csv(tmp_path / "t.csv")
-    assert (tmp_path / "t.csv").read_text() == "video,start,end,label\na.mp4,,,\n"
+    assert (tmp_path / "t.csv").read_text() == "video,start,end,label,split\na.mp4,,,,train\n"
 
 
 def test_csv_finds_its_video_through_links(tmp_path, monkeypatch):
@@ -175,7 +176,7 @@ def test_csv_is_a_training_csv(tmp_path, labels):
     found.to_csv(tmp_path / "out" / "t.csv")
     (clip,) = read_table(tmp_path / "out" / "t.csv")
     assert clip.path.resolve() == video.resolve()
-    assert clip.splits == ()
+    assert clip.splits == ("train",)
     assert [(s.label, s.start, s.end) for s in clip.spans] == [(e.label, e.start, e.end) for e in found.events]
     assert segment_labels(clip.spans, CLASSES, len(labels), 1.0).tolist() == list(labels)
 

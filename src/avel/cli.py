@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from avel.data.ave_survey import Survey
     from avel.features.video import Streams
     from avel.timeline import Timeline
-    from avel.types import Finding, Progress, Span
+    from avel.types import Finding, Progress
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 #: Those of `avel.present`, which is not imported for a help text.
@@ -206,7 +206,7 @@ def _print_tasks(found: Survey) -> None:
 
 
 def extract(arguments: Namespace) -> int:
-    from avel.features.extract import estimate_seconds, extract, read_ave, read_source
+    from avel.features.extract import estimate_seconds, extract, read_source
 
     recipe = {
         "visual": arguments.visual,
@@ -218,15 +218,14 @@ def extract(arguments: Namespace) -> int:
         "visual_options": _extractor_options("visual", arguments),
         "audio_options": _extractor_options("audio", arguments),
         "videos": arguments.videos,
+        "extra_splits": arguments.extra_splits,
         "workers": arguments.workers,
         "device": arguments.device,
         "clip_seconds_limit": arguments.clip_seconds_limit,
         "clip_memory_limit": arguments.clip_memory_limit,
     }
-    if arguments.videos:
-        number = len(read_ave(arguments.source, arguments.videos))
-    else:
-        number = len(read_source(arguments.source)[0])
+    clips, _ = read_source(arguments.source, videos=arguments.videos, extra_splits=arguments.extra_splits)
+    number = len(clips)
     if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
         with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
             seconds = estimate_seconds(arguments.source, **recipe)
@@ -401,14 +400,14 @@ def _floors(arguments: Namespace) -> int:
 
 
 def localize(arguments: Namespace) -> int:
-    from avel.data.table import read_table
+    from avel.data.table import read_truth
     from avel.present import file_names, present
     from avel.web import terminal_timeline
 
     _refuse_two_ways(arguments)
-    truth: dict[Path, tuple[Span, ...]] = {}
-    if arguments.truth:
-        truth = {clip.path.resolve(): clip.spans for clip in read_table(arguments.truth)}
+    truth, told = read_truth(arguments.truth, arguments.videos) if arguments.truth else ({}, [])
+    for line in told:
+        complain(visible(line))
     find = _by_model(arguments) if arguments.labels is None else _by_words(arguments)
     options = {"min_seconds": arguments.min_seconds}
     if arguments.threshold is not None:  # each way has its own default
@@ -420,7 +419,7 @@ def localize(arguments: Namespace) -> int:
         try:
             with bars() as progress:
                 timeline = find(video, **options, streams=streams, progress=progress)
-                timeline = replace(timeline, truth=truth.get(video.resolve()))
+                timeline = replace(timeline, truth=truth[video].spans if video in truth else None)
                 files = present(timeline, arguments.out, name, formats)
         except AvelError as error:
             failed += 1
@@ -576,10 +575,18 @@ def _extract_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        help="A CSV (video,start,end,label[,split]), a folder, a media file, a .txt list, or AVE's Annotations.txt.",
+        nargs="+",
+        help="CSVs (video,start,end,label[,split]), or a folder, a media file, a .txt list, or AVE's Annotations.txt.",
     )
     parser.add_argument("--videos", type=Path, help="Folder of AVE's mp4 files, where SOURCE is its Annotations.txt.")
     parser.add_argument("--out", type=Path, required=True, help="Feature store to write; a stopped one is resumed.")
+    parser.add_argument(
+        "--extra_splits",
+        type=str,
+        nargs="+",
+        default=[],
+        help="Names in the column split beside train, val and test: their clips are kept, but not trained on.",
+    )
     parser.add_argument("--visual", default="classical", help="Visual extractor: classical, vgg19 as AVE's, or clip.")
     parser.add_argument("--audio", default="classical", help="Audio extractor: classical, vggish as AVE's, or clap.")
     for kind, network, other in (("visual", "vgg19", "clip"), ("audio", "vggish", "clap")):
@@ -675,7 +682,7 @@ def _localize_options(parser: ArgumentParser) -> None:
         "which picture or sound gives the label less; left out, 0.5.",
     )
     parser.add_argument("--min_seconds", type=float, default=0.0, help="Drop events that are shorter.")
-    parser.add_argument("--truth", type=Path, help="CSV with the true events, drawn beside the found ones.")
+    parser.add_argument("--truth", type=Path, help="CSV with the true events of these videos, drawn beside the found.")
     parser.add_argument(
         "--formats",
         nargs="+",

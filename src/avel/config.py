@@ -55,8 +55,9 @@ class TrainConfig:
     """Seed of the weights, the dropout and the order of the windows."""
     streams: Literal["both", "audio", "visual"] = "both"
     """Streams the model may use; the other one is zeroed, in training and in every later use of the model."""
-    select_on: Literal["val", "test"] = "val"
-    """Split that chooses the epoch to keep; test is the protocol of much published code, and marked in every result."""
+    select_on: Literal["val", "test", "train"] = "val"
+    """Split that chooses the epoch to keep; test is the protocol of much published code, and marked in every result;
+    train is for a store without val, and tells nothing of other videos."""
     validate_every: int = 1
     """Epochs from one look at that split to the next; the last epoch is always looked at."""
     device: str = "auto"

@@ -169,7 +169,9 @@ class Timeline:
         return timeline
 
     def to_csv(self, path: str | Path) -> None:
-        """Write ``video,start,end,label`` rows, a valid training CSV; the video's path is relative to the CSV.
+        """Write ``video,start,end,label,split`` rows, which `avel extract` takes; the path is relative to the CSV.
+
+        The split is train: events that a model found and somebody corrected are to be learnt from, not tested on.
 
         Raises:
             AvelError: the video's name or a label holds control characters or is no UTF-8 text.
@@ -177,8 +179,8 @@ class Timeline:
         # Only folders are resolved: `..` must climb real folders, but the video keeps its own name.
         folder, name = os.path.split(self.video)
         video = Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(Path(path).parent)), name).as_posix()
-        rows = [[video, _seconds(e.start), _seconds(e.end), e.label] for e in self.events] or [[video, "", "", ""]]
-        write_csv(path, ("video", "start", "end", "label"), rows)
+        rows = [[_seconds(e.start), _seconds(e.end), e.label] for e in self.events] or [["", "", ""]]
+        write_csv(path, ("video", "start", "end", "label", "split"), [[video, *row, "train"] for row in rows])
 
     def to_vtt(self, path: str | Path) -> None:
         """Write WebVTT captions, one cue per event."""

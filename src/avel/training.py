@@ -28,6 +28,7 @@ from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_
 from avel.config import TrainConfig
 from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
+from avel.data.splits import BACKGROUND_SPLIT, KNOWN
 from avel.data.store import Store, open_store
 from avel.devices import device
 from avel.errors import AvelError
@@ -117,6 +118,12 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     notice = notice if fabric.is_global_zero else None
     if notice:
         notice(str(home))
+        if config.select_on == "train":
+            notice("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
+        unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
+        if unused:
+            some = ", ".join(unused[:3]) + (", ..." if unused[3:] else "")
+            notice(f"labelled clips that no training and no test takes, by their split ({len(unused)}): {some}")
     for windows in (train_windows, choose_windows):
         windows.serve(fabric.device, resident=home.fits)
 
@@ -154,7 +161,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         facts["updates"] += len(parts)
         line = {"epoch": epoch, "updates": facts["updates"], "learning_rate": rate, "train": terms}
         if epoch % config.validate_every == 0 or epoch == config.epochs:
-            scores = line[config.select_on] = scores_on(fabric, model, choose_windows, config)
+            scores = line[_scores_name(config)] = scores_on(fabric, model, choose_windows, config)
             if scores["accuracy"] > facts["best_accuracy"]:
                 facts |= {"best_epoch": epoch, "best_accuracy": scores["accuracy"]}
         line["seconds"] = round(time.perf_counter() - began, 3)
@@ -176,8 +183,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
 def train_clips(store: Store, config: TrainConfig) -> list[int]:
     """Indices of the clips that a run is trained on."""
     clips = task_split(store, "train", config.task)
-    if config.task == "weak" and config.background_videos and "background" in store.splits():
-        clips += store.split("background")
+    if config.task == "weak" and config.background_videos and BACKGROUND_SPLIT in store.splits():
+        clips += store.split(BACKGROUND_SPLIT)
     return clips
 
 
@@ -361,6 +368,11 @@ def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainC
     return {"accuracy": segment_accuracy(_summed(fabric, torch.from_numpy(counts)).numpy())}
 
 
+def _scores_name(config: TrainConfig) -> str:
+    """What `scores_on` found is called in a metric line, which has the terms of training under ``train``."""
+    return "train_scores" if config.select_on == "train" else config.select_on
+
+
 def learning_rate(config: TrainConfig, epoch: int) -> float:
     """Adam's learning rate in an epoch, from 1."""
     if config.schedule == "constant":
@@ -420,11 +432,12 @@ def _check_splits(config: TrainConfig, store: Store) -> None:
     for name, why in (("train", "clips to learn from"), (config.select_on, "clips to choose the epoch by")):
         if name not in there and not (config.task == "cml" and f"{name}_match" in there):
             found = f"only {' and '.join(there)}" if there else "no splits at all"
+            way_out = "; or keep the epoch that fits the training clips best, with --select-on train"
             raise AvelError(
                 f"{config.store} has no clips of split {name!r}, {found}",
                 f"{why}, in split {name!r}",
                 f"write {name} into the column `split` of some clips of every class (six of ten train, two val, two "
-                "test, say) and run `avel extract` again: finished clips are kept",
+                f"test, say) and run `avel extract` again: finished clips are kept{way_out if name == 'val' else ''}",
             )
 
 
@@ -472,7 +485,7 @@ def _save_epoch(
     metrics: list[dict[str, Any]],
 ) -> None:
     """Write the checkpoints and the metric lines of a finished epoch."""
-    description = _description(config, store, facts["epoch"], metrics[-1].get(config.select_on))
+    description = _description(config, store, facts["epoch"], metrics[-1].get(_scores_name(config)))
     if facts["best_epoch"] == facts["epoch"]:
         checkpoint.save(config.out, "best", network, description)
     write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
@@ -563,7 +576,7 @@ def _start_or_resume(
         "commit": _commit(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "windows": {"train": num_train, config.select_on: num_choose},
+        "windows": {config.select_on: num_choose, "train": num_train},
     }
     write_file(run_file, json.dumps(run, indent=1))  # last: its presence says that the run was set up
     return run

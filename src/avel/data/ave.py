@@ -63,8 +63,6 @@ SIMULATED_MARK = "simulated.json"
 #: The file that `avel.data.export` writes beside its files: what made the features, which AVE's files cannot say.
 EXPORT_MARK = "export.json"
 
-BACKGROUND_SPLIT = "background"  # of a store: the clips without any event that join the weak task's training
-
 FEATURES, ORDER = "avadataset", "order"  # the key of the one data set in each file
 
 #: What each file may be called: AVE's own name first, then the names that PSP, VSCG and DMIN give it.
@@ -87,7 +85,6 @@ NAMES = {
     "val_match": ("val_order_match.h5",),
     "test_match": ("test_order_match.h5",),
 }
-FAMILIES = {"standard": ("train", "val", "test"), "match": ("train_match", "val_match", "test_match")}
 
 #: sha256 of the small files as they are public; the feature files' are not known here.
 OFFICIAL = {

@@ -19,8 +19,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from avel.data import store as feature_store
-from avel.data.ave import BACKGROUND_SPLIT, CLASSES, FAMILIES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
+from avel.data.ave import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
 from avel.data.ave_survey import Survey, survey
+from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, make_folder, write_file

@@ -15,7 +15,6 @@ import numpy as np
 from avel.data.ave import (
     CLASSES,
     EXPORT_MARK,
-    FAMILIES,
     FEATURES,
     NAMES,
     OFFICIAL,
@@ -30,6 +29,7 @@ from avel.data.ave import (
     read_rows,
     weak_labels,
 )
+from avel.data.splits import FAMILIES
 from avel.data.store import Settings, settings_from
 from avel.errors import AvelError
 from avel.files import file_sha256

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.ave import CLASSES, FAMILIES, NAMES
+from avel.data.ave import CLASSES, NAMES
 from avel.data.check_ave import check_ave
 from avel.data.labels import consecutive_windows, segment_labels
 from avel.data.measure import (
@@ -31,6 +31,7 @@ from avel.data.measure import (
     of_zeros,
     refused,
 )
+from avel.data.splits import BACKGROUND_SPLIT, FAMILIES, KNOWN, known_split, meant_split
 from avel.data.store import Store, StoredClip, checksum, open_store
 from avel.errors import AvelError
 from avel.types import Finding, Progress, Span
@@ -155,8 +156,7 @@ def _of_splits(store: Store) -> list[Finding]:
     if not there:
         return [Finding("note", "splits", "none: nothing says what to train on and what to test on")]
     findings = []
-    known = {name for family in FAMILIES.values() for name in family}
-    others = [name for name in there if name not in known]  # such as background
+    others = [name for name in there if name == BACKGROUND_SPLIT or name not in KNOWN]
     members = {name: [clip for clip in store.clips if name in clip.splits] for name in there}
     for family in FAMILIES.values():
         names = [name for name in family if name in there]
@@ -175,16 +175,28 @@ def _of_splits(store: Store) -> list[Finding]:
         lacking = [name for name in family if name not in names]
         if lacking:
             findings.append(Finding("note", place, f"no clip in {' and '.join(lacking)}"))
-        elsewhere = [*names, *others]
-        outside = [c.id for c in store.clips if c.spans is not None and not set(elsewhere) & set(c.splits)]
+        elsewhere = {*names, *others}
+        outside = [c.id for c in store.clips if c.spans is not None and not elsewhere & {*c.splits}]
         findings += listed("note", place, "labelled clips in none of them", outside)
         if disjoint and not outside:
             sizes = " + ".join(str(len(members[name])) for name in names)
             findings.append(Finding("ok", place, f"disjoint and complete: {sizes} clips"))
-    return findings + [
-        Finding("ok", f"split {name}", f"{counted(len(members[name]), 'clip')}, of no family of splits")
-        for name in others
-    ]
+    if BACKGROUND_SPLIT in there:
+        number = counted(len(members[BACKGROUND_SPLIT]), "clip")
+        findings.append(Finding("ok", f"split {BACKGROUND_SPLIT}", f"{number} for the training of task weak"))
+    return findings + [_of_other_split(name, len(members[name])) for name in others if name != BACKGROUND_SPLIT]
+
+
+def _of_other_split(name: str, number: int) -> Finding:
+    """What becomes of the clips of a split that nothing trains on or tests on by itself."""
+    known = known_split(name)
+    meant = repr(known) if known else meant_split(name)
+    place, left_out = f"split {name!r}", f"{counted(number, 'clip')} that no training and no test takes"
+    if meant:
+        return Finding(
+            "error", place, f"{left_out}: the split is called {meant} here; write that into the CSV and extract again"
+        )
+    return Finding("note", place, f"{left_out} unless it is asked for by this name")
 
 
 _EVENT_FINDINGS: tuple[tuple[str, Level, str], ...] = (

@@ -22,8 +22,9 @@ import h5py
 import numpy as np
 
 import avel
-from avel.data.ave import BACKGROUND_SPLIT, CLASSES, EXPORT_MARK, FAMILIES, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
+from avel.data.ave import CLASSES, EXPORT_MARK, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
 from avel.data.labels import consecutive_windows, video_class, video_labels
+from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, replacing_folder

@@ -11,12 +11,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 
+from avel.data.splits import read_split
 from avel.errors import AvelError
 from avel.files import write_csv
 from avel.text import csv_path_text, csv_text, has_controls
@@ -56,26 +57,120 @@ class _Video:
     background_line: int | None = None
 
 
-def read_table(csv_path: str | Path) -> list[Clip]:
+def read_table(csv_path: str | Path, *, extra_splits: Collection[str] = ()) -> list[Clip]:
     """Read a CSV of clips, in order of first appearance.
+
+    Splits are called train, val and test, or as AVE's; case and blanks do not matter.
+
+    Args:
+        csv_path: the CSV.
+        extra_splits: names of splits of one's own, which are kept as they are.
 
     Raises:
         AvelError: no such file, undecodable or empty text, a missing column, a bad time, an event that ends before it
             starts, times without label or label without times, overlapping events, a video that does not exist, is
-            written in two ways, is in two splits, or is called background beside its events. The message names file,
-            line and column.
+            written in two ways, is in two splits, or is called background beside its events, or a split of another
+            name. The message names file, line and column.
     """
-    path = Path(csv_path)
+    return _read(Path(csv_path), lambda name, place: read_split(name, place, extra_splits), must_exist=True)
+
+
+def read_tables(csv_paths: Sequence[str | Path], *, extra_splits: Collection[str] = ()) -> list[Clip]:
+    """Several CSVs as one, such as those of `avel localize`: paths are told relative to the folder of the first.
+
+    Raises:
+        AvelError: a video is in two of them; or as `read_table`.
+    """
+    home = Path(csv_paths[0]).parent
+    clips: list[Clip] = []
+    table_of: dict[str, str | Path] = {}
+    for table in csv_paths:
+        for clip in read_table(table, extra_splits=extra_splits):
+            file = os.path.abspath(clip.path)
+            if file in table_of:
+                raise AvelError(
+                    f"{clip.id!r} is in {table} and in {table_of[file]}",
+                    "all rows of a video in one CSV",
+                    "delete its rows in one of the two, or give each CSV once",
+                )
+            table_of[file] = table
+            moved = Path(table).parent != home and not os.path.isabs(clip.id)
+            clips.append(replace(clip, id=Path(os.path.relpath(file, home)).as_posix()) if moved else clip)
+    return clips
+
+
+def read_truth(csv_path: str | Path, videos: Sequence[str | Path]) -> tuple[dict[Path, Clip], list[str]]:
+    """The true events of videos, from a CSV of clips whose splits do not matter, and whose files need not all exist.
+
+    A row belongs to the video at its path. Failing that, it belongs to the video that it leads to by a link, or to the
+    only one of its file name.
+
+    Args:
+        csv_path: the CSV.
+        videos: paths of the videos that events are looked for in.
+
+    Returns:
+        The clip of each video that has one, and lines for the user: rows taken by another path, videos without a row.
+
+    Raises:
+        AvelError: no row belongs to any of the videos, or by its name it could belong to several, or several to one;
+            or as `read_table`.
+    """
+    path, wanted = Path(csv_path), [*dict.fromkeys(map(Path, videos))]
+    clips = _read(path, lambda *_: "", must_exist=False)
+    found: dict[Path, Clip] = {}
+    lines = []
+    for how, key in (
+        ("", os.path.abspath),
+        ("; it is the same file", os.path.realpath),
+        ("; it has the same file name", os.path.basename),
+    ):
+        taken = {clip.id for clip in found.values()} if key is os.path.basename else set()
+        rows: dict[str, list[Clip]] = {}
+        for clip in clips:
+            if clip.id not in taken:
+                rows.setdefault(key(clip.path), []).append(clip)
+        alike: dict[str, list[Path]] = {}
+        for video in wanted:
+            if video not in found and key(video) in rows:
+                alike.setdefault(key(video), []).append(video)
+        for name, meant in alike.items():
+            if len(rows[name]) > 1 or len({*map(os.path.realpath, meant)}) > 1:
+                raise AvelError(
+                    f"{path}: {' and '.join(repr(clip.id) for clip in rows[name])} could be "
+                    f"{' or '.join(map(str, meant))}{how}",
+                    "one row's path for one video",
+                    "write the path of the video, relative to the CSV's folder, into column video",
+                )
+            found |= dict.fromkeys(meant, rows[name][0])
+            lines += [f"truth of {video}: {rows[name][0].id!r} in {path}{how}" for video in meant if how]
+    lacking = [str(video) for video in wanted if video not in found]
+    if not found:
+        raise AvelError(
+            f"{path} names none of the videos; its first is {clips[0].id!r}, the first video is {lacking[0]}",
+            "a row for at least one of them, by its path relative to the CSV's folder or by its file name",
+            "correct column video, or give the CSV of these videos",
+        )
+    if lacking:
+        some = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
+        lines.append(f"no truth for {len(lacking)} of {len(wanted)} videos: {some}")
+    return found, lines
+
+
+def _read(path: Path, split_of: Callable[[str, str], str], *, must_exist: bool) -> list[Clip]:
+    """The clips of a CSV; ``split_of(name, place)`` reads a split, and without ``must_exist`` no file is looked for."""
     videos: dict[str, _Video] = {}
     ids: dict[str, str] = {}
     for line, row in _rows(path):
         video = row["video"]
         place = f"{path} line {line}"
+        if row["split"]:
+            row["split"] = split_of(row["split"], f"{place}, column split")
         if not video:
             raise AvelError(f"{place}, column video: empty", "the path of a video", "fill it in or delete the line")
         if video not in videos:
             file = path.parent / video
-            if not os.path.isfile(file):  # False, too, for a name that no file can have
+            if (must_exist or "\0" in video) and not os.path.isfile(file):  # False, too, for impossible names
                 raise AvelError(
                     f"{place}, column video: no such file {str(file)!r}",
                     "paths relative to the CSV's own folder (or absolute)",

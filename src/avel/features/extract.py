@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from avel import devices
 from avel.data.ave import CLASSES, read_annotations
 from avel.data.ave_survey import read_splits
 from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
-from avel.data.table import Clip, classes_of, read_table
+from avel.data.table import Clip, classes_of, read_tables
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe, device_for, run_on
 from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extract_clip
@@ -72,7 +72,7 @@ class ExtractReport:
 
 
 def extract(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     visual: str = "classical",
@@ -84,6 +84,7 @@ def extract(
     streams: Streams = FIRST_STREAMS,
     missing_audio: str = "error",
     videos: str | Path | None = None,
+    extra_splits: Collection[str] = (),
     engine: str = "local",
     workers: int | None = None,
     device: str = "auto",
@@ -97,7 +98,7 @@ def extract(
     So it is with a clip that crashes the process which decodes it, or goes over a limit.
 
     Args:
-        source: a CSV of clips, a folder of media, a media file, or a ``.txt`` list of media files.
+        source: a CSV of clips or several, a folder of media, a media file, or a ``.txt`` list of media files.
         out: folder of the store; an unfinished or older one of the same extractors is continued.
         visual: name of a visual extractor.
         audio: name of an audio extractor.
@@ -109,6 +110,7 @@ def extract(
         missing_audio: ``error``, or ``mark`` to keep the pictures of clips without sound. Such clips are marked in the
             store (``audio_valid``), and training and evaluation refuse them.
         videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
+        extra_splits: names in a CSV's column split beside train, val and test, which nothing here takes by itself.
         engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
             same paths.
         workers: processes; None for one per processor, with ``ray`` of the cluster. With 0 all is done in this process,
@@ -130,7 +132,7 @@ def extract(
     """
     out = Path(out)
     check_folder(out)
-    clips, labelled = read_source(source) if videos is None else (read_ave(source, videos), True)
+    clips, labelled = read_source(source, videos=videos, extra_splits=extra_splits)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
@@ -255,7 +257,7 @@ def _late(clip: Clip, duration: float, leeway: float) -> str:
 
 
 def estimate_seconds(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     *,
     visual: str = "classical",
     audio: str = "classical",
@@ -266,6 +268,7 @@ def estimate_seconds(
     streams: Streams = FIRST_STREAMS,
     missing_audio: str = "error",
     videos: str | Path | None = None,
+    extra_splits: Collection[str] = (),
     workers: int | None = None,
     device: str = "auto",
     clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
@@ -278,7 +281,7 @@ def estimate_seconds(
     Raises:
         AvelError: the source or the clips cannot be read, or there is no such device.
     """
-    clips = read_source(source)[0] if videos is None else read_ave(source, videos)
+    clips = read_source(source, videos=videos, extra_splits=extra_splits)[0]
     recipe = Recipe.of(
         visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
     )
@@ -302,22 +305,45 @@ def estimate_seconds(
         worker.end()
     if not speeds:
         raise AvelError(
-            f"none of the clips looked at in {source} could be used; the first: {cause}",
+            f"none of the clips looked at could be used; the first: {cause}",
             "videos with picture and sound",
             "see whether they play",
         )
     return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
 
-def read_source(source: str | Path) -> tuple[list[Clip], bool]:
-    """The clips of a CSV, a folder, a media file or a ``.txt`` list, and whether they are labelled.
+def read_source(
+    source: str | Path | Sequence[str | Path],
+    *,
+    videos: str | Path | None = None,
+    extra_splits: Collection[str] = (),
+) -> tuple[list[Clip], bool]:
+    """The clips of what `extract` takes, and whether they are labelled.
 
     Raises:
-        AvelError: there is no such source, it names no videos, or a listed file does not exist; `read_table`.
+        AvelError: there is no such source, it names no videos, a listed file does not exist, several sources are not
+            all CSVs, or ``extra_splits`` are given with what has no splits of one's own; or as `read_tables` and
+            `read_ave`.
     """
-    source = Path(source)
-    if source.suffix.lower() == ".csv":
-        return read_table(source), True
+    sources = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
+    no_table = [each for each in sources if each.suffix.lower() != ".csv"]
+    if not no_table and sources and videos is None:
+        return read_tables(sources, extra_splits=extra_splits), True
+    if len(sources) != 1:
+        raise AvelError(
+            f"{len(sources)} sources" + (f", and {no_table[0]} is no CSV" if no_table else ""),
+            "one source, or several CSVs",
+            "put the videos into one folder, or their paths into a .txt list, and give that",
+        )
+    (source,) = sources
+    if extra_splits:
+        raise AvelError(
+            f"extra splits ({', '.join(extra_splits)}) with {source}",
+            "a CSV with a column split",
+            "leave out --extra-splits, or give a CSV",
+        )
+    if videos is not None:
+        return read_ave(source, videos), True
     if os.path.isdir(source):
         # Links that lead nowhere are clips too, which fail: nothing that looks like a video is left out in silence.
         files = sorted(

@@ -1,0 +1,62 @@
+"""The names of splits: AVE's, and what others call them."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Collection
+
+from avel.errors import AvelError
+
+#: AVE's two partitions: the usual one, and the one of cross-modality localization.
+FAMILIES = {"standard": ("train", "val", "test"), "match": ("train_match", "val_match", "test_match")}
+#: The clips without any event that join the weak task's training.
+BACKGROUND_SPLIT = "background"
+#: Every split that something here trains on, chooses by or tests on.
+KNOWN = (*FAMILIES["standard"], *FAMILIES["match"], BACKGROUND_SPLIT)
+
+_TEST_OR_VAL = "'val' (chooses the epoch) or 'test' (is looked at once)"
+_MEANT = {
+    **dict.fromkeys(("training", "learn", "trn"), "'train'"),
+    **dict.fromkeys(("valid", "validate", "validation", "dev", "devel", "development"), "'val'"),
+    **dict.fromkeys(("testing", "tst"), "'test'"),
+    **dict.fromkeys(("eval", "evaluate", "evaluation", "holdout", "held-out"), _TEST_OR_VAL),
+}
+
+
+def known_split(written: str) -> str | None:
+    """The split that a name stands for whatever its case and the blanks around it; None where nothing here uses it."""
+    name = written.strip().casefold()
+    return name if name in KNOWN else None
+
+
+def meant_split(written: str) -> str | None:
+    """The right word, in quotes, for what others call a split (``valid``, ``dev``, ...); None for any other name."""
+    return _MEANT.get(written.strip().casefold())
+
+
+def read_split(written: str, place: str, extra: Collection[str] = ()) -> str:
+    """The name of the split that a table gives a clip.
+
+    Args:
+        written: what the table says, not empty.
+        place: file, line and column, for the message.
+        extra: names of splits of one's own, which nothing here trains on or tests on by itself.
+
+    Raises:
+        AvelError: another name for a split that has a name here, or an unknown one that is not among ``extra``.
+    """
+    known = known_split(written)
+    if known:
+        return known
+    meant = meant_split(written)
+    if meant:
+        raise AvelError(f"{place}: {written!r}", f"the name used here: {meant}", f"write {meant} instead")
+    if written.strip() in extra:
+        return written.strip()
+    near = difflib.get_close_matches(written.strip().casefold(), KNOWN, 1)
+    raise AvelError(
+        f"{place}: {written!r} is no split that training or evaluation uses",
+        f"train, val or test{f'; {near[0]!r} is near' if near else ''}",
+        f"correct it; or, where it is a split of your own, add --extra-splits {shlex.quote(written.strip())}",
+    )
