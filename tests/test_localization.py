@@ -304,6 +304,38 @@ def test_localize_loads_a_path(model, monkeypatch):
     assert asked == [("runs/one", "auto")]
 
 
+def test_a_list_is_localized_with_extractors_that_are_built_once(model, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        avel.features, "build_extractor", lambda *asked, **made: built.append(asked) or Extractor(*asked, **made)
+    )
+    videos = ["a.mp4", Path("b.mp4"), "c.mp4"]
+    timelines = localize(videos, model, threshold=0.3)
+    assert [timeline.video for timeline in timelines] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert len(built) == 2
+    assert timelines[1].events == localize("b.mp4", model, threshold=0.3).events
+    assert localize([], model) == []
+    assert localize(("a.mp4",), model)[0].video == "a.mp4"
+
+
+def test_a_video_of_a_list_that_cannot_be_used_raises_or_is_told(model, monkeypatch):
+    whole = sys.modules["avel.features.extract"].extract_clip
+
+    def extract_clip(path, *extractors, **options):
+        if "bad" in path:
+            raise AvelError(f"{path}: no video", "a video", "look at it")
+        return whole(path, *extractors, **options)
+
+    monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))
+    videos = ["a.mp4", "bad.mp4", "c.mp4", "bad2.mp4"]
+    with pytest.raises(AvelError, match=r"^bad\.mp4: no video"):
+        localize(videos, model)
+    told = []
+    timelines = localize(videos, model, failed=lambda video, error: told.append((video, error.found)))
+    assert [timeline.video for timeline in timelines] == ["a.mp4", "c.mp4"]
+    assert told == [("bad.mp4", "bad.mp4: no video"), ("bad2.mp4", "bad2.mp4: no video")]
+
+
 @pytest.mark.parametrize("kind", ["visual", "audio"])
 def test_another_extractor_is_refused_by_name(model, kind):
     model.extractors[kind]["tag"] = "fake-000000000000"

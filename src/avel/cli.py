@@ -455,7 +455,7 @@ def _refuse_two_ways(arguments: Namespace) -> None:
 def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
     """What makes a timeline of a video by a trained model."""
     from avel.checkpoint import best_seed, load
-    from avel.localization import estimate_seconds, localize, of_released_features
+    from avel.localization import estimate_seconds, localizer, of_released_features
 
     run = best_seed(arguments.model)
     model = load(run, arguments.device)
@@ -472,7 +472,7 @@ def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
     seconds = estimate_seconds(arguments.videos, model, **made)
     if seconds > 10:
         console().print(f"about {clock(seconds)} of work")
-    return partial(localize, model=model, **made)
+    return localizer(model, **made)
 
 
 def _by_words(arguments: Namespace) -> Callable[..., Timeline]:

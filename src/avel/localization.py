@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -37,8 +37,35 @@ RELEASED_BY = MappingProxyType({"visual": "vgg19", "audio": "vggish"})
 _RELEASED_TAGS = {"visual": f"{RELEASED}-visual-7x7x512", "audio": f"{RELEASED}-audio-128"}
 
 
-def localize(
+@overload  # a str, too, is a Sequence of str; it is taken as one path
+def localize(  # type: ignore[overload-overlap]
     path: str | Path,
+    model: LoadedModel | str | Path,
+    *,
+    threshold: float = ...,
+    min_seconds: float = ...,
+    streams: Streams | None = ...,
+    visual_weights: str | None = ...,
+    audio_weights: str | None = ...,
+    device: str = ...,
+    progress: Progress | None = ...,
+) -> Timeline: ...
+@overload
+def localize(
+    path: Sequence[str | Path],
+    model: LoadedModel | str | Path,
+    *,
+    threshold: float = ...,
+    min_seconds: float = ...,
+    streams: Streams | None = ...,
+    visual_weights: str | None = ...,
+    audio_weights: str | None = ...,
+    device: str = ...,
+    failed: Callable[[str | Path, AvelError], None] | None = ...,
+    progress: Progress | None = ...,
+) -> list[Timeline]: ...
+def localize(
+    path: str | Path | Sequence[str | Path],
     model: LoadedModel | str | Path,
     *,
     threshold: float = 0.0,
@@ -47,15 +74,16 @@ def localize(
     visual_weights: str | None = None,
     audio_weights: str | None = None,
     device: str = "auto",
+    failed: Callable[[str | Path, AvelError], None] | None = None,
     progress: Progress | None = None,
-) -> Timeline:
-    """Find the events of one media file.
+) -> Timeline | list[Timeline]:
+    """Find the events of one media file, or of each of a list, for which model and extractors are loaded once.
 
     A model of AVE's released features gets those that VGG-19 and VGGish make of the file with their published weights,
     framed as AVE's. The timeline's tags ``stands_in_for``, ``framing``, ``visual_weights``, ``audio_weights`` say so.
 
     Args:
-        path: a video with a sound track, of any length.
+        path: a video with a sound track, of any length; or a list of them.
         model: what `avel.load` gave, or the path of a run folder or checkpoint.
         threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
         min_seconds: events shorter than this are left out, counted in whole segments.
@@ -66,25 +94,50 @@ def localize(
         audio_weights: the same of its audio extractor.
         device: where the networks of the extractors run, and the model if it is given by its path: ``cpu``, ``cuda``,
             ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
-        progress: called as ``progress(stage, done, total)``.
+        failed: called with each video of a list that cannot be used, and its error: the list returned is then of the
+            others. None raises the first such error, which names the video.
+        progress: called as ``progress(stage, done, total)``, for each video anew.
+
+    Returns:
+        The timeline, or of a list the timelines in its order.
 
     Raises:
         AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
             another extractor than the one of that name here, or on features that no extractor makes, the extractor's
             weights are missing or do not match, threshold or min_seconds is out of range, or there is no such device.
     """
-    from avel.features import describe, run_on
-    from avel.features.extract import extract_clip
-    from avel.features.video import Streams
-
-    if not 0.0 <= threshold <= 1.0:
-        raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
-    if not min_seconds >= 0.0:
-        raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
+    _check_choices(threshold, min_seconds)
     if isinstance(model, str | Path):
         from avel.checkpoint import load
 
         model = load(model, device)
+    find = localizer(model, visual_weights=visual_weights, audio_weights=audio_weights, device=device)
+    options = {"threshold": threshold, "min_seconds": min_seconds, "streams": streams, "progress": progress}
+    if isinstance(path, str | Path):
+        return find(path, **options)
+    timelines = []
+    for video in path:
+        try:
+            timelines.append(find(video, **options))
+        except AvelError as error:
+            if failed is None:
+                raise
+            failed(video, error)
+    return timelines
+
+
+def localizer(
+    model: LoadedModel, *, visual_weights: str | None = None, audio_weights: str | None = None, device: str = "auto"
+) -> Callable[..., Timeline]:
+    """Build the extractors of a model once: the function returned is `localize` of one video, without the model.
+
+    Raises:
+        AvelError: as `localize`, of the model and its extractors.
+    """
+    from avel.features import describe, run_on
+    from avel.features.extract import extract_clip
+    from avel.features.video import FIRST_STREAMS
+
     _check_task(model)
     released = of_released_features(model)
     framing = "ave" if released else model.extractors["visual"].get("framing", "time")
@@ -99,43 +152,63 @@ def localize(
                 f"the extractor {wanted['name']!r} of this version of avel, {tag}",
                 "localize with the version of avel that trained the model, or extract the features again and train",
             )
-    features = extract_clip(
-        path,
-        extractors["visual"],
-        extractors["audio"],
-        segment_seconds=model.segment_seconds,
-        framing=framing,
-        any_length=True,
-        streams=streams or Streams(),
-        progress=progress,
-    )
-    probabilities, attention = localize_features(features.audio, features.visual, model, progress=progress)
-    return Timeline(
-        video=os.fspath(path),
-        duration=features.duration,
-        segment_seconds=model.segment_seconds,
-        classes=tuple(model.classes),
-        probabilities=probabilities,
-        attention=attention,
-        events=find_events(
-            probabilities,
-            tuple(model.classes),
-            model.segment_seconds,
-            features.duration,
+
+    def find(
+        path: str | Path,
+        *,
+        threshold: float = 0.0,
+        min_seconds: float = 0.0,
+        streams: Streams | None = None,
+        progress: Progress | None = None,
+    ) -> Timeline:
+        _check_choices(threshold, min_seconds)
+        features = extract_clip(
+            path,
+            extractors["visual"],
+            extractors["audio"],
+            segment_seconds=model.segment_seconds,
+            framing=framing,
+            any_length=True,
+            streams=streams or FIRST_STREAMS,
+            progress=progress,
+        )
+        probabilities, attention = localize_features(features.audio, features.visual, model, progress=progress)
+        classes = tuple(model.classes)
+        return Timeline(
+            video=os.fspath(path),
+            duration=features.duration,
+            segment_seconds=model.segment_seconds,
+            classes=classes,
+            probabilities=probabilities,
+            attention=attention,
+            events=find_events(
+                probabilities,
+                classes,
+                model.segment_seconds,
+                features.duration,
+                threshold=threshold,
+                min_seconds=min_seconds,
+            ),
+            tags={
+                "model": model.name,
+                "task": model.task,
+                **tags,
+                **({"framing": _framing_in_words(len(features.audio), features.uneven)} if framing == "ave" else {}),
+                **(_stand_ins(extractors) if released else {}),
+                **features.tags,
+            },
             threshold=threshold,
             min_seconds=min_seconds,
-        ),
-        tags={
-            "model": model.name,
-            "task": model.task,
-            **tags,
-            **({"framing": _framing_in_words(len(features.audio), features.uneven)} if framing == "ave" else {}),
-            **(_stand_ins(extractors) if released else {}),
-            **features.tags,
-        },
-        threshold=threshold,
-        min_seconds=min_seconds,
-    )
+        )
+
+    return find
+
+
+def _check_choices(threshold: float, min_seconds: float) -> None:
+    if not 0.0 <= threshold <= 1.0:
+        raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
+    if not min_seconds >= 0.0:
+        raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
 
 
 def of_released_features(model: LoadedModel) -> bool:
