@@ -14,6 +14,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from avel.floors import TOLD
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in ("ave", "simulated", "data", "study", "train")))
 BLOCK = re.compile(r"(<!-- table: (?P<file>\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -105,7 +107,8 @@ def study(results: dict[str, Any]) -> str:
             cells = [_percent(row["val"]), _difference(row["val"]), _percent(row["test"]), _difference(row["test"])]
             pieces.append(f"| {row['name']} | {' | '.join(cells)} | {len(row['seeds'])} | {row['updates']} |")
         for split, name in (("val", "validation"), ("test", "test")):
-            floors = ", ".join(f"{floor} {100 * value:.1f}" for floor, value in results["floors"][task][split].items())
+            found = results["floors"][task][split]
+            floors = ", ".join(f"{TOLD.get(floor, floor)} {100 * value:.1f}" for floor, value in found.items())
             pieces += ["", f"Floors on {name}: {floors}."]
         pieces += [""]
         if task == "cml":

@@ -1,6 +1,7 @@
 """The study: every choice that CCLN's paper leaves open, its branch modes and its ablations, on simulated features.
 
-    avel data simulate --out small --grid 4 4 --visual-dim 64 --train-videos 800 --val-videos 800 --test-videos 2000
+    avel data simulate --out small --grid 4 4 --visual-dim 64 --train-videos 800 --val-videos 800 --test-videos 2000 \\
+        --set-version 1
     avel data import-ave small --out small-store
     python benchmarks/study.py --store small-store --work runs/study --table choices --width 64
     python benchmarks/study.py --store small-store --work runs/study --table modules --width 64

@@ -1,6 +1,7 @@
 """Every YAML in configs/ builds its model and takes a step; the demo trains what its YAML says."""
 
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from avel.demo import WIDTH, demo
 from avel.models import MODELS, _options
 from avel.training import train
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def read(file: Path, store: Path, out: Path) -> TrainConfig:
@@ -92,3 +94,17 @@ def test_the_demo_trains_what_its_config_says() -> None:
     assert settings.pop("epochs") == inspect.signature(demo).parameters["epochs"].default
     defaults = TrainConfig(Path("store"), Path("out"))
     assert {key: getattr(defaults, key) for key in settings} == settings
+
+
+@pytest.mark.parametrize("task", ["full", "weak", "cml"])
+def test_a_preset_names_all_that_the_study_found_better_on_validation(task: str) -> None:
+    """Its head says so for each row whose interval lies above 0, and gives the gain that stands in results/."""
+    said = (ROOT / "configs" / f"ave_{task}_ccln.yaml").read_text().partition("model:")[0]
+    better = []
+    for table in ("choices", "modules"):
+        rows = json.loads((ROOT / "results" / f"study_{table}.json").read_text())["rows"]
+        better += [row for row in rows if row["task"] == task and row["val"].get("difference", [0, 0])[1] > 0]
+    for row in better:
+        assert row["name"].removeprefix("without ") in said, row["name"]
+        assert f"{100 * row['val']['difference'][0]:.1f}" in said, row["name"]
+    assert ("Nothing that the study tried" in said) == (not better)

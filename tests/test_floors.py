@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avel.errors import AvelError
-from avel.floors import Floors, segment_floors, window_floors
+from avel.floors import TOLD, Floors, segment_floors, window_floors
 
 NAMES = ("uniform window", "first window", "last window", "most frequent start per length")
 
@@ -177,3 +177,12 @@ def test_floors_of_ave(real_data: Path, lines: list[str], split: str, shuffled: 
     if shuffled is None and split == "val":
         assert round(100 * found["all background"], 2) == 18.21
         assert windows.counted == 198  # the 199 that section 17.4 calls partial, less row 26, which has no length
+
+
+def test_right_class_everywhere_is_no_ceiling_where_events_are_rare() -> None:
+    """One second of ten holds an event: who answers background scores more, and is told to know what, not when."""
+    labels = np.full((4, 10), 2)
+    labels[:, 3] = 1
+    found = segment_floors(labels, 2)
+    assert found["right class everywhere"] == pytest.approx(0.1) and found["all background"] == pytest.approx(0.9)
+    assert "not when" in TOLD["right class everywhere"] and TOLD.keys() <= found.keys()

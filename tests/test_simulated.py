@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from avel.data.ave import CLASSES, SIMULATED_MARK, event_mask, full_labels, read
 from avel.data.ave_survey import shared_videos, survey
 from avel.data.simulated import make_scenes, simulate
 from avel.data.simulated_features import make_audio, make_scene, make_visual, make_world
-from avel.data.simulated_plan import CLASS_ROWS, REPEATED, plan, repeated_kinds
+from avel.data.simulated_plan import CLASS_ROWS, MATCH_CLASSES, MATCH_LEAST, MATCH_WHOLE, REPEATED, plan, repeated_kinds
 from avel.errors import AvelError
 
 SMALL = {"videos": 60, "grid": (3, 4), "visual_dim": 16, "background_videos": 5}
@@ -91,7 +93,96 @@ def test_any_size_has_whole_splits(sizes: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"videos": 2}, {"videos": 10, "test_videos": 10}, {"background_videos": -1}, {"seed": -1}]
+    "sizes",
+    [
+        {"videos": MATCH_WHOLE},
+        {"videos": 160, "test_videos": 1},
+        {"videos": 300, "val_videos": 150},
+        {"videos": 300, "test_videos": 150},
+        {"videos": 1000},
+        {"train_videos": 800, "val_videos": 800, "test_videos": 2000},
+        {},
+    ],
+    ids=str,
+)
+def test_match_splits_hold_the_classes_that_aves_do_at_any_size(sizes: dict[str, int]) -> None:
+    for seed in range(2):
+        made = plan(**sizes, seed=seed)
+        classes = {name: set(made.classes[made.splits[f"{name}_match"]]) for name in MATCH_CLASSES}
+        assert len(classes["train"]) >= 26 and len(classes["test"]) == 28
+        assert classes["val"] <= {0, 1, 2} and classes["train"] >= set(range(2, 28))
+        lengths = (made.ends - made.starts)[made.splits["test_match"]]
+        assert lengths.min() >= 2 and lengths.max() <= 9
+
+
+def test_the_least_sizes_of_the_match_splits_are_what_they_are_called() -> None:
+    for least, name in ((MATCH_LEAST, "train"), (MATCH_WHOLE, "test")):
+        assert plan(videos=least).match_classes()[name] >= MATCH_CLASSES[name]
+        assert plan(videos=least - 1).match_classes()[name] < MATCH_CLASSES[name]
+
+
+def test_aves_own_match_splits_are_those_that_version_2_follows(real_data: Path) -> None:
+    ave = real_data / "ave"
+    if not (ave / "Annotations.txt").is_file():
+        pytest.skip(f"no AVE files in {real_data}")
+    annotations = read_annotations(ave / "Annotations.txt")
+    label = np.array([CLASSES.index(each.span.label) for each in annotations])
+    classes = {name: set(label[array(ave / f"{name}_order_match.h5", "order")].tolist()) for name in MATCH_CLASSES}
+    assert {name: len(of) for name, of in classes.items()} == MATCH_CLASSES
+    assert classes["val"] == {0, 1, 2} and classes["train"] == set(range(2, 28))
+
+
+def test_versions_differ_in_the_match_splits_alone_from_500_rows_on() -> None:
+    for sizes in ({"videos": 500}, {"train_videos": 800, "val_videos": 800, "test_videos": 2000}):
+        one, two = plan(**sizes, version=1), plan(**sizes)
+        assert one.annotations() == two.annotations()
+        for name, rows in two.splits.items():
+            assert np.array_equal(one.splits[name], rows) == (not name.endswith("match") or len(rows) == 605), name
+    one, two = plan(version=1), plan()  # with this seed the test split of AVE's size has every class in version 1, too
+    assert all(np.array_equal(one.splits[name], rows) for name, rows in two.splits.items())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "digest"),
+    [
+        ({"videos": 400}, "17732337ead8d1abf2310c80c7c2a1cc372f7d0c697ab95e903ed5160c64333c"),
+        (
+            {"train_videos": 800, "val_videos": 800, "test_videos": 2000},
+            "bcbeb0efb4596daf9b26295a786fd68520cd05b467b8cf6d9d02bf670effb1a1",
+        ),
+        ({}, "510a40fd67ae7c06bc62e02223e78e01ba884aeb8e06ae59920ded01b8bfb454"),
+    ],
+    ids=str,
+)
+def test_version_1_plans_what_it_always_did(sizes: dict[str, int], digest: str) -> None:
+    """The digests were computed before version 2 was written."""
+    made = plan(seed=2, **sizes, version=1)
+    found = hashlib.sha256(made.annotations().encode())
+    for name, rows in made.splits.items():
+        found.update(f"{name} {rows.tolist()}".encode())
+    assert found.hexdigest() == digest
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the digest was computed on x86_64")
+def test_version_1_makes_the_files_it_always_did(tmp_path: Path) -> None:
+    """Names, shapes and content of all h5 files, and Annotations.txt; computed before version 2 was written."""
+    simulate(tmp_path / "ave", videos=40, grid=(2, 3), visual_dim=8, background_videos=3, seed=4, version=1)
+    found = hashlib.sha256()
+    for path in sorted((tmp_path / "ave").iterdir()):
+        if path.suffix == ".h5":
+            with h5py.File(path) as file:
+                ((name, dataset),) = file.items()
+                found.update(f"{path.name} {name} {dataset.dtype} {dataset.shape}".encode())
+                found.update(dataset[:].tobytes())
+        elif path.suffix == ".txt":
+            found.update(path.read_bytes())
+    assert found.hexdigest() == "8003258433268032965e2dd7515f5fd17e027269d267583d30c1c72092ad9c13"
+    assert survey(tmp_path / "ave").origin == "simulated, not AVE (version 1, seed 4)"
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"videos": 2}, {"videos": 10, "test_videos": 10}, {"background_videos": -1}, {"seed": -1}, {"version": 3}],
 )
 def test_numbers_that_cannot_be_are_refused(sizes: dict[str, int]) -> None:
     with pytest.raises(AvelError):
@@ -127,7 +218,7 @@ def test_labels_and_splits_agree_with_the_annotations(folder: Path) -> None:
     assert np.array_equal(array(folder / "labels_closs.h5") == 1, event_mask(annotations))
     assert np.array_equal(array(folder / "mil_labels.h5"), weak_labels(annotations))
     found = survey(folder)
-    assert found.origin == "simulated, not AVE (version 1, seed 0)"
+    assert found.origin == "simulated, not AVE (version 2, seed 0)"
     assert not any(found.lacking().values())
     assert len(found.splits) == 6
 
@@ -225,7 +316,7 @@ def test_an_interrupted_simulation_keeps_its_finished_files(
 
     with pytest.raises(KeyboardInterrupt):
         simulate(out, **SMALL, progress=interrupted)  # type: ignore[arg-type]
-    assert json.loads((out / SIMULATED_MARK).read_text())["version"] == 1  # marked before anything else is there
+    assert json.loads((out / SIMULATED_MARK).read_text())["version"] == 2  # marked before anything else is there
     before = (out / "audio_feature.h5").stat().st_mtime_ns
     (out / ".visual_feature.h5.tmp").write_bytes(b"left by a kill")
     report = simulate(out, **SMALL)  # type: ignore[arg-type]
@@ -275,5 +366,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["data", "simulate", "--out", str(tmp_path / "ave"), *words, "--seed", "5"]) == 0
     said = capsys.readouterr().out
     assert "simulated, not AVE" in said and "9 test" in said
+    assert "in AVE: 26 train, 3 val, 28 test" in said and f"from {MATCH_WHOLE} rows on" in said
     assert array(tmp_path / "ave" / "visual_feature.h5").shape == (30, 10, 2, 3, 8)
     assert cli.main(["data", "simulate", "--out", str(tmp_path / "ave"), *words, "--seed", "6"]) == 2
+    assert (
+        cli.main(["data", "simulate", "--out", str(tmp_path / "ave"), *words, "--seed", "5", "--set-version", "1"]) == 2
+    )
+    assert "version 2 (asked: 1)" in capsys.readouterr().err

@@ -109,16 +109,24 @@ def data_simulate(arguments: Namespace) -> int:
     from rich.filesize import decimal
 
     from avel.data.simulated import simulate
+    from avel.data.simulated_plan import MATCH_CLASSES, MATCH_WHOLE, VERSION
 
-    settings = {key: value for key, value in arguments.items() if key not in ("out", "grid")}
+    settings = {key: value for key, value in arguments.items() if key not in ("out", "grid", "set_version")}
+    version = VERSION if arguments.set_version is None else arguments.set_version
     with bars() as progress:
-        report = simulate(arguments.out, grid=tuple(arguments.grid), **settings, progress=progress)
+        report = simulate(arguments.out, grid=tuple(arguments.grid), version=version, **settings, progress=progress)
     splits = ", ".join(f"{size} {name}" for name, size in report.splits.items())
     say(
         f"{report.rows} rows of {report.videos} videos and {report.background_videos} of background alone, "
         f"{decimal(report.bytes)} in {report.folder}: simulated, not AVE"
     )
     say(f"splits: {splits}")
+    classes, aves = (
+        ", ".join(f"{number} {name}" for name, number in of.items()) for of in (report.match_classes, MATCH_CLASSES)
+    )
+    say(f"classes in the match splits: {classes}; in AVE: {aves}")
+    if any(report.match_classes[name] < MATCH_CLASSES[name] for name in ("train", "test")):
+        say(f"version {VERSION} of the set holds as many in train and test from {MATCH_WHOLE} rows on")
     say(f"Next: avel data import-ave {report.folder} --out STORE")
     return OK
 
@@ -299,8 +307,10 @@ def train(arguments: Namespace) -> int:
 
         measures = {f"{config.select_on} {measure}": [run.best_accuracy for run in runs]}
         print_spread(measures, open_store(config.store).origin or None)
+    from avel.floors import TOLD
+
     for name, value in runs[0].floors.items():
-        console().print(f"floor on {config.select_on}, {name}: {value:.4f}")
+        say(f"floor on {config.select_on}, {TOLD.get(name, name)}: {value:.4f}")
     say(f"Next: avel evaluate {config.out}")
     return OK
 
@@ -373,11 +383,13 @@ def _print_runs(scores: Sequence[Scores]) -> None:
 
 def _print_floors(scores: Sequence[Scores]) -> None:
     """The floors beside the scores: once, or for each run where their splits are not the same."""
+    from avel.floors import TOLD
+
     floors = [found.each[0]["floors"] for found in scores]
     alike = all(each == floors[0] for each in floors)
     for found, values in zip(scores[:1] if alike else scores, floors, strict=False):
         for name, value in values.items():
-            say(f"floor{'' if alike else f' of {found.run}'}, {name}: {value:.4f}")
+            say(f"floor{'' if alike else f' of {found.run}'}, {TOLD.get(name, name)}: {value:.4f}")
 
 
 def _floors(arguments: Namespace) -> int:
@@ -385,13 +397,14 @@ def _floors(arguments: Namespace) -> int:
 
     from avel.checkpoint import seeds_of
     from avel.evaluation import floors
+    from avel.floors import TOLD
 
     for path in arguments.run:
         found = floors(seeds_of(path)[0], arguments.split)
         title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
         table = Table("task", "split", "floor", "%", title=title)
         for name, value in found.segment.items():
-            table.add_row("segments", f"{found.split}, {found.clips} clips", name, f"{100 * value:.2f}")
+            table.add_row("segments", f"{found.split}, {found.clips} clips", TOLD.get(name, name), f"{100 * value:.2f}")
         for name, value in found.windows.items():
             where = f"{found.windows_split}, {found.windows_counted} clips"
             table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
@@ -535,6 +548,11 @@ def _simulate_options(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}_videos", type=int, help=help_text)
     parser.add_argument("--background_videos", type=int, default=178, help="Videos of background alone.")
     parser.add_argument("--seed", type=int, default=0, help="The same seed gives the same files.")
+    parser.add_argument(
+        "--set_version",
+        type=int,
+        help="Version of the set: 1 makes the files of earlier work; left out, the newest (docs/simulated.md).",
+    )
     _workers_option(parser)
 
 
@@ -789,7 +807,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "V2A, joint and strict\n\n"
         "  avel evaluate runs/one runs/other --split test --against runs/ccln\n\n"
         "prints a table of the runs, mean and spread, and how far each is from runs/ccln\n\n"
-        "  avel evaluate store --floors\n\nprints what all background, the right class everywhere, ... would score",
+        "  avel evaluate store --floors\n\nprints what all background and other answers without a model score",
     ),
     "localize": Verb(
         localize,

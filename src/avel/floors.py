@@ -1,6 +1,6 @@
-"""Floors: what can be scored without looking or listening, from labels alone. They stand beside every number.
+"""Floors: what can be scored from labels alone, without looking or listening. They stand beside every number.
 
-A model that learned only where events usually lie reaches them, so what it reaches above them is what it saw and heard.
+A model has to score more than the highest of them to show that it found *when* events happen.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import numpy.typing as npt
 
 from avel.metrics import confusion, partial_event, segment_accuracy
 
+#: How each floor is called where people read it, if not by its own name.
+TOLD = {"right class everywhere": "right class everywhere (knows what, not when)"}
+
 
 def segment_floors(labels: Iterable[npt.NDArray[np.integer]], num_classes: int) -> dict[str, float]:
-    """Segment accuracy of two answers that need no localization; nan without segments.
+    """Segment accuracy of two answers that place no event; nan without segments.
 
     - ``all background``: nothing ever happens.
     - ``right class everywhere``: each video's own class in all its segments, the most frequent of its events (which
-      of equals does not change the score), background where it has no event. A ceiling: more needs localization.
+      of equals does not change the score), background where it has no event. It knows what happens, but not when. It
+      is no ceiling: where events fill less than half of the segments, ``all background`` can score more.
 
     Args:
         labels: (N, T), or one (T,) for each video: class ids, background = C.

@@ -2,7 +2,7 @@
 
 It is not AVE: ``simulated.json`` beside the files says so, and every table made from them says so in its title.
 ``simulated_plan`` decides what every row holds, ``simulated_features`` makes the numbers, this module writes the files.
-All is frozen as VERSION 1: a row's content depends on version, seed, grid, width and plan, and on nothing else.
+All is frozen: a row's content depends on the set's version, seed, grid, width and plan, and on nothing else.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class SimulateReport:
         videos: how many different videos they show.
         background_videos: videos of background alone, beside the rows.
         splits: name -> number of rows, both families.
+        match_classes: how many classes each split of the match family holds; in AVE 26, 3 and 28.
         background: share of the rows' segments that are background.
         bytes: of all files but the mark.
         made: the files that this call wrote.
@@ -62,6 +63,7 @@ class SimulateReport:
     videos: int
     background_videos: int
     splits: dict[str, int]
+    match_classes: dict[str, int]
     background: float
     bytes: int
     made: tuple[str, ...]
@@ -79,6 +81,7 @@ def simulate(
     test_videos: int | None = None,
     background_videos: int = BACKGROUND_VIDEOS,
     seed: int = 0,
+    version: int = VERSION,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> SimulateReport:
@@ -98,6 +101,7 @@ def simulate(
         test_videos: rows of the test split; likewise. Where all three are given, N is their sum.
         background_videos: videos of background alone (``*_noisy.h5``); with 0 these files are left out.
         seed: the same seed gives the same files.
+        version: of the set: 2, or 1 for the files of earlier work (see `plan` for what differs).
         workers: threads; None for one per processor, 0 for none. The files do not depend on it.
         progress: called as ``progress("simulate <file>", videos done, videos in all)``.
 
@@ -114,6 +118,7 @@ def simulate(
         test_videos=test_videos,
         background_videos=background_videos,
         seed=seed,
+        version=version,
     )
     options = {
         "videos": len(made_plan.classes),
@@ -122,7 +127,7 @@ def simulate(
         "grid": list(grid),
         "visual_dim": visual_dim,
     }
-    mark = _claim(out, {"version": VERSION, "seed": seed, "options": options})
+    mark = _claim(out, {"version": version, "seed": seed, "options": options})
     world = make_world(seed, (grid[0], grid[1]), visual_dim)
     shapes = feature_shapes(made_plan, world)
     jobs = _jobs(out, made_plan, world, shapes, threads, progress)
@@ -139,6 +144,7 @@ def simulate(
         videos=len(made_plan.ids),
         background_videos=background_videos,
         splits={name: len(rows) for name, rows in made_plan.splits.items()},
+        match_classes=made_plan.match_classes(),
         background=float((made_plan.labels() == len(CLASSES)).mean()),
         bytes=sum(file["bytes"] for file in mark["files"].values()),
         made=names_waiting,

@@ -5,8 +5,8 @@ few factors; classes of one group (strings, voices, vehicles, animals) lie near 
 sum of the codes of what is there, of the surroundings and of variation; fixed loadings spread it over the feature's
 dimensions, each has its own noise, and what stays below the dimension's threshold is 0.
 
-VERSION 1 is frozen: its numbers were set by a linear probe (docs/simulated.md) and do not change any more. What would
-alter a feature or a plan comes with another VERSION.
+The numbers were set by a linear probe (docs/simulated.md) and are frozen. What would alter a feature or a plan comes
+with another version of the set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avel.data.ave import CLASSES, SEGMENTS
-from avel.data.simulated_plan import GROUP_OF, GROUPS, VERSION
+from avel.data.simulated_plan import GROUP_OF, GROUPS, SEED_KEY
 
 Rng = np.random.Generator
 Floats = NDArray[np.float32]
@@ -322,4 +322,4 @@ def _product(first: Floats, second: Floats) -> Floats:
 
 def _generator(seed: int, *key: int) -> Rng:
     """The generator of one thing: what it gives depends on nothing else that was drawn."""
-    return np.random.default_rng((VERSION, seed, *key))
+    return np.random.default_rng((SEED_KEY, seed, *key))

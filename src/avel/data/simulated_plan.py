@@ -1,7 +1,10 @@
 """What the simulated data set is to hold: rows, classes, events, repeated videos and splits; no feature is made here.
 
-The plan follows AVE's own statistics, which stand below as counts; at another size they are scaled. Like the features
-it is frozen as VERSION 1.
+The plan follows AVE's own statistics, which stand below as counts; at another size they are scaled.
+
+There are two versions, and both are frozen. Version 2 gives the match family the classes that AVE's has at any size
+that allows it; version 1 does so near AVE's own size only. In a set of 500 rows or more nothing else differs: rows,
+features and standard splits are the same.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from avel.errors import AvelError
 
 Rng = np.random.Generator
 
-VERSION = 1  # of the whole simulation: every random choice hangs on it, and simulated.json carries it
+VERSIONS = (1, 2)
+VERSION = VERSIONS[-1]  # of the set that is made unless another is named; simulated.json carries it
+SEED_KEY = 1  # goes into every random choice, in both versions
 
 SPLITS = ("train", "val", "test")
 
@@ -56,6 +61,10 @@ REPEATED = {  # videos of two or three rows, by the splits of their rows
     ("val", "val"): 1,
 }
 MATCH_TEST_SHARE = 0.5  # at most so many of the events of 2-9 s go to the match family's test split
+MATCH_CLASSES = {"train": 26, "val": 3, "test": 28}  # how many classes each of AVE's match splits holds
+MATCH_LEAST = 47  # rows that have every class, so that version 2 can give the training split as many
+MATCH_WHOLE = 114  # rows that have every class twice, so that it can give the test split as many, too
+MATCH_VAL = np.array([1, 1, 0.75])  # the match family's val split takes at most so much of the first three classes
 
 #: Classes that look and sound alike; what is in no group is like nothing else.
 GROUPS = {
@@ -101,6 +110,10 @@ class SimulatedPlan:
     splits: dict[str, np.ndarray]
     background_videos: int
 
+    def match_classes(self) -> dict[str, int]:
+        """How many classes each split of the match family holds."""
+        return {name: len(np.unique(self.classes[self.splits[f"{name}_match"]])) for name in SPLITS}
+
     def annotations(self) -> str:
         """The text of Annotations.txt: ``Category&VideoID&Quality&start&end``, without a header."""
         rows = zip(self.classes, self.videos, self.starts, self.ends, strict=True)
@@ -128,6 +141,7 @@ def plan(
     test_videos: int | None = None,
     background_videos: int = BACKGROUND_VIDEOS,
     seed: int = 0,
+    version: int = VERSION,
 ) -> SimulatedPlan:
     """Decide what every row holds; nothing is made yet.
 
@@ -138,6 +152,11 @@ def plan(
     rows that are left (so the first classes), its training split the rest. Where the rows hold too few such events for
     the size asked for, its test split is half of them, and its training split so much larger.
 
+    From MATCH_LEAST rows on, version 2 also gives these splits AVE's classes, whatever sizes are asked for: at least 26
+    in training; at most the first three in validation, and no more rows than these have; in test each class that has
+    two rows, from MATCH_WHOLE rows on all 28. As in AVE, the first two classes are in training only where validation
+    leaves rows of them.
+
     Args:
         videos: number of rows N, at least 3. Where all three splits are given, their sum is meant instead.
         train_videos: rows of the training split; None leaves AVE's proportion of what the others leave.
@@ -145,6 +164,7 @@ def plan(
         test_videos: the same for testing.
         background_videos: videos of background alone, at least 0.
         seed: the same seed gives the same plan.
+        version: 1 or 2, see above.
 
     Raises:
         AvelError: numbers that cannot be.
@@ -154,17 +174,26 @@ def plan(
         raise AvelError(f"background_videos = {background_videos}", "a whole number, at least 0", "give another number")
     if seed < 0:
         raise AvelError(f"seed = {seed}", "a whole number, at least 0", "give another seed")
-    rng = np.random.default_rng((VERSION, seed, 5))  # 0 to 4 are the features'
+    if version not in VERSIONS:
+        raise AvelError(
+            f"version = {version}", f"one of {', '.join(map(str, VERSIONS))}", f"leave it out to take {VERSION}"
+        )
+    rng = np.random.default_rng((SEED_KEY, seed, 5))  # 0 to 4 are the features'
     rows = sum(sizes)
+    like_ave = version > 1 and rows >= MATCH_LEAST
     counts = apportion(CLASS_ROWS, rows)
     classes = np.repeat(np.arange(len(CLASSES)), counts)
-    starts, ends = _events(rng, counts)
+    starts, ends = _events(rng, counts, least_partial=int(like_ave))
     standard = _stratified(rng, counts, sizes, starts < ends)
     video = _repeated(rng, classes, starts, ends, standard)
     partial = np.flatnonzero((ends - starts >= 2) & (ends - starts < SEGMENTS))
-    test = rng.permutation(partial)[: min(sizes[2], max(1, round(len(partial) * MATCH_TEST_SHARE)))]
+    drawn, test_size, val_size = rng.permutation(partial), sizes[2], sizes[1]
+    test_size = min(test_size, max(1, round(len(partial) * MATCH_TEST_SHARE)))
+    test = _of_every_class(drawn, classes, test_size) if like_ave else drawn[:test_size]
     left = np.setdiff1d(np.arange(rows), test)
-    match = {"train_match": left[sizes[1] :], "val_match": left[: sizes[1]], "test_match": test}
+    if like_ave:
+        val_size = min(val_size, int(np.bincount(classes[left])[: len(MATCH_VAL)] @ MATCH_VAL))
+    match = {"train_match": left[val_size:], "val_match": left[:val_size], "test_match": test}
     ids = _ids(rng, int(video.max()) + 1)
     return SimulatedPlan(classes, starts, ends, video, ids, {**standard, **match}, background_videos)
 
@@ -209,15 +238,27 @@ def _split_sizes(videos: int, asked: Sequence[int | None]) -> tuple[int, int, in
     return sizes["train"], sizes["val"], sizes["test"]
 
 
-def _events(rng: Rng, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) starts and (N,) ends. Which rows of a class are full-length is drawn; how many is not."""
+def _of_every_class(drawn: np.ndarray, classes: np.ndarray, size: int) -> np.ndarray:
+    """The first ``size`` of the rows drawn, but at least one row of every class, and never all rows of a class."""
+    of = classes[drawn]
+    rank = np.array([(of[:at] == label).sum() for at, label in enumerate(of)])  # 0: the class's first row drawn
+    drawn, rank = (each[rank < np.bincount(classes)[of] - 1] for each in (drawn, rank))
+    firsts, others = np.flatnonzero(rank == 0), np.flatnonzero(rank > 0)
+    return drawn[np.sort(np.concatenate([firsts, others[: max(0, size - len(firsts))]]))]
+
+
+def _events(rng: Rng, counts: np.ndarray, least_partial: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) starts and (N,) ends. Which rows of a class are full-length is drawn; how many is not.
+
+    At least ``least_partial`` rows of each class are not full-length.
+    """
     rows = int(counts.sum())
     full = np.zeros(rows, dtype=bool)
     first = np.cumsum(counts) - counts
     empty = EMPTY_ROW if rows >= VIDEOS // 2 and counts[0] > EMPTY_ROW else None
     for at, count, share in zip(first, counts, FULL_ROWS / CLASS_ROWS, strict=True):
         free = np.setdiff1d(np.arange(at, at + count), [] if empty is None else [empty])
-        full[rng.permutation(free)[: min(len(free), round(share * count))]] = True
+        full[rng.permutation(free)[: min(len(free), round(share * count), count - least_partial)]] = True
     if full.all():  # a tiny set of a few steady classes: the match family's test split needs one short event
         full[-1] = False
     kinds = [(start, start + 2 + k) for start, ends in PARTIAL_EVENTS.items() for k in range(len(ends))]
