@@ -398,7 +398,7 @@ def test_splits_that_nothing_takes(tmp_path: Path) -> None:
                 ("eval", "'val' (chooses the epoch) or 'test' (is looked at once)"),
             )
         ),
-        f"note  split 'fold2': {taken} unless it is asked for by this name",
+        f"note  split 'fold2': {taken}; `avel evaluate --split` does",
     ]
     assert exit_code(check(path, window=WINDOW)) == 1
 

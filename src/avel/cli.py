@@ -625,13 +625,14 @@ def _extract_options(parser: ArgumentParser) -> None:
         "--clip_seconds_limit",
         type=float,
         default=300.0,
-        help="A clip that does not get on by a second of video in that many seconds has failed; the rest go on.",
+        help="A clip that does not get on by a second of video in that many seconds has failed; the rest go on. Not "
+        "with --workers 0.",
     )
     parser.add_argument(
         "--clip_memory_limit",
         type=float,
         default=2.0,
-        help="A clip whose process holds more GiB of memory has failed; the rest go on.",
+        help="A clip whose process holds more GiB of memory has failed; the rest go on. Not with --workers 0.",
     )
     parser.add_argument(
         "--framing",

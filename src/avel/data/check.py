@@ -196,7 +196,7 @@ def _of_other_split(name: str, number: int) -> Finding:
         return Finding(
             "error", place, f"{left_out}: the split is called {meant} here; write that into the CSV and extract again"
         )
-    return Finding("note", place, f"{left_out} unless it is asked for by this name")
+    return Finding("note", place, f"{left_out}; `avel evaluate --split` does")
 
 
 _EVENT_FINDINGS: tuple[tuple[str, Level, str], ...] = (
