@@ -127,7 +127,7 @@ def open_media(
 
 
 def _container(path: Path) -> av.container.InputContainer:
-    """Open a file of this machine, whatever its name looks like (``12:30.mp4``), and let a playlist name files alone."""
+    """Open a file of this machine, whatever its name looks like (``12:30.mp4``); a playlist may name files alone."""
     return av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options={"protocol_whitelist": "file"})
 
 
