@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.store import Packed, Settings, Store, open_store, pack, part_file, write_part
+from avel.data.store import WORK, Packed, Settings, Store, open_store, pack, part_file, write_part
+from avel.files import make_work_folder
 from avel.types import Span
 
 CLASSES = ("bell", "dog", "train")
@@ -49,7 +50,7 @@ def write_store(
     lengths = (segments,) if isinstance(segments, int) else segments
     members = []
     path.mkdir(parents=True, exist_ok=True)
-    (path / "parts").mkdir(exist_ok=True)
+    make_work_folder(path / WORK)
     for index in range(clips + background):
         length = lengths[index % len(lengths)]
         label = index % len(CLASSES)

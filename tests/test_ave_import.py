@@ -28,6 +28,7 @@ from avel.data.loader import Windows
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.evaluation import evaluate, floors
+from avel.files import make_work_folder
 from avel.training import train
 
 SEEDS = range(10)
@@ -371,7 +372,8 @@ def test_a_folder_with_something_else_is_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(AvelError, match=r"holds another store, of ave-layout-visual-2x3x6"):
         import_ave(folder, tmp_path / "store")
     assert (tmp_path / "store" / "store.json").read_bytes() == kept
-    (tmp_path / "half" / "parts").mkdir(parents=True)
+    make_work_folder(tmp_path / "half" / feature_store.WORK)
+    (tmp_path / "half" / feature_store.WORK / "1.safetensors").touch()
     with pytest.raises(AvelError, match="unfinished extraction"):
         import_ave(folder, tmp_path / "half")
     (tmp_path / "file").touch()
@@ -426,7 +428,7 @@ import_ave(folder, out, workers=1)
 
 @pytest.mark.parametrize("place", ["fsync", "replace"])
 def test_killed_at_every_write_and_resumed(folder: Path, whole: Store, tmp_path: Path, place: str) -> None:
-    """Five shards, store.json, import.json: a run that is killed at its second write finishes one of them."""
+    """The shards' names, five shards, store.json, import.json: a run killed at its second write finishes one."""
     out = tmp_path / "store"
     kept: dict[str, tuple[int, int]] = {}
     kills = 0
@@ -440,7 +442,7 @@ def test_killed_at_every_write_and_resumed(folder: Path, whole: Store, tmp_path:
             break
         assert process.returncode == -signal.SIGKILL, process.stderr
         kills += 1
-    assert kills == 1 + 6 and len(kept) == 5  # the last run writes import.json alone
+    assert kills == 2 + 6 and len(kept) == 5  # the last run writes import.json alone
     process = subprocess.run(
         [sys.executable, "-c", KILL, folder, tmp_path / "unkilled", place, "99"], capture_output=True, text=True
     )
@@ -466,8 +468,8 @@ def test_a_full_disk_keeps_what_is_done(folder: Path, tmp_path: Path, monkeypatc
     with pytest.raises(AvelError, match="No space left"):
         import_ave(folder, tmp_path / "store", workers=1)
     monkeypatch.setattr(os, "fsync", original)
-    assert not list((tmp_path / "store").glob(".*"))
-    assert import_ave(folder, tmp_path / "store", workers=1).done == 17 - 6
+    assert not list((tmp_path / "store").glob(".avel-*.tmp"))
+    assert import_ave(folder, tmp_path / "store", workers=1).done == 17 - 5  # the names of the shards, and five
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_start(

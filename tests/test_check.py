@@ -23,8 +23,9 @@ from synthetic import write_store
 import avel.data.check_ave as check_ave_module
 import avel.data.measure as measure_module
 from avel.data.check import check, exit_code
-from avel.data.store import Packed, Settings, pack, part_file, write_part
+from avel.data.store import WORK, Packed, Settings, pack, part_file, write_part
 from avel.errors import AvelError
+from avel.files import make_work_folder
 from avel.types import Finding, Span
 
 CLASSES = ("bell", "dog")
@@ -72,7 +73,7 @@ def made_store() -> MadeStore:
 def write(path: Path, made: MadeStore) -> Path:
     extractors = {kind: {"name": "made", "tag": tag, "options": {}} for kind, tag in made.tags.items()}
     settings = Settings(1.0, "time", extractors, (2, 2), 3, 5, made.origin)
-    (path / "parts").mkdir(parents=True)
+    make_work_folder(path / WORK)
     members = []
     for number, clip in enumerate(made.clips):
         facts = {"duration": clip.duration, "audio_valid": clip.audio_valid, "source": str(number), "bad_packets": 0}
@@ -456,7 +457,7 @@ def test_damaged_stores_are_findings(tmp_path: Path) -> None:
     damage_index(path, '"bytes": ', f'"bytes": {shard.stat().st_size}, "was": ')
     assert "are bfloat16 for float16 or audio features are bfloat16 for float32" in only(path)
     path = tmp_path / "half"
-    (path / "parts").mkdir(parents=True)
+    make_work_folder(path / WORK)
     assert "holds an unfinished extraction" in only(path)
     path, _ = fresh("no segment")
     index = path / "store.json"

@@ -13,8 +13,9 @@ from synthetic import write_store
 
 import avel.data.compare as compare_module
 from avel.data.compare import Comparison, Difference, compare
-from avel.data.store import Packed, Settings, pack, part_file, write_part
+from avel.data.store import WORK, Packed, Settings, pack, part_file, write_part
 from avel.errors import AvelError
+from avel.files import make_work_folder
 
 KINDS = ("visual", "audio")
 Features = dict[str, tuple[np.ndarray, np.ndarray]]  # clip id -> visual (T, 2, 2, 3) float16, audio (T, 5) float32
@@ -42,7 +43,7 @@ def write(path: Path, features: Features, *, tag: str = "x-1", ids: Sequence[str
     extractors = {kind: {"name": "x", "tag": f"{kind}-{tag}", "options": {}} for kind in KINDS}
     facts = {"segment_seconds": 1.0, "framing": "time", "grid": (2, 2), "visual_dim": 3, "audio_dim": 5, **given}
     settings = Settings(extractors=extractors, **facts)
-    (path / "parts").mkdir(parents=True)
+    make_work_folder(path / WORK)
     members = []
     for name, (visual, audio) in features.items():
         known = {"duration": float(len(visual)), "audio_valid": True, "source": name, "bad_packets": 0}

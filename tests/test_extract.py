@@ -543,7 +543,7 @@ def test_killed_three_times_then_resumed(
         }
         assert kept.items() <= now.items()  # what was finished is there, and was not written again
         kept = now
-    parts = [name for name in kept if name.startswith("parts/")]
+    parts = [name for name in kept if name.startswith(f"{store_module.WORK}/")]
     finished = 4 if (out / "store.json").exists() else len(parts)
     report = extract(table, out, workers=0)
     assert (report.done, report.skipped, len(calls)) == (4 - finished, finished, 4 - finished)
@@ -590,7 +590,7 @@ extract._one_clip = slowly
 
 
 def parts_of(out: Path) -> list[Path]:
-    return list((out / "parts").glob("*.safetensors")) if (out / "parts").is_dir() else []
+    return list((out / store_module.WORK).glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -633,7 +633,7 @@ def test_no_room_on_the_disk_is_no_failed_clip(tiny_clips: Clips, tmp_path: Path
     process.wait(timeout=60)
     errors = end_group(process)
     assert "AvelError: could not write" in errors and "run the same command again" in errors
-    assert [file.name for file in (tmp_path / "store").rglob("*")] == ["parts"]
+    assert [file.name for file in (tmp_path / "store").rglob("*.safetensors")] == []
 
 
 def test_workers_import_no_torch() -> None:

@@ -18,13 +18,14 @@ from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.check import check
 from avel.data.compare import compare
-from avel.data.store import Part, open_store
+from avel.data.store import WORK, Part, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.evaluation import predict
 from avel.features.clip import extract_clip
 from avel.features.extract import Recipe, _one_clip, estimate_seconds, extract
 from avel.features.video import probe
+from avel.files import make_work_folder
 from avel.rivals import nearest_class_mean
 from avel.training import train
 
@@ -104,7 +105,7 @@ def test_another_choice_on_the_same_folder(table: Path, tmp_path: Path) -> None:
 
 def test_another_choice_than_that_of_a_run_that_was_killed(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
-    (out / "parts").mkdir(parents=True)
+    make_work_folder(out / WORK)
     mute = read_table(table)[1]
     part = _one_clip(mute, out, Recipe.of("classical", "classical", 1.0, missing_audio="mark"))
     assert isinstance(part, Part) and part.file.is_file() and not part.audio_valid

@@ -335,7 +335,7 @@ def test_resume_makes_only_what_is_missing(small, tmp_path):
     render(tmp_path, **SMALL, workers=0)
     (tmp_path / "videos/clip_0003.mp4").unlink()
     (tmp_path / "clips.csv").unlink()
-    (tmp_path / "videos/.clip_0003.mp4.tmp").write_bytes(b"half a clip")
+    (tmp_path / "videos/.avel-0123456789abcdef.tmp").write_bytes(b"half a clip")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("videos/clip*.mp4")}
     calls = []
     render(tmp_path, **SMALL, workers=0, progress=lambda *call: calls.append(call))

@@ -318,7 +318,7 @@ def test_an_interrupted_simulation_keeps_its_finished_files(
         simulate(out, **SMALL, progress=interrupted)  # type: ignore[arg-type]
     assert json.loads((out / SIMULATED_MARK).read_text())["version"] == 2  # marked before anything else is there
     before = (out / "audio_feature.h5").stat().st_mtime_ns
-    (out / ".visual_feature.h5.tmp").write_bytes(b"left by a kill")
+    (out / ".avel-0123456789abcdef.tmp").write_bytes(b"left by a kill")
     report = simulate(out, **SMALL)  # type: ignore[arg-type]
     assert set(report.made) == {"visual_feature.h5", "visual_feature_vec.h5"} and "audio_feature.h5" in report.kept
     assert (out / "audio_feature.h5").stat().st_mtime_ns == before

@@ -12,8 +12,20 @@ import torch
 from synthetic import write_store
 
 import avel.data.store as store_module
-from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
+from avel.data.store import (
+    WORK,
+    Packed,
+    Part,
+    Settings,
+    open_store,
+    pack,
+    part_file,
+    read_part,
+    stored_part,
+    write_part,
+)
 from avel.errors import AvelError
+from avel.files import make_work_folder
 from avel.types import Span
 
 SETTINGS = Settings(
@@ -35,7 +47,7 @@ def features(index: int, segments: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_part(out: Path, index: int, segments: int = 0) -> Part:
-    (out / "parts").mkdir(parents=True, exist_ok=True)
+    make_work_folder(out / WORK)
     visual, audio = features(index, segments or index + 1)
     return write_part(
         part_file(out, f"c{index}"),

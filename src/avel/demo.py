@@ -17,11 +17,12 @@ from avel.data.store import Store, open_store
 from avel.data.table import read_table
 from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
-from avel.files import check_folder, write_file
+from avel.errors import AvelError
+from avel.files import check_folder, make_folder, refuse_foreign, write_file
 from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
-from avel.present import USUAL_FORMATS, present
+from avel.present import FINGERPRINT, USUAL_FORMATS, fingerprint, finished, present
 from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
 from avel.types import BACKGROUND, Progress
@@ -38,6 +39,7 @@ NETWORKS: dict[str, Literal["both", "audio", "visual"]] = {
 }
 WIDTH = 128  # D: half the model's default, enough for ten classes and twice as fast
 MIN_SECONDS = 2.0  # no event of the rendered world is shorter
+FORMAT = "avel-demo"  # what demo.json says from the start
 TITLE = "Rendered clips, held out: scenes, instances and voices never seen in training"
 
 
@@ -110,9 +112,11 @@ def demo(
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
-        AvelError: the folder holds a demo with other settings, or the disk is full.
+        AvelError: the folder holds a demo with other settings, or files that no demo wrote or that were changed since,
+            or the disk is full.
     """
     check_folder(out)
+    _claim(out)
     seconds: dict[str, float] = {}
     clock = _Clock(seconds)
     table = render(out / "world", clips=clips, long_videos=long_videos, seed=seed, workers=workers, progress=progress)
@@ -154,8 +158,11 @@ def demo(
             progress("localize", done, len(long) + len(held_out))
         folder = out / ("long" if done < len(long) else "clips")
         timeline = localize(clip.path, model, threshold=threshold, min_seconds=MIN_SECONDS)
-        timeline = replace(timeline, truth=clip.spans)
-        files = present(timeline, folder, clip.path.stem, (*USUAL_FORMATS, "html"))
+        tags = {**timeline.tags, FINGERPRINT: fingerprint(clip.path, folder)}
+        timeline = replace(timeline, truth=clip.spans, tags=tags)
+        formats = (*USUAL_FORMATS, "html")
+        finished(clip.path, folder, clip.path.stem, formats, None)  # files of an earlier demo, unless they were changed
+        files = present(timeline, folder, clip.path.stem, formats, overwrite=True)
         if done < len(long):
             found += event_counts(clip.spans, timeline.events, IOU)
         else:
@@ -188,9 +195,27 @@ def demo(
             "events": f"at least {MIN_SECONDS:g} s, mean probability at least {threshold:g} (chosen on validation)",
         },
     )
-    content: dict[str, Any] = asdict(result) | {"page": str(result.page), "model": str(result.model)}
+    content: dict[str, Any] = (
+        {"format": FORMAT} | asdict(result) | {"page": str(result.page), "model": str(result.model)}
+    )
     write_file(out / "demo.json", json.dumps(content, indent=1))
     return result
+
+
+def _claim(out: Path) -> None:
+    """Mark a new or empty folder as a demo's; AvelError for any other that has no such mark."""
+    mark = out / "demo.json"
+    refuse_foreign(mark, lambda data: bool(json.loads(data)["format"] == FORMAT))
+    if not mark.exists():
+        foreign = sorted(file.name for file in out.iterdir()) if out.is_dir() else []
+        if foreign:
+            raise AvelError(
+                f"{out} holds {foreign[0]}, and no demo.json",
+                "a new or empty folder, or a demo's",
+                "choose another --out",
+            )
+        make_folder(out)
+        write_file(mark, json.dumps({"format": FORMAT}))
 
 
 def rivals(store: Store) -> list[Row]:

@@ -6,9 +6,14 @@ import fcntl
 import hashlib
 import io
 import os
+import re
+import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 from avel.errors import AvelError
@@ -16,70 +21,226 @@ from avel.text import csv_cell, csv_path, has_controls
 
 _BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_TEMPORARY = re.compile(r"\.avel-[0-9a-f]{16}\.tmp")
+_MARK = "made-by-avel"  # the file that tells a work folder of ours from a folder of the user's
+
+#: Inside `together`: the temporary file of each path, and what locks and removes these files.
+_held_back: ContextVar[tuple[dict[Path, Path], ExitStack] | None] = ContextVar("_held_back", default=None)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success flush it to the disk and rename it over ``path``.
+    """Give a new, empty temporary file beside ``path``; on success flush it to the disk and rename it over ``path``.
 
-    The temporary name is fixed, so that what a kill leaves behind is overwritten by the next try.
+    Its name cannot be guessed and it is created exclusively: nothing is written through a link, and no two processes
+    share it. A link at ``path`` is replaced; what it points to stays as it is. The temporary file is locked while it
+    is in use. Those that a kill left in the folder are not locked, and are removed here.
 
     Raises:
         AvelError: the disk is full or a file-size limit was hit; nothing is left behind and the old file stands.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with _replacing(Path(path), _create) as temporary:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise no_room(path, error) from error
-        raise
+
+
+@contextmanager
+def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
+    """As `replacing`; ``make`` creates the temporary file and returns a handle that locks it."""
+    with ExitStack() as stack:
+        try:
+            remove_abandoned(path.parent)
+            temporary = _new_temporary(path.parent, make, stack)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            held_back = _held_back.get()
+            if held_back is None:
+                os.replace(temporary, path)
+            else:
+                held_back[0][path] = temporary
+                held_back[1].enter_context(stack.pop_all())
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise no_room(path, error) from error
+            raise
+
+
+@contextmanager
+def together() -> Iterator[Callable[[Path], Path]]:
+    """Hold back the renames of all that is written inside, so that all files appear at the end, or none.
+
+    Gives a function that says where the content of a file lies until then. Of two writes to one path the last counts.
+    """
+    with ExitStack() as stack:
+        files: dict[Path, Path] = {}
+        before = _held_back.set((files, stack))
+        try:
+            yield lambda path: files.get(path, path)
+        finally:
+            _held_back.reset(before)
+        for path, temporary in files.items():
+            os.replace(temporary, path)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Put a hard link to ``source`` at ``path``; a copy where the file system has no links, or is another one."""
+    try:
+        with _replacing(path, partial(_link, source.resolve())):
+            pass
+    except OSError:
+        with replacing(path) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def _new_temporary(folder: Path, make: Callable[[Path], int], stack: ExitStack) -> Path:
+    """A temporary file or folder that ``stack`` will unlock, and remove if it is still there."""
+    while True:
+        temporary = folder / f".avel-{secrets.token_hex(8)}.tmp"
+        handle = make(temporary)
+        stack.callback(os.close, handle)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.lstat(temporary)):
+                stack.callback(_remove, temporary)
+                return temporary
+        # Another process took it for one that a kill left, in the moment before it was locked.
+
+
+def _create(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    _lock(handle)
+    return handle
+
+
+def _create_folder(path: Path) -> int:
+    path.mkdir()
+    (path / _MARK).touch()
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    _lock(handle)
+    return handle
+
+
+def _link(source: Path, path: Path) -> int:
+    os.link(source, path)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the file is the user's, too: wait for nobody
+    return handle
+
+
+def _lock(handle: int) -> None:
+    with suppress(OSError):  # no locks here, as on some network storage: then none are taken for abandoned either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files and folders of ours that no process holds."""
+    found: list[str] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        found = [entry.path for entry in entries if _TEMPORARY.fullmatch(entry.name)]
+    for path in found:
+        with suppress(OSError):  # held, or gone, or a link
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if stat.S_ISREG(os.fstat(handle).st_mode) or is_work_folder(path):
+                    _remove(path)
+            finally:
+                os.close(handle)
+
+
+def _remove(path: str | Path) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; on success flush its files and rename it to ``path``.
 
-    A folder that stands at ``path`` is removed then. The temporary name is fixed, so that what a kill leaves behind is
-    removed by the next try.
+    A folder that stands at ``path`` is removed then. Temporary folders are named, locked and removed as temporary
+    files are, see `replacing`.
 
     Raises:
         AvelError: the disk is full or a file-size limit was hit, or the folder cannot be made; nothing is left behind
             and the old folder stands.
     """
     path = Path(path).resolve()
-    temporary, former = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    # Of a fixed name, so that a run that was killed between the two renames is set right by the next one.
+    former = path.with_name(f".avel-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.old")
+    with ExitStack() as stack:
+        try:
+            _restore(former, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
+            temporary = _new_temporary(path.parent, _create_folder, stack)
+            yield temporary
+            for file in temporary.iterdir():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
+            if path.exists():
+                (path / _MARK).touch()
+                os.replace(path, former)
+            os.replace(temporary, path)
+            (path / _MARK).unlink()
+            remove_work_folder(former)
+        except BaseException as error:
+            _restore(former, path)
+            if isinstance(error, OSError):
+                if error.errno in _NO_ROOM:
+                    raise no_room(path, error, kept=False) from error
+                raise AvelError(
+                    f"cannot write {path}: {error.strerror or error}", "a folder that can be made", "choose another one"
+                ) from error
+            raise
+
+
+def _restore(former: Path, path: Path) -> None:
+    """Put a folder that was moved away back, or remove it where the new one has taken its place."""
+    if is_work_folder(former) and not os.path.lexists(path):
+        os.replace(former, path)
+    if is_work_folder(path):
+        (path / _MARK).unlink()
+    remove_work_folder(former)
+
+
+def make_work_folder(path: Path) -> None:
+    """Make a folder for unfinished work, with a mark in it, without which `remove_work_folder` removes nothing.
+
+    Raises:
+        AvelError: something else stands there.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(parents=True)
+    if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not is_work_folder(path)):
+        raise AvelError(
+            f"{path} was not made by avel", "the folder that avel puts unfinished work in", "rename it, or delete it"
+        )
+    (path / _MARK).touch()
+
+
+def is_work_folder(path: str | Path) -> bool:
+    """Whether there is a folder, not a link to one, with the mark of a work folder."""
+    return not os.path.islink(path) and stat.S_ISREG(_mode(os.path.join(path, _MARK)))
+
+
+def _mode(path: str) -> int:
     try:
-        if former.exists() and not path.exists():  # killed between the two renames below
-            os.replace(former, path)
-        for left_over in (temporary, former):
-            if left_over.exists():
-                shutil.rmtree(left_over)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            with open(file, "rb") as written:
-                os.fsync(written.fileno())
-        if path.exists():
-            os.replace(path, former)
-        os.replace(temporary, path)
-        shutil.rmtree(former, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if former.exists() and not path.exists():
-            os.replace(former, path)
-        if isinstance(error, OSError):
-            if error.errno in _NO_ROOM:
-                raise no_room(path, error, kept=False) from error
-            raise AvelError(
-                f"cannot write {path}: {error.strerror or error}", "a folder that can be made", "choose another one"
-            ) from error
-        raise
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+def remove_work_folder(path: Path) -> None:
+    """Remove a folder that `make_work_folder` made, with all that is in it; any other stays."""
+    if is_work_folder(path):
+        shutil.rmtree(path)
+
+
+def through_no_link(path: str, flags: int) -> int:
+    """An ``opener`` for `open` that raises OSError where a link stands at ``path``."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def no_room(path: str | Path, error: OSError, *, kept: bool = True) -> AvelError:
@@ -160,6 +321,36 @@ def check_folder(path: str | Path) -> None:
     else:
         return
     raise AvelError(found, "a folder to write to, or a place where one can be made", "choose another folder")
+
+
+def refuse_around(out: str | Path, folder: str | Path) -> None:
+    """Raises AvelError where results would go to a folder of input, or to one that contains it."""
+    if Path(folder).resolve().is_relative_to(Path(out).resolve()):
+        raise AvelError(
+            f"the input {folder} lies in the output folder {out}"
+            if Path(folder).resolve() != Path(out).resolve()
+            else f"{out} is both the input and the output folder",
+            "an output folder of its own; it may lie inside the input folder",
+            f"choose another --out, such as {Path(folder) / 'store'}",
+        )
+
+
+def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Raises AvelError where a file stands at ``path`` that avel did not write.
+
+    Args:
+        is_ours: what tells, of the file's bytes; ValueError, TypeError and AttributeError mean False.
+    """
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        if path.is_file() and is_ours(path.read_bytes()):
+            return
+    raise AvelError(
+        f"{path} was not written by avel, and would be overwritten",
+        "a folder without a file of that name",
+        "choose another --out, or move the file away",
+    )
 
 
 def make_folder(path: str | Path) -> None:

@@ -32,7 +32,7 @@ from avel.data.splits import BACKGROUND_SPLIT, KNOWN
 from avel.data.store import Store, open_store
 from avel.devices import device
 from avel.errors import AvelError
-from avel.files import check_folder, make_folder, write_file
+from avel.files import check_folder, make_folder, remove_abandoned, write_file
 from avel.floors import segment_floors
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
@@ -561,7 +561,8 @@ def _start_or_resume(
             run["config"]["epochs"] = config.epochs
             write_file(run_file, json.dumps(run, indent=1))
         return run
-    begun = {"config.yaml", ".config.yaml.tmp", ".run.json.tmp"}  # what a kill before run.json may leave
+    remove_abandoned(config.out)
+    begun = {"config.yaml"}  # what a kill before run.json may leave
     if config.out.exists() and not (config.out.is_dir() and {file.name for file in config.out.iterdir()} <= begun):
         raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
     make_folder(config.out)

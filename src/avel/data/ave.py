@@ -291,7 +291,7 @@ def rows_file(
     little_endian = np.dtype(dtype).newbyteorder("<")
     with open(path, "wb") as empty:
         empty.truncate(little_endian.itemsize * prod(shape))  # a limit is met here, not within HDF5
-    with h5py.File(path, "w") as file:
+    with h5py.File(path, "w", locking=False) as file:  # `replacing` holds a lock of its own
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the array has its place now
         create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)

@@ -6,7 +6,6 @@ run that was killed finds its finished shards by name and reads no feature of th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,9 +21,27 @@ from avel.data import store as feature_store
 from avel.data.ave import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
 from avel.data.ave_survey import Survey, survey
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
-from avel.data.store import Settings, StoredClip, canonical, checksum, open_store, write_index, write_shard
+from avel.data.store import (
+    WORK,
+    Settings,
+    StoredClip,
+    announce,
+    checksum,
+    open_store,
+    shard_name,
+    write_index,
+    write_shard,
+)
 from avel.errors import AvelError
-from avel.files import check_folder, file_sha256, make_folder, write_file
+from avel.files import (
+    check_folder,
+    file_sha256,
+    make_folder,
+    refuse_around,
+    refuse_foreign,
+    remove_work_folder,
+    write_file,
+)
 from avel.processors import as_finished, worker_count
 from avel.types import Finding, Progress
 
@@ -91,11 +108,13 @@ def import_ave(
 
     Raises:
         AvelError: a file is missing, damaged or does not fit the others, a feature is not finite or too large for
-            float16, the folder holds another store, the disk is full, or ``workers`` is negative. Damaged input leaves
-            nothing behind.
+            float16, ``out`` is ``folder`` or contains it, or holds another store, the disk is full, or ``workers`` is
+            negative. Damaged input leaves nothing behind.
     """
     folder, out = Path(folder), Path(out)
     check_folder(out)
+    refuse_around(out, folder)
+    refuse_foreign(out / "import.json", lambda data: {"origin", "files", "orders"} <= json.loads(data).keys())
     threads = worker_count(workers)
     found = survey(folder)
     sources = _sources(found)
@@ -107,6 +126,7 @@ def import_ave(
     _refuse_small_disk(out, sum(len(shard.rows) for shard in shards if shard.path not in before), settings)
     existed = out.is_dir()
     make_folder(out)
+    announce(out, [shard.path.name for shard in shards if shard.path not in before])
     total = sum(len(shard.rows) for shard in shards)
     facts: dict[Path, dict[str, Any]] = {}
     done = new = 0
@@ -241,7 +261,7 @@ def _refuse_other(out: Path, settings: Settings) -> None:
             raise AvelError(
                 f"{out} holds another store, of {one}", f"a new folder, or the store of {other}", "choose another --out"
             )
-    elif (out / "parts").is_dir():
+    elif any((out / WORK).glob("*.safetensors")):
         raise AvelError(f"{out} holds an unfinished extraction", "a new or empty folder", "choose another --out")
 
 
@@ -263,8 +283,7 @@ def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[s
         for first in range(0, len(source.clips), rows_each):
             rows = range(first, min(first + rows_each, len(source.clips)))
             facts = [asdict(settings), identity, source.visual.name, rows.start, rows.stop]
-            name = hashlib.sha256(canonical(facts).encode()).hexdigest()[:16]
-            shards.append(_Shard(out / f"shard-{name}.safetensors", source, rows))
+            shards.append(_Shard(out / shard_name(facts), source, rows))
     return shards
 
 
@@ -280,7 +299,7 @@ def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool
             with safe_open(shard.path, "np") as file:
                 return json.loads(file.metadata()["facts"]), False
         except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            shard.path.unlink()  # damaged since; made again
+            pass  # damaged since; made again
     count = len(shard.rows)
     visual = np.empty((count, SEGMENTS, *settings.grid, settings.visual_dim), np.float16)
     audio = np.empty((count, SEGMENTS, settings.audio_dim), np.float32)
@@ -388,5 +407,6 @@ def _undo(out: Path, shards: list[Path], existed: bool) -> None:
     """Take back what a run wrote before it met damaged input."""
     for shard in shards:
         shard.unlink(missing_ok=True)
+    remove_work_folder(out / WORK)
     if not existed:
         out.rmdir()

@@ -32,8 +32,9 @@ from avel.data.measure import (
     refused,
 )
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES, KNOWN, known_split, meant_split
-from avel.data.store import Store, StoredClip, checksum, open_store
+from avel.data.store import WORK, Store, StoredClip, checksum, open_store
 from avel.errors import AvelError
+from avel.files import is_work_folder
 from avel.types import Finding, Progress, Span
 
 
@@ -53,7 +54,7 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
     path = Path(path)
     if window < 1:
         raise AvelError(f"a window of {window} segments", "at least 1", "give another --window")
-    if (path / "store.json").is_file() or (path / "parts").is_dir():
+    if (path / "store.json").is_file() or is_work_folder(path / WORK):
         findings = _check_store(path, window, progress)
     elif any((path / name).is_file() for names in NAMES.values() for name in names):
         findings = check_ave(path, progress)

@@ -43,7 +43,7 @@ from avel.data import rendered_sounds as sounds
 from avel.data.rendered_plan import CLASSES, KINDS, ClipPlan, Second, Shot, generator, pace, plan_world, pool_generator
 from avel.data.rendered_scenes import Actor, Camera, draw_frames, paint_place
 from avel.data.rendered_things import THINGS, Rng
-from avel.data.table import Clip, write_table
+from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
 from avel.files import make_folder, write_file
 from avel.processors import worker_count
@@ -108,7 +108,9 @@ def render(
             progress("render", done, len(plans))
     for name, chosen in (("clips.csv", plans[:clips]), ("long.csv", plans[clips:])):
         if chosen:
-            write_table(out / name, [Clip(plan.video, out / plan.video, plan.spans, (plan.split,)) for plan in chosen])
+            _write_labels(
+                out / name, [Clip(plan.video, out / plan.video, plan.spans, (plan.split,)) for plan in chosen]
+            )
     return out / "clips.csv"
 
 
@@ -288,9 +290,15 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     make_folder(out / "videos")
     make_folder(out / "long")
     if not file.exists():
-        if any(out.glob("*/*.mp4")):
+        foreign = [
+            *(each for each in (out / "clips.csv", out / "long.csv") if os.path.lexists(each)),
+            *(each for folder in ("videos", "long") for each in (out / folder).iterdir()),
+        ]
+        if foreign:
             raise AvelError(
-                f"{out} holds videos but no world.json", "an empty folder, or a world", "choose another folder"
+                f"{out} holds {foreign[0].relative_to(out)} but no world.json",
+                "an empty folder, or a world",
+                "choose another folder",
             )
         write_file(file, json.dumps(facts, indent=1) + "\n")
         return
@@ -309,6 +317,17 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         raise AvelError(
             f"{out} holds another world: {told}", "the same settings", "choose another folder, or delete this one"
         )
+
+
+def _write_labels(file: Path, clips: list[Clip]) -> None:
+    """Write a table, unless it is there already; AvelError where it was changed since."""
+    if os.path.lexists(file):
+        if read_table(file) != clips:
+            raise AvelError(
+                f"{file} was changed since it was written", "the labels of this world", "keep yours under another name"
+            )
+    else:
+        write_table(file, clips)
 
 
 def _render_all(plans: list[ClipPlan], out: Path, workers: int) -> Iterator[None]:

@@ -34,7 +34,7 @@ from avel.data.simulated_features import (
 )
 from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
 from avel.errors import AvelError
-from avel.files import file_sha256, make_folder, replacing, write_file
+from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
 from avel.processors import as_finished, worker_count
 from avel.types import Progress
 
@@ -203,7 +203,8 @@ def _jobs(
     def small() -> None:
         write_file(out / "Annotations.txt", made_plan.annotations())
         for name, (key, array) in arrays.items():
-            with replacing(out / name) as temporary, h5py.File(temporary, "w") as file:
+            # `replacing` holds a lock of its own, which HDF5's would wait for.
+            with replacing(out / name) as temporary, h5py.File(temporary, "w", locking=False) as file:
                 file.create_dataset(key, data=array)
 
     audio = ("audio_feature.h5",)
@@ -258,7 +259,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
     path = out / SIMULATED_MARK
     make_folder(out)
-    foreign = sorted(each.name for each in out.iterdir() if each.name != f".{SIMULATED_MARK}.tmp")
+    remove_abandoned(out)  # of a run that was killed: as large as what it was writing
+    foreign = sorted(each.name for each in out.iterdir())
     if not path.exists():
         if foreign:
             raise AvelError(
@@ -283,8 +285,6 @@ def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
             if key != "options" and theirs.get(key) != value
         )
         raise AvelError(f"{out} holds another simulation: {told}", "the same numbers", "choose another folder")
-    for left_over in out.glob(".*.tmp"):  # of a run that was killed: as large as what it was writing
-        left_over.unlink()
     return mark
 
 

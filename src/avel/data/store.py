@@ -2,15 +2,15 @@
 
 A shard holds ``visual`` (sum of T, H, W, Dv) float16 and ``audio`` (sum of T, Da) float32 of consecutive clips. Its
 name is a hash of what it holds, so a shard that exists is finished and is never written again; ``store.json``, replaced
-as a whole, says which shards count. While a store is being made, every finished clip is one file under ``parts/``.
+as a whole, says which shards count. While a store is being made, every finished clip is one file in a work folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +21,15 @@ from safetensors.numpy import save
 
 from avel.data.labels import segment_labels
 from avel.errors import AvelError
-from avel.files import replacing, write_file
+from avel.files import is_work_folder, make_work_folder, remove_work_folder, replacing, write_file
 from avel.types import Progress, Span
 
 if TYPE_CHECKING:  # the workers that only decode must not pay for torch
     import torch
 
 SCHEMA = 2
+WORK = ".avel-parts"  # the work folder of a store that is being made
+_ANNOUNCED = "shards.json"  # there: the shards that are removed where store.json does not name them
 SHARD_BYTES = 64 * 2**20  # a shard is put together in memory before it is written, and once more as bytes
 
 
@@ -254,7 +256,7 @@ def open_store(path: str | Path) -> Store:
     try:
         data = index.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        unfinished = (path / "parts").is_dir()
+        unfinished = is_work_folder(path / WORK)
         raise AvelError(
             f"{path} holds an unfinished extraction" if unfinished else f"no feature store in {path}",
             "a folder with store.json, written by `avel extract`",
@@ -316,7 +318,7 @@ class Part:
 
 def part_file(out: Path, clip_id: str) -> Path:
     """Where the features of a clip wait to be packed."""
-    return out / "parts" / f"{hashlib.sha256(clip_id.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.safetensors"
+    return out / WORK / f"{hashlib.sha256(clip_id.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.safetensors"
 
 
 def write_part(
@@ -408,9 +410,12 @@ def pack(
     """
     shards: list[str] = []
     stored: list[StoredClip] = []
-    for members in _fill(clips, settings.segment_bytes):
-        content = hashlib.sha256(canonical([settings.shaping, [clip.part.checksum for clip in members]]).encode())
-        shard = out / f"shard-{content.hexdigest()[:16]}.safetensors"
+    filled = [
+        (out / shard_name([settings.shaping, [clip.part.checksum for clip in members]]), members)
+        for members in _fill(clips, settings.segment_bytes)
+    ]
+    announce(out, [shard.name for shard, _ in filled if not shard.exists()])
+    for shard, members in filled:
         if not shard.is_file():
             _write_shard(shard, [clip.part for clip in members])
         row = 0
@@ -453,7 +458,9 @@ def write_index(
     lines = ",\n".join("  " + json.dumps(_clip_json(clip)) for clip in clips)  # a line per clip: a diff can be read
     text = f'{json.dumps(head, indent=1)[:-2]},\n "clips": [\n{lines}\n ]\n}}\n'
     index = out / "store.json"
-    if not index.is_file() or index.read_bytes() != text.encode():
+    former = index.read_bytes() if index.is_file() else b""
+    if former != text.encode():
+        announce(out, _names(former, lambda content: [shard["name"] for shard in content["shards"]]) - set(shards))
         write_file(index, text)
     _remove_leftovers(out, set(shards))
 
@@ -505,13 +512,37 @@ def _write_shard(path: Path, parts: Sequence[Part]) -> None:
     write_shard(path, np.concatenate(arrays["visual"]), np.concatenate(arrays["audio"]))
 
 
+def shard_name(content: Any) -> str:
+    """The file name of a shard that holds what ``content`` (JSON values) says."""
+    return f"shard-{hashlib.sha256(canonical(content).encode()).hexdigest()[:16]}.safetensors"
+
+
+def announce(out: Path, names: Iterable[str]) -> None:
+    """Note shards that are to be written, or that no store will need: a file of that name is ours from now on."""
+    known = _announced(out)
+    if not known.issuperset(names):
+        make_work_folder(out / WORK)
+        write_file(out / WORK / _ANNOUNCED, json.dumps(sorted(known.union(names))))
+
+
+def _announced(out: Path) -> set[str]:
+    file = out / WORK / _ANNOUNCED
+    return _names(file.read_bytes(), list) if is_work_folder(file.parent) and file.is_file() else set()
+
+
+def _names(data: bytes, chosen: Callable[[Any], list[Any]]) -> set[str]:
+    """The names of shards in JSON; none where it is damaged, and none that lead elsewhere."""
+    try:
+        return {name for name in chosen(json.loads(data)) if re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name)}
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
 def _remove_leftovers(out: Path, shards: set[str]) -> None:
-    """Remove the parts, and shards that ``store.json`` no longer names."""
-    for file in [*out.glob("shard-*.safetensors"), *out.glob(".shard-*.safetensors.tmp")]:
-        if file.name not in shards:
-            file.unlink()
-    if (out / "parts").is_dir():
-        shutil.rmtree(out / "parts")
+    """Remove the parts, and the shards of ours that ``store.json`` no longer names."""
+    for name in _announced(out) - shards:
+        (out / name).unlink(missing_ok=True)
+    remove_work_folder(out / WORK)
 
 
 def settings_from(content: Mapping[str, Any]) -> Settings:

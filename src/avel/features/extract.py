@@ -1,7 +1,8 @@
 """Many videos to one feature store, on many processes, resumable clip by clip.
 
-A finished clip is one file under ``OUT/parts``; when no clip is left they are packed into the store, in input order. A
-later run on the same folder keeps every clip whose media file has not changed, and takes over new labels and splits.
+A finished clip is one file in a work folder in OUT; when no clip is left, they are packed into the store in input
+order. A later run on the same folder keeps every clip whose media file has not changed, and takes over new labels and
+splits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ import numpy as np
 from avel import devices
 from avel.data.ave import CLASSES, read_annotations
 from avel.data.ave_survey import read_splits
-from avel.data.store import Packed, Part, Settings, open_store, pack, part_file, read_part, stored_part, write_part
+from avel.data.store import (
+    WORK,
+    Packed,
+    Part,
+    Settings,
+    open_store,
+    pack,
+    part_file,
+    read_part,
+    stored_part,
+    write_part,
+)
 from avel.data.table import Clip, classes_of, read_tables
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe, device_for, run_on
@@ -29,7 +41,16 @@ from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extr
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
-from avel.files import check_folder, file_sha256, held_alone, make_folder, write_file
+from avel.files import (
+    check_folder,
+    file_sha256,
+    held_alone,
+    make_folder,
+    make_work_folder,
+    refuse_around,
+    refuse_foreign,
+    write_file,
+)
 from avel.processors import worker_count
 from avel.types import Progress
 
@@ -43,6 +64,7 @@ CLIP_MEMORY_LIMIT = 2.0
 #: Bytes that a process holds for a GPU: of the computer's memory the GPU's libraries; of the GPU's own those, the
 #: networks and a batch. Both are generous estimates; where the GPU's memory is full after all, batches get smaller.
 DEVICE_HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 5 * 2**30
+FAILURES = "failures.jsonl"  # in the store
 TIMED_SECONDS = 5.0  # that a clip is worked at for an estimate, and a batch more: a video may last for hours
 MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
@@ -125,13 +147,18 @@ def extract(
             of an earlier run.
 
     Raises:
-        AvelError: the source cannot be read, the folder holds features of another extractor or segment length, every
-            clip failed, a limit is not positive, the engine is unknown or not installed, ``workers`` is negative or its
-            processes cannot be started, there is no such device or ``ray`` was to use it, another run is at work in the
-            folder, or the disk is full.
+        AvelError: the source cannot be read; ``out`` is a folder of input or contains one, or holds features of another
+            extractor or segment length, or a ``failures.jsonl`` that avel did not write; every clip failed, a limit is
+            not positive, the engine is unknown or not installed, ``workers`` is negative or its processes cannot be
+            started, there is no such device or ``ray`` was to use it, another run is at work in the folder, or the
+            disk is full.
     """
     out = Path(out)
     check_folder(out)
+    for folder in (*([source] if isinstance(source, str | Path) else source), videos):
+        if folder is not None and os.path.isdir(folder):
+            refuse_around(out, folder)
+    refuse_foreign(out / FAILURES, _are_failures)
     clips, labelled = read_source(source, videos=videos, extra_splits=extra_splits)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
@@ -175,7 +202,7 @@ def _results(
     """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
     if not todo:
         return
-    make_folder(out / "parts")
+    make_work_folder(out / WORK)
     if engine == "ray":
         yield from on_ray(todo, workers, _prepare, (out, *recipe.by_name()), limits)
     elif workers == 0:
@@ -231,12 +258,12 @@ def _collect(
                 failures[clip.id] = late
     finally:
         failed = [{"id": clip.id, "cause": failures[clip.id]} for clip in clips if clip.id in failures]
-        _write_failures(out / "failures.jsonl", failed)
+        _write_failures(out / FAILURES, failed)
     if len(failed) == len(clips):
         raise AvelError(
             f"none of the {len(clips)} clips could be used; the first, {failed[0]['id']}: {failed[0]['cause']}",
             "at least one video with picture and sound",
-            f"see {out / 'failures.jsonl'}",
+            f"see {out / FAILURES}",
         )
     return failed
 
@@ -635,7 +662,7 @@ def _one_clip(clip: Clip, out: Path, recipe: Recipe, alive: Callable[[], None] =
         )
     except OSError as error:
         raise AvelError(
-            f"could not write the features of {clip.id} to {out / 'parts'}: {error.strerror}",
+            f"could not write the features of {clip.id} to {out}: {error.strerror}",
             "a folder that can be written to",
             "see to its disk and permissions, and run the same command again: finished clips are kept",
         ) from error
@@ -688,6 +715,10 @@ def _prepare_timing(*names: Any) -> Work[tuple[Clip, bool], tuple[float, float]]
             return error.found
 
     return look
+
+
+def _are_failures(data: bytes) -> bool:
+    return all(json.loads(line).keys() == {"id", "cause"} for line in data.splitlines())
 
 
 def _write_failures(path: Path, failed: Sequence[Mapping[str, str]]) -> None:

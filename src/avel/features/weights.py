@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from avel.errors import AvelError
+from avel.files import through_no_link
 from avel.types import Progress
 
 _PIECE = 2**20  # bytes read at a time
@@ -189,7 +190,7 @@ def download(published: Published, path: Path, progress: Progress | None = None)
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "ab") as file:
+        with open(part, "ab", opener=through_no_link) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # another process may be at it: wait, and find it finished
             if path.is_file():
                 return

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import avel
-from avel.files import replacing, write_file
+from avel.files import link_or_copy, write_file
 from avel.plots import class_color, clock, shown_classes, text_color, tick_step
 from avel.text import visible
 from avel.timeline import Timeline
@@ -252,12 +251,7 @@ def _beside(media: Path, page: Path, stem: str) -> str:
     target = page.with_name(f"{safe}.clip{suffix}")
     # Renaming one hard link of a file over another is defined to do nothing, and would leave the temporary one.
     if not (target.exists() and os.path.samefile(media, target)):
-        with replacing(target) as temporary:
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(media.resolve(), temporary)
-            except OSError:  # another disk, or a file system without links
-                shutil.copyfile(media, temporary)
+        link_or_copy(media, target)
     return target.name
 
 
