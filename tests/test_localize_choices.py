@@ -126,7 +126,7 @@ def test_streams_are_chosen_said_and_drawn(
     words = ["localize", str(path), "--model", str(model.source.parent), "--out", str(tmp_path / "out")]
     found = {}
     for asked in ((), ("--video-stream", "0"), ("--video-stream", "1", "--audio-stream", "1")):
-        assert cli.main([*words, *asked]) == 0
+        assert cli.main([*words, *asked, "--overwrite"]) == 0
         said = " ".join(capsys.readouterr().out.split())
         timeline = json.loads((tmp_path / "out" / "several.json").read_text())
         found[asked] = timeline["probabilities"]
@@ -138,6 +138,6 @@ def test_streams_are_chosen_said_and_drawn(
         assert bool(np.abs(waveform).std() < 0.2) == bool(number)
     first, named, other = found.values()
     assert first == named != other
-    assert cli.main([*words, "--audio-stream", "2"]) == 2
+    assert cli.main([*words, "--audio-stream", "2", "--overwrite"]) == 2
     assert "has no audio stream 2" in capsys.readouterr().err
     assert "streams" not in avel.localize(tiny_video, model).tags

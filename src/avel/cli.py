@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,7 +28,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 import avel
 from avel.config import TrainConfig
 from avel.errors import AvelError
-from avel.files import check_folder, make_folder, write_file
+from avel.files import check_folder, file_sha256, make_folder, write_file
 from avel.text import visible
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
@@ -148,17 +148,25 @@ def data_compare(arguments: Namespace) -> int:
     from avel.data.compare import compare
     from avel.plots import comparison_picture
 
+    written = [arguments.out / name for name in ("comparison.json", "comparison.png")] if arguments.out else []
+    there = [str(file) for file in written if os.path.lexists(file)]
+    if there and not arguments.overwrite:
+        raise AvelError(
+            f"{' and '.join(there)} {'are' if there[1:] else 'is'} there",
+            "new files",
+            "choose another --out, or add --overwrite",
+        )
     with bars() as progress:
         found = compare(arguments.one, arguments.other, worst=arguments.worst, progress=progress)
     for line in found.lines():
         say(line)
-    if arguments.out:
+    if written:
         make_folder(arguments.out)
-        write_file(arguments.out / "comparison.json", json.dumps(found.to_json(), indent=1))
+        write_file(written[0], json.dumps(found.to_json(), indent=1))
         relative = {"visual": found.visual, "audio": found.audio}
         comparison_picture(
             {kind: [clip.relative for clip in each.clips] for kind, each in relative.items()},
-            arguments.out / "comparison.png",
+            written[1],
             title=f"{found.a} against {found.b}",
         )
         say(f"Written: {arguments.out}/comparison.json, comparison.png")
@@ -414,26 +422,42 @@ def _floors(arguments: Namespace) -> int:
 
 def localize(arguments: Namespace) -> int:
     from avel.data.table import read_truth
-    from avel.present import file_names, present
+    from avel.present import FINGERPRINT, file_names, fingerprint, finished, present
     from avel.web import terminal_timeline
 
     _refuse_two_ways(arguments)
     truth, told = read_truth(arguments.truth, arguments.videos) if arguments.truth else ({}, [])
     for line in told:
         complain(visible(line))
-    find = _by_model(arguments) if arguments.labels is None else _by_words(arguments)
+    find, made_from = _by_model(arguments) if arguments.labels is None else _by_words(arguments)
     options = {"min_seconds": arguments.min_seconds}
     if arguments.threshold is not None:  # each way has its own default
         options["threshold"] = arguments.threshold
     failed = 0
     streams = _streams(arguments)
     formats = [*arguments.formats, *(["html"] if arguments.html else [])]
+    made_from |= options | {"streams": [streams.video, streams.audio]}
+    todo: list[tuple[Path, str, str, Timeline | None]] = []
     for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
+        try:  # before any work, so that nobody waits for what cannot be written
+            labelled = [astuple(span) for span in truth[video].spans] if video in truth else None
+            mark = fingerprint(video, arguments.out, **made_from, truth=labelled)
+            known = None if arguments.overwrite else finished(video, arguments.out, name, formats, mark)
+            todo.append((video, name, mark, known))
+        except AvelError as error:
+            failed += 1
+            complain(f"failed: {visible(str(video))}: {error}")
+    for video, name, mark, known in todo:
+        if known is not None:
+            console().print(terminal_timeline(known))
+            say(f"{video}: there already, as {arguments.out / name} with {', '.join(formats)}")
+            continue
         try:
             with bars() as progress:
                 timeline = find(video, **options, streams=streams, progress=progress)
-                timeline = replace(timeline, truth=truth[video].spans if video in truth else None)
-                files = present(timeline, arguments.out, name, formats)
+                tags = {**timeline.tags, FINGERPRINT: mark}
+                timeline = replace(timeline, truth=truth[video].spans if video in truth else None, tags=tags)
+                files = present(timeline, arguments.out, name, formats, overwrite=arguments.overwrite)
         except AvelError as error:
             failed += 1
             complain(f"failed: {visible(str(video))}: {error}")
@@ -465,8 +489,8 @@ def _refuse_two_ways(arguments: Namespace) -> None:
                 raise AvelError(f"--{option} beside --{given[0]}", f"--{option} with --{way}", f"leave out --{option}")
 
 
-def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
-    """What makes a timeline of a video by a trained model."""
+def _by_model(arguments: Namespace) -> tuple[Callable[..., Timeline], dict[str, Any]]:
+    """What makes a timeline of a video by a trained model, and what tells the model from others."""
     from avel.checkpoint import best_seed, load
     from avel.localization import estimate_seconds, localizer, of_released_features
 
@@ -485,11 +509,11 @@ def _by_model(arguments: Namespace) -> Callable[..., Timeline]:
     seconds = estimate_seconds(arguments.videos, model, **made)
     if seconds > 10:
         console().print(f"about {clock(seconds)} of work")
-    return localizer(model, **made)
+    return localizer(model, **made), {"model": file_sha256(model.source)}
 
 
-def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
-    """What makes a timeline of a video by CLIP and CLAP, which are loaded once for all videos."""
+def _by_words(arguments: Namespace) -> tuple[Callable[..., Timeline], dict[str, Any]]:
+    """What makes a timeline of a video by CLIP and CLAP, which are loaded once for all videos; and what tells them."""
     from avel.zero_shot import localize_words, parse_labels
 
     labels = parse_labels(arguments.labels)  # its mistakes first: what follows takes seconds, or a download
@@ -497,7 +521,8 @@ def _by_words(arguments: Namespace) -> Callable[..., Timeline]:
 
     clip, clap = ClipVision(arguments.clip or CLIP_WEIGHTS), ClapAudio(arguments.clap or CLAP_WEIGHTS)
     say(f"looking and listening for: {'; '.join(labels)}")
-    return partial(localize_words, labels=labels, clip=clip, clap=clap, device=arguments.device)
+    made_from = {"labels": labels, "clip": clip.tag, "clap": clap.tag}
+    return partial(localize_words, labels=labels, clip=clip, clap=clap, device=arguments.device), made_from
 
 
 @dataclass(frozen=True)
@@ -566,6 +591,7 @@ def _compare_options(parser: ArgumentParser) -> None:
     parser.add_argument("other", type=Path, help="A store of the same clips; differences are relative to its features.")
     parser.add_argument("--worst", type=int, default=10, help="Number of the clips that differ most to print.")
     parser.add_argument("--out", type=Path, help="Folder to write comparison.json and comparison.png to.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace these files where they are there.")
 
 
 def _export_h5_options(parser: ArgumentParser) -> None:
@@ -710,6 +736,7 @@ def _localize_options(parser: ArgumentParser) -> None:
         help="What to write of each video: labels as JSON, CSV, WebVTT, Audacity, ELAN, Label Studio or sed_eval, a "
         "picture (png), a page (html). Left out, the first five.",
     )
+    parser.add_argument("--overwrite", action="store_true", help="Replace files that an earlier run or you left there.")
     parser.add_argument("--html", action="store_true", help="Write a page that plays the clip, too.")
     _device_option(parser)
     for kind in ("visual", "audio"):

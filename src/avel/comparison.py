@@ -22,7 +22,7 @@ from avel.data.loader import task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.evaluation import OpenRun, open_run, run_facts, score_run
-from avel.files import write_file
+from avel.files import refuse_foreign_json, write_file
 from avel.metrics import Interval, paired_interval
 from avel.types import Progress
 
@@ -123,6 +123,10 @@ def evaluate_runs(
             for run in every:
                 _check_alike(run, seed, facts)
                 _check_clips(run, seed, facts, split)
+    for folder in opened:
+        refuse_foreign_json(folder / f"evaluation_{split}.json", {"run", "split"})
+        if other is not None:
+            refuse_foreign_json(folder / f"comparison_{split}_{_other_name(folder, other)}.json", {"run", "against"})
     each = {folder: [score_run(run, split, progress=progress) for run in seeds] for folder, seeds in opened.items()}
     return [
         _summarize(folder, [run.folder for run in opened[folder]], each[folder], split, other) for folder in folders

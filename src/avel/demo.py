@@ -15,9 +15,9 @@ from avel.config import TrainConfig
 from avel.data.rendered import render
 from avel.data.store import Store, open_store
 from avel.data.table import read_table
+from avel.errors import AvelError
 from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
-from avel.errors import AvelError
 from avel.files import check_folder, make_folder, refuse_foreign, write_file
 from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans

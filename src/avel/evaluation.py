@@ -16,7 +16,7 @@ from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.files import check_folder, file_sha256, make_folder, replacing, write_file
+from avel.files import check_folder, file_sha256, make_folder, refuse_foreign_json, replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.localization import device_of, find_events, localize_features
 from avel.metrics import (
@@ -292,6 +292,11 @@ def open_run(run: str | Path, split: str, device: str) -> OpenRun:
             "evaluate on another split",
         )
     check_folder(run)
+    refuse_foreign_json(run / f"evaluation_{split}.json", {"run", "split"})
+    if (run / "plots").is_symlink():
+        raise AvelError(
+            f"{run / 'plots'} is a link", "a folder, so that all files of a run lie in it", "delete the link"
+        )
     return OpenRun(run, model, facts, store, clips)
 
 

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import json
 import os
 import re
 import secrets
@@ -66,10 +67,11 @@ def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 
 
 @contextmanager
-def together() -> Iterator[Callable[[Path], Path]]:
+def together(*, overwrite: bool = True) -> Iterator[Callable[[Path], Path]]:
     """Hold back the renames of all that is written inside, so that all files appear at the end, or none.
 
     Gives a function that says where the content of a file lies until then. Of two writes to one path the last counts.
+    Without ``overwrite``, a file that is there already stays as it is.
     """
     with ExitStack() as stack:
         files: dict[Path, Path] = {}
@@ -79,7 +81,8 @@ def together() -> Iterator[Callable[[Path], Path]]:
         finally:
             _held_back.reset(before)
         for path, temporary in files.items():
-            os.replace(temporary, path)
+            if overwrite or not os.path.lexists(path):
+                os.replace(temporary, path)
 
 
 def link_or_copy(source: Path, path: Path) -> None:
@@ -351,6 +354,11 @@ def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
         "a folder without a file of that name",
         "choose another --out, or move the file away",
     )
+
+
+def refuse_foreign_json(path: Path, fields: set[str]) -> None:
+    """As `refuse_foreign`: ours is JSON with these fields, among others."""
+    refuse_foreign(path, lambda data: fields <= json.loads(data).keys())
 
 
 def make_folder(path: str | Path) -> None:

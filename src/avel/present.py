@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import avel
 from avel.errors import AvelError
 from avel.features.video import FIRST_STREAMS, Streams, probe, read_waveform, sample_frames
-from avel.files import make_folder
+from avel.files import file_sha256, make_folder, together
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline
-from avel.web import timeline_page
+from avel.web import clip_beside, timeline_page
 
 WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope
 FRAME_WIDTH = 240  # pixels
+FINGERPRINT = "fingerprint"  # the tag of a timeline that says what it was made from
+LONGEST_NAME = 200  # bytes: a file name may have 255, and suffixes follow
 
 
 #: What a name gets in each format, by the names that ``avel localize --formats`` takes.
@@ -43,31 +54,120 @@ _WRITERS: dict[str, Callable[[Timeline, Path], None]] = {
 }
 
 
-def present(timeline: Timeline, out: Path, name: str, formats: Sequence[str] = USUAL_FORMATS) -> list[Path]:
-    """Write a timeline as ``out/name`` with the suffix of each format.
+def present(
+    timeline: Timeline, out: Path, name: str, formats: Sequence[str] = USUAL_FORMATS, *, overwrite: bool = False
+) -> list[Path]:
+    """Write a timeline as ``out/name`` with the suffix of each format. The files appear together, or none does.
 
     Args:
         timeline: what `localize` returned; its video is still there.
         out: folder, made where it is missing.
         name: file name without suffix.
         formats: keys of `SUFFIXES`.
+        overwrite: replace files that are there. Without it, files of the same timeline are kept, and only the missing
+            ones are written.
 
     Returns:
         The files, in the order of `SUFFIXES`.
 
     Raises:
-        AvelError: the disk is full, or the video cannot be read any more.
+        AvelError: a file is there that is not this timeline's, the disk is full, or the video cannot be read any more.
     """
     make_folder(out)
     files = {key: out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats}
-    for key, file in files.items():
-        if key in _WRITERS:
-            _WRITERS[key](timeline, file)
-    if "png" in files:
-        draw(timeline, files["png"])
-    if "html" in files:
-        write_page(timeline, files["html"], files.get("png"))
+    if not overwrite:
+        finished(timeline.video, out, name, formats, timeline.tags.get(FINGERPRINT))
+    with TemporaryDirectory() as folder, together(overwrite=overwrite) as now:
+        for key, file in files.items():
+            if key in _WRITERS:
+                _WRITERS[key](timeline, file)
+        if not overwrite:
+            _refuse(file for key, file in files.items() if key in _WRITERS and not _same(file, now(file)))
+        picture = files.get("png", Path(folder) / "timeline.png")
+        if "png" in files or "html" in files:
+            draw(timeline, picture)
+        if "html" in files:
+            write_page(timeline, files["html"], now(picture))
     return list(files.values())
+
+
+def fingerprint(video: str | Path, out: str | Path, **made_from: Any) -> str:
+    """What a timeline's tag ``fingerprint`` says: the video's content and place, this version, and ``made_from``.
+
+    Args:
+        video: the media file; one that cannot be read counts as empty.
+        out: folder that the timeline is written to, from which a CSV names the video.
+        made_from: JSON values: the model, or the words, and the settings.
+    """
+    digest = ""
+    with suppress(OSError):
+        digest = file_sha256(video)
+    place = os.path.relpath(os.path.realpath(video), os.path.realpath(out))
+    content = json.dumps([avel.__version__, digest, place, made_from], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def finished(video: str | Path, out: Path, name: str, formats: Sequence[str], made_from: str | None) -> Timeline | None:
+    """The timeline of an earlier run, where all files that `present` would write are there already.
+
+    Args:
+        video: the media file.
+        out, name, formats: as for `present`.
+        made_from: the `fingerprint` of this run; None for any.
+
+    Raises:
+        AvelError: a file is there that this run would not write: one of another run, one that was changed since, or
+            one that avel did not write.
+    """
+    files = {key: out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats}
+    known, mark = None, None
+    with suppress(AvelError):
+        known = Timeline.from_json(out / f"{name}.json")
+        mark = known.tags.get(FINGERPRINT)
+    page_and_clip = {files["html"], clip_beside(Path(video), files["html"])} if "html" in files else set()
+    there = [file for file in {*files.values(), *page_and_clip} if os.path.lexists(file)]
+    if known is None or mark is None or made_from not in (None, mark):
+        _refuse(there)
+        return None
+    with together(overwrite=False) as now:
+        for key, file in files.items():
+            if key in _WRITERS and file in there:
+                # The text of a path depends on the working folder, which may be another one now.
+                _WRITERS[key](known if key == "json" else replace(known, video=os.fspath(video)), file)
+        _refuse(file for key, file in files.items() if file in there and key in _WRITERS and not _same(file, now(file)))
+        for file in page_and_clip.intersection(there):
+            ours = mark.encode() in file.read_bytes() if file == files["html"] else _same(file, Path(video))
+            _refuse([] if ours else [file])
+        # Drop what was written for the comparison.
+        return known if len(there) == len({*files.values(), *page_and_clip}) else None
+
+
+def _same(file: Path, other: Path) -> bool:
+    """Whether a file is not there yet, or has the other's content; of JSON, but for how it names the video."""
+    if not os.path.lexists(file):
+        return True
+    if not file.is_file():
+        return False
+    if os.path.samefile(file, other):
+        return True
+    if file.suffix != ".json":
+        return file.stat().st_size == other.stat().st_size and file_sha256(file) == file_sha256(other)
+    try:
+        one, two = (json.loads(each.read_bytes()) for each in (file, other))
+        return bool({**one, "video": ""} == {**two, "video": ""})
+    except (ValueError, TypeError):
+        return file.read_bytes() == other.read_bytes()  # a list, as of Label Studio
+
+
+def _refuse(files: Iterable[Path]) -> None:
+    """AvelError where there are files in the way."""
+    names = sorted(map(str, files))
+    if names:
+        raise AvelError(
+            f"{', '.join(names)} {'are' if names[1:] else 'is'} there, and not what this run would write",
+            "no file of that name, or the unchanged one of a run with the same video, model and settings",
+            "choose another --out, move the files away, or add --overwrite to replace them",
+        )
 
 
 def draw(timeline: Timeline, path: str | Path) -> None:
@@ -97,11 +197,39 @@ def write_page(timeline: Timeline, path: str | Path, picture: str | Path | None 
 
 
 def file_names(videos: Sequence[Path]) -> list[str]:
-    """A file name without suffix for every video: its stem, numbered where two videos share one."""
-    stems = Counter(video.stem for video in videos)
-    seen: Counter[str] = Counter()
-    names = []
-    for video in videos:
-        seen[video.stem] += 1
-        names.append(video.stem if stems[video.stem] == 1 else f"{video.stem}-{seen[video.stem]}")
-    return names
+    """A file name without suffix for every video: its stem, shortened where it is too long, numbered where it must be.
+
+    No two videos share a file, even where upper and lower case are one.
+    """
+    stems = [_shortened(video.stem) for video in videos]
+    numbers = Counter(map(_key, stems))
+    taken: set[str] = set()
+    names: dict[int, str] = {}
+    for index in sorted(range(len(stems)), key=lambda index: numbers[_key(stems[index])] > 1):  # the unique ones first
+        stem = stems[index]
+        plain = [stem] if numbers[_key(stem)] == 1 else []
+        names[index] = next(
+            name for name in chain(plain, (f"{stem}-{number}" for number in count(1))) if taken.isdisjoint(_all(name))
+        )
+        taken.update(_all(names[index]))
+    return [names[index] for index in range(len(stems))]
+
+
+def _shortened(stem: str) -> str:
+    """A name of at most LONGEST_NAME bytes, cut between two characters, that no other name is cut to."""
+    if len(os.fsencode(stem)) <= LONGEST_NAME:
+        return stem
+    mark = "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
+    while len(os.fsencode(stem + mark)) > LONGEST_NAME:
+        stem = stem[:-1]
+    return stem + mark
+
+
+def _key(name: str) -> str:
+    """Equal for names that a file system may take for one."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _all(name: str) -> set[str]:
+    """The files that may be written under a name."""
+    return {_key(name + suffix) for suffix in SUFFIXES.values()}

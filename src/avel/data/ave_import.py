@@ -38,7 +38,7 @@ from avel.files import (
     file_sha256,
     make_folder,
     refuse_around,
-    refuse_foreign,
+    refuse_foreign_json,
     remove_work_folder,
     write_file,
 )
@@ -114,7 +114,7 @@ def import_ave(
     folder, out = Path(folder), Path(out)
     check_folder(out)
     refuse_around(out, folder)
-    refuse_foreign(out / "import.json", lambda data: {"origin", "files", "orders"} <= json.loads(data).keys())
+    refuse_foreign_json(out / "import.json", {"origin", "files", "orders"})
     threads = worker_count(workers)
     found = survey(folder)
     sources = _sources(found)

@@ -169,6 +169,7 @@ def export_h5(
             _write_features(opened, rows, noisy, write, progress)
         (temporary / EXPORT_MARK).write_text(json.dumps(_mark(opened, columns, rows, noisy), indent=1))
         size = sum(file.stat().st_size for file in temporary.iterdir())
+        _refuse_folder(out, overwrite, 0)  # once more: files may have come since
     return ExportReport(
         folder=out,
         files=("Annotations.txt", *wanted),

@@ -242,13 +242,19 @@ def _seconds(seconds: float) -> str:
 # Files and text
 
 
-def _beside(media: Path, page: Path, stem: str) -> str:
-    """Put the clip into the page's folder and give its name there, which needs no quoting in a URL."""
+def clip_beside(media: Path, page: Path, stem: str | None = None) -> Path:
+    """Where the clip of a page lies: in its folder, under a name that needs no quoting in a URL."""
+    stem = page.stem if stem is None else stem
     safe = re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.")
     if safe != stem:  # two names must not become one
         safe = f"{safe or 'clip'}-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
     suffix = media.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,5}", media.suffix) else ""
-    target = page.with_name(f"{safe}.clip{suffix}")
+    return page.with_name(f"{safe}.clip{suffix}")
+
+
+def _beside(media: Path, page: Path, stem: str) -> str:
+    """Put the clip into the page's folder and give its name there."""
+    target = clip_beside(media, page, stem)
     # Renaming one hard link of a file over another is defined to do nothing, and would leave the temporary one.
     if not (target.exists() and os.path.samefile(media, target)):
         link_or_copy(media, target)
