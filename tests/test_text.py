@@ -125,16 +125,28 @@ def test_check_of_a_store_with_odd_ids(tmp_path: Path, capfd: pytest.CaptureFixt
 def test_localization_of_files_with_odd_names(
     evil_folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(video: Path, **options: object) -> Timeline:
-        probe(video)
-        raise AssertionError("it is no video")
+    asked = []
 
-    monkeypatch.setattr(cli, "_by_model", lambda arguments: find)
-    out = str(evil_folder.parent / "out")
-    for name in (f"broken{EVIL}.mp4", f"missing{EVIL}.mp4"):
-        assert cli.main(["localize", str(evil_folder / name), "--model", "m", "--out", out]) == 2
+    def find(video: Path, **options: object) -> Timeline:
+        asked.append(video)
+        probe(video)
+        return timeline("dog", str(video))
+
+    monkeypatch.setattr(cli, "_by_model", lambda arguments: (find, {}))
+    out = evil_folder.parent / "out"
+    for name, exit_code in ((f"broken{EVIL}.mp4", 2), (f"missing{EVIL}.mp4", 2), (f"good{EVIL}.mp4", 0)):
+        words = ["localize", str(evil_folder / name), "--model", "m", "--out", str(out)]
+        assert cli.main([*words, "--formats", "json", "vtt", "png", "html"]) == exit_code
         said = capfd.readouterr()
-        assert harmless(said.out) and harmless(said.err) and r"a\x1b]0;owned\x07" in said.err
+        assert harmless(said.out) and harmless(said.err) and r"a\x1b]0;owned\x07" in said.out + said.err
+        assert len(asked) == 1
+        asked.clear()
+        assert cli.main(words) == 2, "a CSV cannot hold the name: refused before any work"
+        said = capfd.readouterr()
+        assert not asked and harmless(said.err) and "control characters" in said.err
+    assert len(list(out.iterdir())) == 5
+    for file in out.iterdir():
+        assert file.suffix in (".png", ".mp4") or harmless(file.read_text())
 
 
 def test_a_word_of_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:

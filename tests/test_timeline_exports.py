@@ -221,7 +221,7 @@ def test_odd_labels_read_back_from_every_format(tmp_path: Path, label: str) -> N
 
 def test_formats_of_the_command_line(tiny_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(present.SUFFIXES) == cli.FORMATS and cli.FORMATS[:5] == list(present.USUAL_FORMATS)
-    monkeypatch.setattr(cli, "_by_model", lambda arguments: lambda video, **options: timeline(video))
+    monkeypatch.setattr(cli, "_by_model", lambda arguments: (lambda video, **options: timeline(video), {}))
     words = ["localize", str(tiny_video), "--model", "m", "--out"]
     for options, wanted in (
         ([], {"json", "csv", "vtt", "txt", "png"}),

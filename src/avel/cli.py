@@ -28,7 +28,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 import avel
 from avel.config import TrainConfig
 from avel.errors import AvelError
-from avel.files import check_folder, file_sha256, make_folder, write_file
+from avel.files import check_cell, check_folder, file_sha256, make_folder, write_file
 from avel.text import visible
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
@@ -423,6 +423,7 @@ def _floors(arguments: Namespace) -> int:
 def localize(arguments: Namespace) -> int:
     from avel.data.table import read_truth
     from avel.present import FINGERPRINT, file_names, fingerprint, finished, present
+    from avel.timeline import seen_from
     from avel.web import terminal_timeline
 
     _refuse_two_ways(arguments)
@@ -442,6 +443,8 @@ def localize(arguments: Namespace) -> int:
         try:  # before any work, so that nobody waits for what cannot be written
             labelled = [astuple(span) for span in truth[video].spans] if video in truth else None
             mark = fingerprint(video, arguments.out, **made_from, truth=labelled)
+            if "csv" in formats:
+                check_cell(arguments.out / f"{name}.csv", "video", seen_from(arguments.out / f"{name}.csv", video))
             known = None if arguments.overwrite else finished(video, arguments.out, name, formats, mark)
             todo.append((video, name, mark, known))
         except AvelError as error:

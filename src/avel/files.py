@@ -383,11 +383,16 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
     writer.writerow(header)
     for video, *cells in rows:
         for name, cell in zip(header, (video, *cells), strict=True):
-            if has_controls(cell):
-                raise AvelError(
-                    f"{path}, column {name}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
-                    "plain text in one line, which a CSV can hold",
-                    "rename the file" if name == header[0] else "choose another name",
-                )
+            check_cell(path, name, cell)
         writer.writerow([csv_path(video), *map(csv_cell, cells)])
     write_file(path, text.getvalue())
+
+
+def check_cell(path: str | Path, column: str, cell: str) -> None:
+    """Raises AvelError where a text cannot stand in a CSV: it holds control characters or is no UTF-8 text."""
+    if has_controls(cell):
+        raise AvelError(
+            f"{path}, column {column}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
+            "plain text in one line, which a CSV can hold",
+            "rename the file, or write no CSV of it" if column == "video" else "choose another name",
+        )

@@ -176,9 +176,7 @@ class Timeline:
         Raises:
             AvelError: the video's name or a label holds control characters or is no UTF-8 text.
         """
-        # Only folders are resolved: `..` must climb real folders, but the video keeps its own name.
-        folder, name = os.path.split(self.video)
-        video = Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(Path(path).parent)), name).as_posix()
+        video = seen_from(path, self.video)
         rows = [[_seconds(e.start), _seconds(e.end), e.label] for e in self.events] or [["", "", ""]]
         write_csv(path, ("video", "start", "end", "label", "split"), [[video, *row, "train"] for row in rows])
 
@@ -276,6 +274,13 @@ class Timeline:
             "value": {"start": label["start"], "end": label["end"], "channel": 0, "labels": [label["label"]]},
             **({"score": round(float(span.score), 4)} if isinstance(span, Event) else {}),
         }
+
+
+def seen_from(path: str | Path, video: str | Path) -> str:
+    """The path of a video as a file at ``path`` tells it: relative to its folder."""
+    # Only folders are resolved: `..` must climb real folders, but the video keeps its own name.
+    folder, name = os.path.split(video)
+    return Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(Path(path).parent)), name).as_posix()
 
 
 def _span_json(span: Span) -> dict[str, Any]:
