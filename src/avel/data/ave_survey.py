@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -69,8 +70,7 @@ class Survey:
             return self.exported.origin or "in AVE's layout, features made by avel"
         if self.simulated:
             return f"simulated, not AVE (version {self.simulated['version']}, seed {self.simulated['seed']})"
-        official = file_sha256(self.files["annotations"]) == OFFICIAL["Annotations.txt"]
-        return "AVE" if official else "in AVE's layout, other annotations"
+        return "AVE" if _is_official(self.files["annotations"]) else "in AVE's layout, other annotations"
 
     def lacking(self) -> dict[str, list[str]]:
         """For every task the files that it lacks; an empty list where it can be trained and tested."""
@@ -201,6 +201,13 @@ def _refuse_unlike(mark: Path, exported: Settings, shapes: dict[str, tuple[int, 
             "segments of 1 s, as AVE has",
             "use the store that was exported; such files are for other programs",
         )
+
+
+def _is_official(annotations: Path) -> bool:
+    """Whether the annotations are AVE's own: as in its repository, or with a header as in the archive."""
+    lines = [line.strip() for line in annotations.read_text("utf-8-sig").splitlines()]
+    rows = [line for line in lines if line and not line.startswith("Category&VideoID&")]
+    return hashlib.sha256("".join(f"{row}\n" for row in rows).encode()).hexdigest() == OFFICIAL["Annotations.txt"]
 
 
 def _against_official(files: dict[str, Path]) -> list[Finding]:
