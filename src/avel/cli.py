@@ -424,9 +424,16 @@ def localize(arguments: Namespace) -> int:
     from avel.data.table import read_truth
     from avel.present import FINGERPRINT, file_names, fingerprint, finished, present
     from avel.timeline import seen_from
-    from avel.web import terminal_timeline
+    from avel.web import check_index, index_page, terminal_timeline
 
     _refuse_two_ways(arguments)
+    given, arguments.videos = arguments.videos, _videos_of(arguments.videos)
+    names = file_names(arguments.videos)
+    formats = [*arguments.formats, *(["html"] if arguments.html else [])]
+    index = None
+    if "html" in formats and (given != arguments.videos or len(given) > 1):
+        index = arguments.out / ("videos.html" if "index" in names else "index.html")
+        check_index(index)
     truth, told = read_truth(arguments.truth, arguments.videos) if arguments.truth else ({}, [])
     for line in told:
         complain(visible(line))
@@ -434,12 +441,12 @@ def localize(arguments: Namespace) -> int:
     options = {"min_seconds": arguments.min_seconds}
     if arguments.threshold is not None:  # each way has its own default
         options["threshold"] = arguments.threshold
-    failed = 0
+    found: list[tuple[Timeline, Path]] = []
+    failed: list[tuple[str, str]] = []
     streams = _streams(arguments)
-    formats = [*arguments.formats, *(["html"] if arguments.html else [])]
     made_from |= options | {"streams": [streams.video, streams.audio]}
     todo: list[tuple[Path, str, str, Timeline | None]] = []
-    for video, name in zip(arguments.videos, file_names(arguments.videos), strict=True):
+    for video, name in zip(arguments.videos, names, strict=True):
         try:  # before any work, so that nobody waits for what cannot be written
             labelled = [astuple(span) for span in truth[video].spans] if video in truth else None
             mark = fingerprint(video, arguments.out, **made_from, truth=labelled)
@@ -448,12 +455,13 @@ def localize(arguments: Namespace) -> int:
             known = None if arguments.overwrite else finished(video, arguments.out, name, formats, mark)
             todo.append((video, name, mark, known))
         except AvelError as error:
-            failed += 1
+            failed.append((str(video), error.found))
             complain(f"failed: {visible(str(video))}: {error}")
     for video, name, mark, known in todo:
         if known is not None:
             console().print(terminal_timeline(known))
             say(f"{video}: there already, as {arguments.out / name} with {', '.join(formats)}")
+            found.append((known, arguments.out / f"{name}.html"))
             continue
         try:
             with bars() as progress:
@@ -462,7 +470,7 @@ def localize(arguments: Namespace) -> int:
                 timeline = replace(timeline, truth=truth[video].spans if video in truth else None, tags=tags)
                 files = present(timeline, arguments.out, name, formats, overwrite=arguments.overwrite)
         except AvelError as error:
-            failed += 1
+            failed.append((str(video), error.found))
             complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
@@ -470,9 +478,20 @@ def localize(arguments: Namespace) -> int:
             if tag in timeline.tags:
                 say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
         say(f"Written: {', '.join(str(file) for file in files)}")
+        found.append((replace(timeline, attention=None), arguments.out / f"{name}.html"))
+    if index and found:
+        index_page(index, found, failed)
+        say(f"All of them: {index}")
     if failed:
-        complain(f"{failed} of {len(arguments.videos)} videos failed")
-    return OK if not failed else BAD_INPUT if failed == len(arguments.videos) else SOME_FAILED
+        complain(f"{len(failed)} of {len(arguments.videos)} videos failed")
+    return OK if not failed else SOME_FAILED if found else BAD_INPUT
+
+
+def _videos_of(paths: Sequence[Path]) -> list[Path]:
+    """The videos that were named, those of a folder in its place."""
+    from avel.features.extract import videos_in
+
+    return [video for path in paths for video in (videos_in(path) if os.path.isdir(path) else [path])]
 
 
 def _refuse_two_ways(arguments: Namespace) -> None:
@@ -711,7 +730,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 
 def _localize_options(parser: ArgumentParser) -> None:
-    parser.add_argument("videos", type=Path, nargs="+", help="Video files of any length.")
+    parser.add_argument("videos", type=Path, nargs="+", help="Video files of any length, or folders of them.")
     parser.add_argument("--model", type=Path, help="Run folder of `avel train`, or its best.json: finds its classes.")
     parser.add_argument(
         "--labels",

@@ -339,6 +339,27 @@ def estimate_seconds(
     return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
 
+def videos_in(folder: Path) -> list[Path]:
+    """The videos in a folder and in those below it, sorted.
+
+    Raises:
+        AvelError: there are none.
+    """
+    # Links that lead nowhere are among them, and fail later: nothing that looks like a video is left out in silence.
+    files = sorted(
+        f
+        for f in folder.rglob("*")
+        if f.suffix.lower() in MEDIA_SUFFIXES and (os.path.isfile(f) or (f.is_symlink() and not f.exists()))
+    )
+    if not files:
+        raise AvelError(
+            f"no videos in the folder {folder}",
+            f"files that end in {', '.join(sorted(MEDIA_SUFFIXES))}",
+            "give another folder, or the files themselves",
+        )
+    return files
+
+
 def read_source(
     source: str | Path | Sequence[str | Path],
     *,
@@ -353,7 +374,7 @@ def read_source(
             `read_ave`.
     """
     sources = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
-    no_table = [each for each in sources if each.suffix.lower() != ".csv"]
+    no_table = [each for each in sources if each.suffix.lower() != ".csv" or os.path.isdir(each)]
     if not no_table and sources and videos is None:
         return read_tables(sources, extra_splits=extra_splits), True
     if len(sources) != 1:
@@ -372,19 +393,7 @@ def read_source(
     if videos is not None:
         return read_ave(source, videos), True
     if os.path.isdir(source):
-        # Links that lead nowhere are clips too, which fail: nothing that looks like a video is left out in silence.
-        files = sorted(
-            f
-            for f in source.rglob("*")
-            if f.suffix.lower() in MEDIA_SUFFIXES and (os.path.isfile(f) or (f.is_symlink() and not f.exists()))
-        )
-        if not files:
-            raise AvelError(
-                f"no videos in the folder {source}",
-                f"files that end in {', '.join(sorted(MEDIA_SUFFIXES))}",
-                "give another folder, or a .txt list of the files",
-            )
-        return [Clip(file.relative_to(source).as_posix(), file, ()) for file in files], False
+        return [Clip(file.relative_to(source).as_posix(), file, ()) for file in videos_in(source)], False
     if not os.path.isfile(source):  # False, too, for a name that no file can have
         raise AvelError(
             f"no such file or folder: {source}",
