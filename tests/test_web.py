@@ -58,6 +58,21 @@ SHORT = (BACKGROUND, 1, 1, 0, 0, 0, 7, BACKGROUND, 9, 9)
 LONG = tuple(np.repeat(np.random.default_rng(1).integers(0, BACKGROUND + 1, 60), 3))
 
 
+def hour(one_class=False) -> Timeline:
+    """An hour with a thousand events of one second, of five classes or of one."""
+    random = np.random.default_rng(2)
+    starts = np.sort(random.choice(3600, 1000, replace=False)).tolist()
+    classes = ("A", "B", "C", "D", "E")
+    labels = [classes[0 if one_class else number] for number in random.integers(0, 5, 1000)]
+    events = tuple(Event(label, float(t), t + 1.0, 0.9) for t, label in zip(starts, labels, strict=True))
+    probabilities = np.zeros((3600, 6))
+    probabilities[:, -1] = 1
+    for event in events:
+        probabilities[int(event.start)] = 0.02
+        probabilities[int(event.start), classes.index(event.label)] = 0.9
+    return Timeline("hour.mp4", 3600.0, 1.0, classes, probabilities, None, events, {}, events[::2])
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """Ten seconds of H.264 and AAC, small."""
@@ -157,9 +172,10 @@ def test_names_are_escaped(site):
     reader = Reader((site / f"{NASTY}.html").read_text())
     assert NASTY in reader.text
     data = json.loads(reader.data[0])
-    assert data["names"] == [*CLASSES, "background"]
+    assert data["names"] == [*CLASSES, "background", "a class it does not know"]
     assert data["length"] == 10.0
-    np.testing.assert_allclose(data["probabilities"], timeline(SHORT).probabilities, atol=5e-4)
+    assert data["lanes"][0] == [[0, 2, 0], [2, 3, len(CLASSES) + 1]]
+    np.testing.assert_allclose(data["thousandths"], 1000 * timeline(SHORT).probabilities, atol=0.5)
     assert not any("<b>" in address for address in reader.addresses)
 
 
@@ -358,11 +374,16 @@ def test_a_click_moves_the_player(visit, width):
             .inner_text()
             .startswith(f"{events[number].start:g} – {events[number].start + 1:g} s:")
         )
-    bars = page.locator(".spans").nth(1).locator("button")
+    truth, found = page.locator(".spans").all()
+    box = found.bounding_box()
     for number in (3, 0, 1):
-        bars.nth(number).click()
+        middle = (events[number].start + events[number].end) / 2
+        found.click(position={"x": middle / 10 * box["width"], "y": 5})
         assert now(page) == events[number].start
-    assert page.locator(".spans").nth(0).locator("button").count() == 2  # the truth
+        assert page.locator(".track").get_attribute("title").startswith(f"{events[number].label}, ")
+    found.click(position={"x": 0.95 / 10 * box["width"], "y": 5})  # beside the events
+    assert now(page) == pytest.approx(0.95, abs=0.05)
+    assert truth.locator(".box").count() == 2
 
 
 def test_keyboard_and_strips_move_the_player(visit):
@@ -418,7 +439,7 @@ def test_terminal(width, labels, truth):
     text = printed(made, width, force_terminal=True)
     assert all(len(line) <= width for line in text.splitlines())
     assert "\x1b" not in text
-    assert ("missed" in text) == truth
+    assert (" truth " in text) == truth
     if not made.events:
         assert "No event found." in text
     for event in made.events:
@@ -426,20 +447,48 @@ def test_terminal(width, labels, truth):
         assert width < 60 or event.label in text
 
 
-def test_terminal_bars_by_hand():
+def test_terminal_lanes_by_hand():
     made = timeline((BACKGROUND, 1, 1, BACKGROUND), truth=False, classes=("cat", "dog", *CLASSES[2:]))
-    bar, axis = printed(made, 44).splitlines()[:2]
-    assert bar == "dog " + "·" * 10 + "█" * 20 + "·" * 10
+    lane, axis = printed(made, 44).splitlines()[:2]
+    assert lane == "dog " + "·" * 10 + "█" * 20 + "·" * 10
     assert axis.split() == ["0", "1", "2", "3", "4"]
-    with_truth = Timeline(**{**vars(made), "truth": (Span("dog", 2.0, 4.0), Span("cat", 0.0, 1.0))})
-    cat, dog = printed(with_truth, 44).splitlines()[:2]
-    assert cat == "cat " + "░" * 10 + "·" * 30
-    assert dog == "dog " + "·" * 10 + "▓" * 10 + "█" * 10 + "░" * 10
+    with_truth = Timeline(**{**vars(made), "truth": (Span("dog", 2.0, 4.0), Span("cat", 0.0, 1.05))})
+    assert [line.split()[-1] for line in printed(with_truth, 46).splitlines()[:4]] == [
+        "·" * 40,
+        "█" * 10 + "▄" + "·" * 29,
+        "·" * 10 + "█" * 20 + "·" * 10,
+        "·" * 20 + "█" * 20,
+    ]
+    assert "A mark is 0.1 s: █ all of it, ▄ a part, : a" in printed(with_truth, 46)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("one_class", [True, False])
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_terminal_lanes_of_an_hour_are_as_full_as_the_hour(width, one_class, ascii_only):
+    made = hour(one_class)
+    marks = ".:-=#" if ascii_only else "·:▁▂▃▄▅▆▇█"
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii" if ascii_only else "utf-8")
+    Console(file=file, width=width, color_system=None).print(terminal_timeline(made))
+    file.flush()
+    lines = file.buffer.getvalue().decode().splitlines()[: 2 if one_class else 10]
+    lanes = {line.split()[0]: line.split()[-1] for line in lines if "truth" not in line}
+    for label in {event.label for event in made.events}:
+        share = sum(event.label == label for event in made.events) / 3600
+        full = sum(max(marks.index(mark) - 1, 0) for mark in lanes[label]) / (len(marks) - 2)
+        assert full == pytest.approx(share * len(lanes[label]), abs=1)  # in marks
+
+
+def test_ticks_of_the_terminal_never_touch():
+    for width in (30, 60, 90, 200):
+        made = Timeline("v", 3600.0, 1.0, ("dog",), np.ones((3600, 2)), None, (Event("dog", 0, 1, 0.5),), {})
+        axis = printed(made, width).splitlines()[1]
+        assert axis.split()[0] == "0:00" and all(re.fullmatch(r"(1:)?\d?\d:\d\d", tick) for tick in axis.split())
 
 
 def test_a_short_event_is_never_lost():
     made = Timeline("v", 3600.0, 1.0, ("dog",), np.ones((3600, 2)), None, (Event("dog", 3599.0, 3600.0, 0.5),), {})
-    assert printed(made, 60).splitlines()[0].endswith("·█")
+    assert printed(made, 60).splitlines()[0].endswith("··:")
 
 
 def test_terminal_colour_and_ascii():

@@ -26,6 +26,9 @@ PALETTE = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#882255", "#ddcc77", "#4b3bb0", "#7a4a1e",
 )  # fmt: skip
 
+#: Seconds between the ticks of a time axis, one of these.
+TICK_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+
 _INK, _MUTED, _RULE, _GROUND = "#1b1f24", "#5b6470", "#d5dae0", "#eef1f4"
 _FRAMES_ACROSS = 10
 _DPI = 120
@@ -65,8 +68,7 @@ def shown_classes(timeline: Timeline, at_least: int = 4) -> list[int]:
 
 def tick_step(duration: float, most: int = 12) -> float:
     """Seconds between the ticks of a time axis: a round number that gives at most ``most`` steps."""
-    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
-    return next((step for step in steps if duration / step <= most), 3600 * np.ceil(duration / 3600 / most))
+    return next((step for step in TICK_STEPS if duration / step <= most), 3600 * np.ceil(duration / 3600 / most))
 
 
 def clock(seconds: float, duration: float, decimals: int = 0) -> str:
@@ -159,8 +161,7 @@ def timeline_picture(
                 continue
             end = min(event.end, length)
             pixels = (end - event.start) / length * inner * _DPI
-            edge = "white" if pixels > 8 else "none"  # it parts neighbours, but would paint over a sliver
-            axes.add_patch(_rectangle(event.start, bottom + 0.06, end - event.start, 0.88, color, edge))
+            axes.add_patch(_rectangle(event.start, bottom + 0.06, end - event.start, 0.88, color))
             if pixels > 30:
                 middle = ((event.start + end) / 2, bottom + 0.48)
                 _label_if_it_fits(axes, event.label, middle, text_color(color), pixels)
@@ -177,8 +178,9 @@ def timeline_picture(
             baseline=place + 0.06,
             fill=True,
             color=class_color(index),
+            snap=False,
         )
-        _row_name(axes, _shortened(timeline.classes[index], 21), place + 0.42, color=class_color(index))
+        _row_name(axes, _shortened(timeline.classes[index], 30), place + 0.42, color=class_color(index))
     axes.set_xticks(np.arange(0, length * 1.0001, tick_step(length)))
     axes.set_xticklabels([clock(tick, length, int(tick_step(length) < 1)) for tick in axes.get_xticks()])
     axes.tick_params(axis="x", colors=_MUTED, labelsize=9)
@@ -262,10 +264,13 @@ def _label_if_it_fits(axes: Axes, name: str, middle: tuple[float, float], color:
 
 def _row_name(axes: Axes, name: str, middle: float, color: str | None = None) -> None:
     offset = -18 if color else -6
-    axes.annotate(
+    label = axes.annotate(
         name, (0, middle), (offset, 0), xycoords=("axes fraction", "data"), textcoords="offset points", ha="right",
         va="center", fontsize=9.5, color=_INK, annotation_clip=False, parse_math=False,
     )  # fmt: skip
+    while label.get_window_extent().x0 < 4 and len(name) > 3:  # cut by the edge of the picture
+        name = _shortened(name, len(name) - 1)
+        label.set_text(name)
     if color:
         axes.plot(
             -0.009, middle, marker="s", markersize=6.5, color=color, transform=axes.get_yaxis_transform(), clip_on=False
@@ -529,10 +534,11 @@ def _dots(epochs: Sequence[int]) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3} if len(epochs) < 4 else {}
 
 
-def _rectangle(x: float, y: float, width: float, height: float, color: str, edgecolor: str = "none") -> Any:
+def _rectangle(x: float, y: float, width: float, height: float, color: str) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y), width, height, facecolor=color, edgecolor=edgecolor, linewidth=0.8)
+    # Without an edge and not moved to whole pixels: what covers a third of a pixel colours it by a third.
+    return Rectangle((x, y), width, height, facecolor=color, linewidth=0, snap=False)
 
 
 def _text(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:

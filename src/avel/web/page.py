@@ -22,10 +22,10 @@ import numpy as np
 
 import avel
 from avel.files import link_or_copy, write_file
-from avel.plots import class_color, clock, shown_classes, text_color, tick_step
+from avel.plots import TICK_STEPS, class_color, clock, shown_classes, text_color
 from avel.text import visible
 from avel.timeline import Timeline
-from avel.types import BACKGROUND, Span
+from avel.types import BACKGROUND
 
 _CAPTIONS = {
     "curves": "Training: the loss and its terms, and the segment accuracy.",
@@ -34,12 +34,15 @@ _CAPTIONS = {
 }
 
 
-def timeline_page(timeline: Timeline, media: str | Path, out: str | Path, *, picture: str | Path | None = None) -> None:
-    """Write one clip's page: the player, a timeline to click, the events, the probabilities.
+def timeline_page(
+    timeline: Timeline, media: str | Path | None, out: str | Path, *, picture: str | Path | None = None
+) -> None:
+    """Write one clip's page: the player, a timeline to click and zoom, the events, the probabilities.
 
     Args:
         timeline: of the clip.
-        media: its file, hard-linked (or copied) beside the page as ``<name of the page>.clip.<suffix>``.
+        media: its file, hard-linked (or copied) beside the page as ``<name of the page>.clip.<suffix>``; None leaves
+            the player out.
         out: the HTML file to write.
         picture: a PNG to embed, such as `avel.plots.timeline_picture` made.
 
@@ -47,13 +50,14 @@ def timeline_page(timeline: Timeline, media: str | Path, out: str | Path, *, pic
         AvelError: the disk is full.
     """
     out = Path(out)
+    address = None if media is None else _beside(Path(media), out, out.stem)
     name = Path(timeline.video).name
     number = len(timeline.events)
     content = _template("timeline.html").substitute(
         _frame(name),
         heading=_text(name),
         summary=f"{_seconds(timeline.duration)} · {number or 'no'} event{'' if number == 1 else 's'} found",
-        clip=_clip(timeline, _beside(Path(media), out, out.stem), "page", picture, name),
+        clip=_clip(timeline, address, "page", picture, name),
         notes=_notes(timeline),
     )
     write_file(out, content)
@@ -105,20 +109,33 @@ def demo_page(
 # Parts
 
 
-def _clip(timeline: Timeline, media: str, layout: str, picture: str | Path | None, name: str) -> str:
+def _clip(timeline: Timeline, address: str | None, layout: str, picture: str | Path | None, name: str) -> str:
     length = max(timeline.duration, len(timeline.probabilities) * timeline.segment_seconds)
-    lanes = [("truth", _bars(timeline, timeline.truth, length, "truth: "))] if timeline.truth is not None else []
-    lanes.append(("found", _bars(timeline, timeline.events, length, "")))
-    rows = [f'<div class="name">{title}</div><div class="lane spans">{bars}</div>' for title, bars in lanes]
+    spans = [("truth", timeline.truth)] if timeline.truth is not None else []
+    spans.append(("found", timeline.events))
+    unknown = sorted({span.label for _, lane in spans for span in lane} - set(timeline.classes))
+    labels = [*timeline.classes, BACKGROUND, *unknown]
+    colors = [*map(class_color, range(len(timeline.classes))), *["#8a929c"] * (1 + len(unknown))]
+    # A label may lie behind the end of the clip, or reach over it. Seconds to three decimals, labels by number.
+    lanes = [
+        [
+            (round(span.start, 3), round(min(span.end, length), 3), labels.index(span.label))
+            for span in lane
+            if span.start < length
+        ]
+        for _, lane in spans
+    ]
+    rows = [(title, "spans", _bars(lane, colors, length)) for (title, _), lane in zip(spans, lanes, strict=True)]
     for index in shown_classes(timeline):
         rows.append(
-            f'<div class="name">{_swatch(index)}{_text(timeline.classes[index])}</div>'
-            f'<div class="lane strip">{_strip(timeline, index, length)}</div>'
+            (
+                f"{_swatch(index)}{_text(timeline.classes[index])}",
+                "strip",
+                _strip(timeline, index, length),
+            )
         )
-    rows.append(f'<div class="name"></div><div class="lane ticks" aria-hidden="true">{_ticks(length)}</div>')
     events = "".join(
-        f'<li><button type="button" data-start="{event.start:g}" data-end="{event.end:g}">{_swatch(index)}'
-        f'<span class="what">{_text(event.label)}</span>'
+        f'<li><button type="button">{_swatch(index)}<span class="what">{_text(event.label)}</span>'
         f'<span class="when">{clock(event.start, length, 1)} – {clock(event.end, length, 1)}</span>'
         f'<span class="score">{event.score:.2f}</span></button></li>'
         for event in timeline.events
@@ -127,62 +144,53 @@ def _clip(timeline: Timeline, media: str, layout: str, picture: str | Path | Non
     data = {
         "length": length,
         "segment": timeline.segment_seconds,
-        "names": [*map(visible, timeline.classes), BACKGROUND],
-        "probabilities": np.round(timeline.probabilities, 3).tolist(),
+        "steps": TICK_STEPS,
+        "names": list(map(visible, labels)),
+        "inks": list(map(text_color, colors)),
+        "lanes": lanes,
+        "thousandths": np.rint(1000 * timeline.probabilities).astype(int).tolist(),
     }
     caption = "Frames, with the model's attention where it found an event, above the sound and the timeline."
-    embedded = "" if picture is None else _figure(picture, f"{name}: {caption}", caption, "picture")
+    heading = "h2" if layout == "page" else "h4"  # no level of headings is left out
     return _template("clip.html").substitute(
-        layout=layout,
-        media=media,
-        lanes="\n".join(rows),
-        num_lanes=len(rows),
-        events=f"<ol>{events}</ol>" if events else "<p>No event found.</p>",
-        data=json.dumps(data).replace("<", "\\u003c"),  # no name can close the script element
-        picture=embedded,
+        layout=layout if address is not None else f"{layout} silent",
+        player="" if address is None else _template("player.html").substitute(address=address, name=_text(name)),
+        names="\n".join(
+            f'<div class="name" style="--row:{row}">{title}</div>' for row, (title, *_) in enumerate(rows, 1)
+        ),
+        lanes="\n".join(
+            f'<div class="lane {kind}" style="--row:{row}">{lane}</div>' for row, (_, kind, lane) in enumerate(rows, 1)
+        ),
+        num_lanes=len(rows) + 1,  # and the axis
+        name=_text(name),
+        length=f"{length:.3f}",
+        events=f"<{heading}>Events found</{heading}>\n"
+        + (f"<ol>{events}</ol>" if events else "<p>No event found.</p>"),
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # no name can close the script element
+        picture="" if picture is None else _figure(picture, f"{name}: {caption}", caption, "picture"),
     )
 
 
-def _bars(timeline: Timeline, spans: Sequence[Span], length: float, prefix: str) -> str:
-    bars = []
-    for span in spans:
-        if span.start >= length:  # a label may lie behind the end of the clip
-            continue
-        end = min(span.end, length)
-        index = timeline.classes.index(span.label) if span.label in timeline.classes else None
-        color = "#8a929c" if index is None else class_color(index)
-        what = f"{prefix}{span.label}, {clock(span.start, length, 1)} to {clock(span.end, length, 1)}"
-        # The list of events is the way for the keyboard; tabbing through every bar as well would be a nuisance.
-        bars.append(
-            f'<button type="button" tabindex="-1" data-start="{span.start:g}" data-end="{span.end:g}"'
-            f' aria-label="{_text(what)}" title="{_text(what)}" style="left:{100 * span.start / length:.4f}%;'
-            f'width:{100 * (end - span.start) / length:.4f}%;--c:{color};--t:{text_color(color)}">'
-            f"<span>{_text(span.label)}</span></button>"
-        )
-    return "".join(bars)
+def _bars(lane: Sequence[tuple[float, float, int]], colors: Sequence[str], length: float) -> str:
+    """One path a colour. A browser paints an edge of a path by the share of the pixel that it covers, so that a lane
+    of an hour is as full as the hour."""
+    paths: dict[int, str] = {}
+    for start, end, label in lane:
+        paths[label] = f"{paths.get(label, '')}M{start:.10g} 0H{end:.10g}V1H{start:.10g}"
+    shapes = "".join(f'<path fill="{colors[label]}" d="{path}"/>' for label, path in paths.items())
+    return f'<svg viewBox="0 0 {length:.10g} 1" preserveAspectRatio="none">{shapes}</svg>'
 
 
 def _strip(timeline: Timeline, index: int, length: float) -> str:
-    values = timeline.probabilities[:, index]
-    path = "M0 1" + "".join(f"V{1 - value:.3f}H{place}" for place, value in enumerate(values, start=1)) + "V1Z"
+    values = np.rint(100 * timeline.probabilities[:, index]).astype(int)
+    path = "M0 100"
+    for place in [*(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]:  # the ends of the runs of equal values
+        path += f"V{100 - values[place - 1]}H{place}"
     share = 100 * len(values) * timeline.segment_seconds / length
-    label = f"probability of {timeline.classes[index]} over time"
     return (
-        f'<svg viewBox="0 0 {len(values)} 1" preserveAspectRatio="none" role="img" aria-label="{_text(label)}"'
-        f' style="width:{share:.4f}%;--c:{class_color(index)}"><path d="{path}"/></svg>'
+        f'<svg viewBox="0 0 {len(values)} 100" preserveAspectRatio="none" style="width:{share:.4f}%">'
+        f'<path fill="{class_color(index)}" d="{path}V100"/></svg>'
     )
-
-
-def _ticks(length: float) -> str:
-    step = tick_step(length, most=10)
-    ticks = []
-    for number in range(int(length / step * 1.0001) + 1):
-        place = 100 * number * step / length
-        edge = " first" if number == 0 else " last" if place > 96 else ""
-        odd = " odd" if number % 2 else ""
-        label = clock(number * step, length, int(step < 1))
-        ticks.append(f'<span class="tick{edge}{odd}" style="left:{min(place, 100):.4f}%">{label}</span>')
-    return "".join(ticks)
 
 
 def _notes(timeline: Timeline) -> str:
@@ -211,7 +219,8 @@ def _table(caption: str, rows: Sequence[Any]) -> str:
         cells = "".join(f"<td>{f'{cell:.3f}' if isinstance(cell, float) else _text(str(cell))}</td>" for cell in rest)
         body.append(f'<tr><th scope="row">{_text(str(first))}</th>{cells}</tr>')
     return (
-        f'<div class="scroll" tabindex="0"><table><caption>{_text(caption)}</caption>'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{_text(caption)}">'
+        f"<table><caption>{_text(caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -219,7 +228,7 @@ def _table(caption: str, rows: Sequence[Any]) -> str:
 def _figure(path: str | Path, alternative: str, caption: str, kind: str) -> str:
     data = base64.b64encode(Path(path).read_bytes()).decode()
     return (
-        f'<figure class="{kind}"><div class="scroll" tabindex="0">'
+        f'<figure class="{kind}"><div class="scroll" tabindex="0" role="group" aria-label="{_text(caption)}">'
         f'<img alt="{_text(alternative)}" src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{_text(caption)}</figcaption></figure>"
     )

@@ -1,8 +1,9 @@
-"""A timeline for the terminal: a bar per class and the list of events, at any width, with or without colour."""
+"""A timeline for the terminal: a lane per class and the list of events, at any width, with or without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from avel.plots import class_color, clock, shown_classes, tick_step
 from avel.text import visible
 from avel.timeline import Timeline
 from avel.types import Span
+
+# Nothing, a trace, then the steps up to the whole of a mark.
+_BLOCKS, _ASCII = "·:▁▂▃▄▅▆▇█", ".:-=#"
 
 
 class PlainConsole(Console):
@@ -35,7 +39,7 @@ class PlainConsole(Console):
 
 
 def terminal_timeline(timeline: Timeline) -> TerminalTimeline:
-    """What ``rich.print`` draws: one bar per class found (or labelled) over time, then the events as a table."""
+    """What ``rich.print`` draws: a lane per class of what was found, one of the truth where it is known, the events."""
     return TerminalTimeline(timeline)
 
 
@@ -48,25 +52,28 @@ class TerminalTimeline:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         timeline = self.timeline
         length = max(timeline.duration, len(timeline.probabilities) * timeline.segment_seconds)
-        both, found_only, missed, empty = "#+-." if options.ascii_only else "█▓░·"
-        rows = shown_classes(timeline, at_least=0)
-        names = [_one_line(timeline.classes[index]) for index in rows]
-        margin = min(max((len(name) for name in names), default=0), options.max_width // 3)
+        marks = _ASCII if options.ascii_only else _BLOCKS
+        rows = [
+            (name, [span for span in spans if span.label == timeline.classes[index]], class_color(index))
+            for index in shown_classes(timeline, at_least=0)
+            for name, spans in ((_one_line(timeline.classes[index]), timeline.events), ("truth", timeline.truth))
+            if spans is not None
+        ]
+        margin = min(max((len(name) for name, _, _ in rows), default=0), options.max_width // 3)
         width = max(options.max_width - margin - 1, 10)
-        for index, name in zip(rows, names, strict=True):
-            label = timeline.classes[index]
-            found = _cells([event for event in timeline.events if event.label == label], length, width)
-            truth = _cells([span for span in timeline.truth or () if span.label == label], length, width)
+        drawn = ""
+        for name, spans, color in rows:
             line = Text(no_wrap=True, overflow="crop")
             line.append(_cut(name, margin, options.ascii_only).rjust(margin) + " ")
-            for is_found, is_true in zip(found, truth, strict=True):
-                color = class_color(index) if is_found or is_true else "bright_black"
-                mark = (both if is_true or timeline.truth is None else found_only) if is_found else missed
-                line.append(mark if is_found or is_true else empty, style=color)
+            for mark in _lane(spans, length, width, marks):
+                line.append(mark, style="bright_black" if mark == marks[0] else color)
+            drawn += line.plain[margin + 1 :]
             yield line
         yield _axis(length, margin + 1, width)
-        if timeline.truth is not None:
-            yield Text(f"{both} found   {found_only} found, not in the truth   {missed} missed", style="bright_black")
+        if set(drawn) - {marks[0], marks[-1]}:
+            part = marks[len(marks) // 2]
+            legend = f"A mark is {length / width:.2g} s: {marks[-1]} all of it, {part} a part, {marks[1]} a trace."
+            yield Text(legend, style="bright_black")
         if not timeline.events:
             yield Text("No event found.")
             return
@@ -86,20 +93,29 @@ class TerminalTimeline:
         yield table
 
 
-def _cells(spans: list[Span], length: float, width: int) -> list[bool]:
-    """Which of ``width`` cells hold a span: those whose middle does, and one at least, so that none gets lost."""
-    cells = [False] * width
-    for span in spans:
-        if span.start >= length:  # a label may lie behind the end of the clip
-            continue
-        first = min(round(span.start / length * width), width - 1)
-        last = min(max(round(span.end / length * width), first + 1), width)
-        cells[first:last] = [True] * (last - first)
-    return cells
+def _lane(spans: Sequence[Span], length: float, width: int, marks: str) -> str:
+    """``width`` marks, each as full as the spans cover its stretch of time.
+
+    Marks have few steps: what rounding leaves over goes to the next covered mark, so that the lane as a whole is as
+    full as the time. A span too short for the first step leaves a trace, so that none gets lost.
+    """
+    cover = [0.0] * width
+    for span in spans:  # a label may lie behind the end of the clip, or reach over it
+        start, end = (min(second / length, 1.0) * width for second in (span.start, span.end))
+        for place in range(int(start), min(math.ceil(end), width)):
+            cover[place] += min(end, place + 1) - max(start, place)
+    steps = len(marks) - 2  # after the empty mark and the trace
+    left_over, lane = 0.0, ""
+    for share in cover:
+        share = min(round(share, 6), 1.0)
+        step = steps if share == 1 else min(max(round((share + left_over) * steps), 0), steps) if share else 0
+        left_over += share - step / steps
+        lane += marks[step + 1 if step else int(share > 0)]
+    return lane
 
 
 def _axis(length: float, margin: int, width: int) -> Text:
-    step = tick_step(length, most=max(width // 9, 1))
+    step = tick_step(length, most=max(width // max(9, 2 * len(clock(length, length)) + 1), 1))
     line = [" "] * (margin + width)
     tick = 0.0
     while tick <= length * 1.0001:
