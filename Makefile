@@ -17,7 +17,7 @@ test: install
 # a Ray cluster against that of this machine: what only this needs.
 parity: $(PARITY)/.installed
 	AVEL_PARITY=1 $(PARITY)/bin/python -m pytest -s tests/test_parity.py tests/test_timeline_exports.py
-	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_huggingface.py tests/test_zero_shot.py
+	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_huggingface.py tests/test_zero_shot.py tests/test_curves.py
 	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -m slow tests/test_ray.py
 
 lint: install

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
@@ -40,11 +41,12 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from avel.data.ave_survey import Survey
     from avel.features.video import Streams
     from avel.timeline import Timeline
-    from avel.types import Finding, Progress
+    from avel.types import Finding, Progress, Report, TrainStatus
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 #: Those of `avel.present`, which is not imported for a help text.
 FORMATS = ["json", "csv", "vtt", "audacity", "png", "html", "elan", "label-studio", "sed-eval"]
+SECONDS_BETWEEN_LINES = 60  # of a training whose epochs are long, where no bar can be drawn
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
 
 
@@ -300,8 +302,8 @@ def train(arguments: Namespace) -> int:
     settings = {key: value for key, value in arguments.items() if key not in ("config", "seeds")}
     config = TrainConfig(**settings)
     seeds = arguments.seeds or [config.seed]
-    with bars() as progress:
-        runs = train_seeds(config, seeds, progress=progress, notice=complain)
+    with training_bars() as report:
+        runs = train_seeds(config, seeds, notice=complain, report=report)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
         return OK
     measure = "mean of A2V and V2A" if config.task == "cml" else "accuracy"
@@ -974,10 +976,66 @@ def bars() -> Iterator[Progress]:
         def progress(stage: str, done: int, total: int) -> None:
             task = drawn.tasks[tasks[stage]] if stage in tasks else None
             if task is None or (task.finished and done < total):
-                tasks[stage] = drawn.add_task(stage, total=total)
+                # What was done before is no work of this run: the time left must not be told from it.
+                tasks[stage] = drawn.add_task(stage, total=total, completed=done)
             drawn.update(tasks[stage], completed=done, total=total)
 
         yield progress
+
+
+@contextmanager
+def training_bars() -> Iterator[Report]:
+    """A ``report`` of training: a bar a seed with loss, accuracy and the time left, on standard error.
+
+    Where that is no terminal, a line at the end of each epoch instead, and one a minute within it.
+    """
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    terminal = console(stderr=True)
+    if not terminal.is_terminal or terminal.is_dumb_terminal:
+        yield training_lines(complain)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    with Bars(*columns, *left, speed_estimate_period=math.inf, console=terminal) as drawn:
+        tasks: dict[int, Any] = {}
+
+        def report(status: TrainStatus) -> None:
+            done = status.epoch - 1 + status.done
+            if status.seed not in tasks:
+                began = int(done)  # epochs of an earlier call are no work of this one
+                tasks[status.seed] = drawn.add_task("", total=status.epochs, completed=began)
+            drawn.update(tasks[status.seed], completed=done, description=standing(status))
+
+        yield report
+
+
+def training_lines(tell: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> Report:
+    """A ``report`` of training that tells a line at the end of each epoch, and one a minute within it."""
+    began: dict[int, tuple[float, float]] = {}  # seed -> epochs done, and the time, at its first report
+    told = now()
+
+    def report(status: TrainStatus) -> None:
+        nonlocal told
+        done, at = status.epoch - 1 + status.done, now()
+        first, since = began.setdefault(status.seed, (done, at))
+        if status.done < 1 and at - told < SECONDS_BETWEEN_LINES:
+            return
+        told = at
+        left = f", {clock((at - since) / (done - first) * (status.epochs - done))} left" if done > first else ""
+        tell(standing(status) + left)
+
+    return report
+
+
+def standing(status: TrainStatus) -> str:
+    """``seed 0, epoch 3/60, loss 1.2345, accuracy 0.5810, best 0.5900 at epoch 2``."""
+    share = f" ({status.done:.0%})" if status.done < 1 else ""
+    text = f"seed {status.seed}, epoch {status.epoch}/{status.epochs}{share}, loss {status.loss:.4f}"
+    if status.accuracy is None or status.best_accuracy is None:
+        return text
+    return f"{text}, accuracy {status.accuracy:.4f}, best {status.best_accuracy:.4f} at epoch {status.best_epoch}"
 
 
 def clock(seconds: float) -> str:

@@ -64,6 +64,8 @@ class TrainConfig:
     """Device: auto, cpu, cuda or mps."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic: 32-true, or bf16-mixed."""
+    tensorboard: bool = False
+    """Write loss, accuracy and learning rate for TensorBoard too, under tensorboard/ in the run folder."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to PyTorch. A resumed run uses the number it started with."""
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import fields as dataclass_fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ import avel
 from avel import checkpoint
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_floors, query
 from avel.config import TrainConfig
+from avel.curves import Curves, check_tensorboard
 from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.splits import BACKGROUND_SPLIT, KNOWN
@@ -37,12 +39,18 @@ from avel.floors import segment_floors
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
-from avel.types import DistanceOutput, Progress, SegmentOutput, Target
+from avel.types import DistanceOutput, Progress, Report, SegmentOutput, Target, TrainStatus
 
 T = TypeVar("T")
 
+#: Settings that a resumed run may change.
+UNCOMPARED = ("store", "out", "epochs", "threads", "tensorboard")
+
 #: Settings that only one task reads.
 TASK_OF = {"weak_labels": "weak", "background_videos": "weak", "cml_mode": "cml"}
+
+
+REPORT_SECONDS = 1.0  # from one report within an epoch to the next: reading the loss off a GPU waits for it
 
 
 @dataclass(frozen=True)
@@ -64,17 +72,25 @@ class Run:
     floors: dict[str, float]
 
 
-def train(config: TrainConfig, *, progress: Progress | None = None, notice: Callable[[str], None] | None = None) -> Run:
+def train(
+    config: TrainConfig,
+    *,
+    progress: Progress | None = None,
+    notice: Callable[[str], None] | None = None,
+    report: Report | None = None,
+) -> Run:
     """Train one model with one seed, or resume the run that was stopped in ``config.out``.
 
     Args:
         config: what to train on what; ``config.out`` becomes the run folder.
         progress: called as ``progress("train", epochs done, epochs)``.
         notice: called with a line on where the features lie and what reading them costs.
+        report: called with loss and accuracy at the end of each epoch, and at most once a second within it. Of
+            several processes the first alone calls it.
 
     Raises:
         AvelError: the store cannot serve this training, this machine has no such device, the folder holds another run,
-            or the disk is full.
+            the disk is full, or ``config.tensorboard`` is set where TensorBoard is not installed.
     """
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(config, name) < 1:
@@ -98,6 +114,8 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
             "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
             "leave out --drop-last",
         )
+    if config.tensorboard:
+        check_tensorboard()
     place = device(config.device)
     check_folder(config.out)
     store = open_store(config.store)
@@ -146,6 +164,18 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     fabric.barrier()  # nobody writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
 
+    curves: list[Curves] = []  # one, on the first process
+    if config.tensorboard:
+        _by_first(fabric, lambda: curves.append(Curves(config.out, metrics)))
+    chosen = _scores_name(config)
+    report = report if fabric.is_global_zero else None
+    accuracy = next((line[chosen]["accuracy"] for line in reversed(metrics) if chosen in line), None)
+
+    def tell(epoch: int, done: float, loss: float) -> None:
+        best = facts["best_accuracy"] if facts["best_epoch"] else None
+        if report:
+            report(TrainStatus(config.seed, epoch, config.epochs, done, loss, accuracy, best, facts["best_epoch"]))
+
     first = facts["epoch"] + 1
     for epoch in range(first, config.epochs + 1):
         if progress and fabric.is_global_zero:
@@ -157,17 +187,22 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
         for group in optimizer.param_groups:
             group["lr"] = rate
         parts = plan(train_windows, config, epoch, fabric.world_size, notice if epoch == first else None)
-        terms = fit_epoch(fabric, model, optimizer, train_windows, parts, config)
+        on_the_way = partial(tell, epoch) if report else None
+        terms = fit_epoch(fabric, model, optimizer, train_windows, parts, config, on_the_way)
         facts["updates"] += len(parts)
         line = {"epoch": epoch, "updates": facts["updates"], "learning_rate": rate, "train": terms}
         if epoch % config.validate_every == 0 or epoch == config.epochs:
-            scores = line[_scores_name(config)] = scores_on(fabric, model, choose_windows, config)
-            if scores["accuracy"] > facts["best_accuracy"]:
-                facts |= {"best_epoch": epoch, "best_accuracy": scores["accuracy"]}
+            scores = line[chosen] = scores_on(fabric, model, choose_windows, config)
+            accuracy = scores["accuracy"]
+            if accuracy > facts["best_accuracy"]:
+                facts |= {"best_epoch": epoch, "best_accuracy": accuracy}
         line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
         facts["epoch"] = epoch
-        _by_first(fabric, _save_epoch, config, store, network, optimizer, facts, metrics)
+        _by_first(fabric, _save_epoch, config, store, network, optimizer, facts, metrics, curves)
+        tell(epoch, 1.0, terms["total"])
+    for each in curves:
+        each.close()
     if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
     if config.task == "cml":
@@ -194,12 +229,14 @@ def train_seeds(
     *,
     progress: Progress | None = None,
     notice: Callable[[str], None] | None = None,
+    report: Report | None = None,
 ) -> list[Run]:
     """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several."""
     runs: list[Run] = []
     for seed in seeds:
         out = config.out if len(seeds) == 1 else config.out / f"seed-{seed}"
-        runs.append(train(replace(config, seed=seed, out=out), progress=progress, notice=None if runs else notice))
+        of_seed = replace(config, seed=seed, out=out)
+        runs.append(train(of_seed, progress=progress, notice=None if runs else notice, report=report))
     return runs
 
 
@@ -271,6 +308,7 @@ def fit_epoch(
     windows: Windows,
     parts: Sequence[Part],
     config: TrainConfig,
+    report: Callable[[float, float], None] | None = None,
 ) -> dict[str, float]:
     """One pass over the windows.
 
@@ -285,16 +323,30 @@ def fit_epoch(
         windows: to train on.
         parts: the updates, as `plan` gives them.
         config: streams and noise.
+        report: called with the share of the updates that are done and the mean loss so far, about once a second.
 
     Returns:
         The mean of every loss term over the windows; in tasks full and weak the segment accuracy seen on the way too.
     """
     model.train()
     sums: dict[str, float] = {}
-    counts = torch.zeros(2, dtype=torch.int64)  # segments that were right, segments
+    waiting: list[tuple[int, dict[str, Tensor]]] = []  # windows and loss terms of updates that are not in the sums yet
+
+    def settle() -> dict[str, float]:
+        """The means so far. It waits for the device, and is not called after every update for that."""
+        for size, terms in waiting:
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * size
+        waiting.clear()
+        return {name: value / seen for name, value in sums.items()}
+
+    right = torch.zeros((), dtype=torch.int64, device=fabric.device)
+    segments, reported = 0, time.monotonic()
     share = slice(fabric.global_rank, None, fabric.world_size)
     seen = 0
-    for part, batch in zip(parts, windows.each([part.windows[share] for part in parts], reuse=True), strict=True):
+    for update, (part, batch) in enumerate(
+        zip(parts, windows.each([part.windows[share] for part in parts], reuse=True), strict=True), 1
+    ):
         if config.feature_noise:
             audio = batch.audio + config.feature_noise * torch.randn_like(batch.audio)
             visual = batch.visual.float() + config.feature_noise * torch.randn(batch.visual.shape, device=fabric.device)
@@ -307,21 +359,23 @@ def fit_epoch(
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(terms["total"])
         optimizer.step()
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(part.windows)
+        waiting.append((len(part.windows), {name: value.detach() for name, value in terms.items()}))
         seen += len(part.windows)
         if isinstance(output, SegmentOutput):
-            right = (output.labels() == batch.target.labels).sum().cpu()
-            counts += torch.stack([right, torch.tensor(batch.target.labels.numel())])
-    means = {name: value / seen for name, value in sums.items()}
+            right += (output.labels() == batch.target.labels).sum()
+            segments += batch.target.labels.numel()
+        if report and update < len(parts) and time.monotonic() - reported >= REPORT_SECONDS:
+            report(update / len(parts), settle()["total"])
+            reported = time.monotonic()
+    means = settle()
     if not np.isfinite(means["total"]):
         raise AvelError(
             f"the loss became {means['total']} ({means})",
             "a finite loss",
             f"try a smaller --learning-rate (now {config.learning_rate}); finished epochs are kept in {config.out}",
         )
-    right, segments = _summed(fabric, counts).tolist()
-    return {**means, "accuracy": right / segments} if segments else means
+    right_in_all, in_all = _summed(fabric, torch.stack([right, torch.full_like(right, segments)])).tolist()
+    return {**means, "accuracy": right_in_all / in_all} if in_all else means
 
 
 def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dict[str, Tensor], Target]:
@@ -483,8 +537,11 @@ def _save_epoch(
     optimizer: torch.optim.Optimizer,
     facts: dict[str, Any],
     metrics: list[dict[str, Any]],
+    curves: Sequence[Curves],
 ) -> None:
-    """Write the checkpoints and the metric lines of a finished epoch."""
+    """Write the curves, the checkpoints and the metric lines of a finished epoch."""
+    for each in curves:  # first: what a kill leaves here of an unfinished epoch is replaced when the run is resumed
+        each.add(metrics[-1])
     description = _description(config, store, facts["epoch"], metrics[-1].get(_scores_name(config)))
     if facts["best_epoch"] == facts["epoch"]:
         checkpoint.save(config.out, "best", network, description)
@@ -535,7 +592,7 @@ def _start_or_resume(
     run_file = config.out / "run.json"
     if run_file.is_file():
         run: dict[str, Any] = json.loads(run_file.read_text())
-        compared = {key: value for key, value in settings.items() if key not in ("store", "out", "epochs", "threads")}
+        compared = {key: value for key, value in settings.items() if key not in UNCOMPARED}
         different = [key for key, value in compared.items() if run["config"].get(key) != value]
         if run["store_checksum"] != store.checksum:
             different.append("store (its content)")

@@ -30,6 +30,35 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class TrainStatus:
+    """Where a training stands.
+
+    Attributes:
+        seed: of the run.
+        epoch: that is under way, or that just ended, from 1.
+        epochs: in all.
+        done: share of this epoch's updates that are done; 1 once it has ended and was validated.
+        loss: mean total loss of this epoch so far.
+        accuracy: at the newest validation, from 0 to 1; None before the first.
+        best_accuracy: the best so far, likewise.
+        best_epoch: the epoch that reached it, 0 before the first validation.
+    """
+
+    seed: int
+    epoch: int
+    epochs: int
+    done: float
+    loss: float
+    accuracy: float | None
+    best_accuracy: float | None
+    best_epoch: int
+
+
+#: How training tells where it stands: at the end of each epoch, and at most once a second within it.
+Report = Callable[[TrainStatus], None]
+
+
+@dataclass(frozen=True)
 class Span:
     """A labelled stretch ``[start, end)`` of a clip, in seconds."""
 
