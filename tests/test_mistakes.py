@@ -102,3 +102,73 @@ def test_a_setting_of_the_wrong_type_is_refused_by_name(setting: dict[str, Any],
         TrainConfig(**({"store": Path("store"), "out": Path("run")} | setting))
     ((name, value),) = setting.items()
     assert caught.value.found == f"{name} = {value!r}" and caught.value.expected == expected
+
+
+@pytest.fixture
+def odd_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of files that are not what they seem, to work in."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("folder.csv", "run.v1"):
+        Path(folder).mkdir()
+    for name, content in (
+        ("empty", b""),
+        ("empty.csv", b""),
+        ("latin.yaml", "model: \xe9".encode("latin-1")),
+        ("broken.yaml", b"epochs: [1"),
+        ("unknown.yaml", b"colour: red"),
+        ("list.yaml", b"- 1"),
+    ):
+        Path(name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extract folder.csv --out new",
+        "extract empty --out new",
+        "extract empty.csv --out new",
+        "train --config latin.yaml --store s --out new",
+        "train --config broken.yaml --store s --out new",
+        "train --config unknown.yaml --store s --out new",
+        "train --config list.yaml --store s --out new",
+        "train --config run.v1 --store s --out new",
+        "train --store empty --out new",
+        "train --store s --out new --epochs 0",
+        "train --store s --out new --device banana",
+        "train --store s --out new --seeds 0 0",
+        "train --store s --out new --seeds 0 -1",
+        "evaluate empty",
+        "evaluate run.v1",
+        "evaluate folder.csv --floors",
+        "evaluate empty --floors",
+        "localize empty --model run.v1",
+        "localize folder.csv --model run.v1",
+        "localize missing --model empty",
+        "localize empty --model run.v1 --truth folder.csv",
+        "localize empty --model run.v1 --device banana",
+        "localize empty --labels dog --threshold nan",
+        "data check empty",
+        "data check folder.csv",
+        "data compare empty folder.csv",
+        "data import-ave empty --dry-run",
+        "data import-ave run.v1 --out new",
+        "data render --clips -1 --out new",
+        "data simulate --videos 0 --out new",
+        "demo --clips 0 --out new",
+        "export-h5 empty new",
+    ],
+)
+def test_wrong_kinds_of_paths_and_numbers_are_told(
+    words: str, odd_paths: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: int | str | None = cli.main(words.split())
+    except SystemExit as stop:  # of the parser
+        code = stop.code
+    told = capsys.readouterr()
+    assert code == 2 and "Traceback" not in told.err and told.err.strip()
+
+
+def test_seeds_named_twice_are_refused_before_the_store_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--store", "nowhere", "--out", "new", "--seeds", "0", "1", "0"]) == 2
+    assert "seeds 0, 1, 0" in capsys.readouterr().err

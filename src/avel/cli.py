@@ -882,7 +882,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_verbs(parser, VERBS, words)
     if not words or (len(words) == 1 and isinstance(VERBS.get(words[0]), dict)):  # `avel`, `avel data`: what there is
         words.append("--help")
-    arguments = parser.parse_args(words)
+    try:
+        arguments = parser.parse_args(words)
+    except UnicodeDecodeError as error:  # of a --config
+        parser.error(f"the file given by --config is not in UTF-8: {error}")
     verb: Verb | dict[str, Verb] = VERBS[arguments.verb]
     chosen = arguments[arguments.verb]
     if isinstance(verb, dict):

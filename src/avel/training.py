@@ -232,6 +232,8 @@ def train_seeds(
     report: Report | None = None,
 ) -> list[Run]:
     """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several."""
+    if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
+        raise AvelError(f"seeds {', '.join(map(str, seeds))}", "different numbers, 0 or more", "name each seed once")
     runs: list[Run] = []
     for seed in seeds:
         out = config.out if len(seeds) == 1 else config.out / f"seed-{seed}"
