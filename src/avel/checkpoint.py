@@ -206,7 +206,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     with torch.device("meta"):  # costs nothing, whatever the sizes
         planned = build_model(**options, **arguments).state_dict()
     try:
-        with open_tensors(weights, weights.parent, "pt") as file:
+        with open_tensors(weights, weights.parent, "pt", MOST_WEIGHTS) as file:
             _check_shapes(weights, tensor_shapes(file), planned)
             if file_sha256(weights) != description.weights_sha256:
                 raise _unlike(weights, "does not match its .json", description.weights_sha256)
@@ -289,7 +289,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     planned = {f"network.{key}": value for key, value in network.state_dict().items()}
     moments: dict[int, dict[str, Tensor]] = {}
     try:
-        with open_tensors(path, path.parent, "pt") as file:
+        with open_tensors(path, path.parent, "pt", 3 * MOST_WEIGHTS) as file:
             facts = parse_json((file.metadata() or {}).get("facts", ""), _Facts)
             found = tensor_shapes(file)
             for index in sorted({_parameter(key) for key in found if not key.startswith("network.")}):

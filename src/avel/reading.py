@@ -10,6 +10,7 @@ import io
 import json
 import os
 import stat
+import tokenize
 import unicodedata
 import zipfile
 import zlib
@@ -32,6 +33,7 @@ T = TypeVar("T")
 
 SMALL_FILE = 2**20  # bytes: what describes one model, run or folder
 LARGE_FILE = 2**26  # bytes: what has a line for every clip or segment
+MOST_TENSORS = 2**36  # bytes of a shard, which is mapped and not read as a whole
 MOST_ARRAYS = 2**28  # bytes: what is predicted on a split
 #: Bounds on what a text may unfold to in memory: lists and objects, and values in them.
 MOST_CONTAINERS, MOST_VALUES = 2_000_000, 8_000_000
@@ -39,7 +41,8 @@ MOST_CONTAINERS, MOST_VALUES = 2_000_000, 8_000_000
 LONGEST_WINDOW = 86_400
 _LONGEST_HEADER = 2**24  # bytes of the header of a safetensors file
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)
+#: What damaged archives, and the headers of arrays in them, raise.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, tokenize.TokenError, NotImplementedError, RuntimeError)
 
 Count = Annotated[int, Meta(ge=0, le=2**31)]
 Size = Annotated[int, Meta(ge=1, le=2**16)]
@@ -218,8 +221,12 @@ def fitting_json(
 
 
 @contextmanager
-def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
+def open_tensors(
+    path: Path, folder: Path, framework: Literal["np", "pt"], limit: int = MOST_TENSORS
+) -> Iterator[Any]:
     """``with open_tensors(path, folder, "pt") as file:`` as `safetensors.safe_open`, of a file inside a folder.
+
+    A file of more than ``limit`` bytes is refused.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -228,7 +235,9 @@ def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"]) -> It
     from safetensors import SafetensorError, safe_open
 
     real = kept_inside(path, folder)
-    check_regular(real)
+    size = check_regular(real).st_size
+    if size > limit:
+        raise damaged_tensors(path, f"{size} bytes, where {limit} are the most")
     try:
         with open(real, "rb") as start:
             length = int.from_bytes(start.read(8), "little")
@@ -236,7 +245,7 @@ def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"]) -> It
             raise damaged_tensors(path, f"a header of {length} bytes")
         with safe_open(real, framework) as file:
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise damaged_tensors(path, str(error)) from error
 
 

@@ -134,7 +134,7 @@ def train(config: TrainConfig, *, progress: Progress | None = None, notice: Call
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     state_file = config.out / "last.state.safetensors"
     facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
-    if state_file.is_file():
+    if os.path.lexists(state_file):
         facts |= checkpoint.load_state(state_file, network, optimizer)
     metrics = _metrics_up_to(config.out, facts["epoch"])
     fabric.barrier()  # nobody writes before all have read
