@@ -213,7 +213,7 @@ _VALUES: list[Any] = [None, [], {}, "", "abc", "\x1b[31m", -1, 0, 10**9, 10**30,
 
 
 def _json_case(kind: str, text: bytes, generator: random.Random) -> Case:
-    """A value anywhere is dropped, renamed, doubled or another one. Some such files are sound, and say another thing."""
+    """A value anywhere is dropped, renamed or another one. Some such files are sound, and say another thing."""
     content = json.loads(text)
     place = content
     while True:

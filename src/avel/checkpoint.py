@@ -66,7 +66,7 @@ class _Network(Struct, forbid_unknown_fields=True):
             raise ValueError(f"{option!r} among the options")
 
 
-class _Description(Struct, forbid_unknown_fields=True):
+class Description(Struct, forbid_unknown_fields=True):
     """What ``NAME.json`` says."""
 
     schema: Literal[1]
@@ -143,7 +143,9 @@ def seeds_of(run: str | Path) -> list[Path]:
     """
     run = Path(run)
     numbers = {folder: folder.name.removeprefix("seed-") for folder in run.glob("seed-*") if folder.is_dir()}
-    seeds = sorted((folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder]))
+    seeds = sorted(
+        (folder for folder in numbers if numbers[folder].isdecimal()), key=lambda folder: int(numbers[folder])
+    )
     if seeds and (run / "run.json").exists():
         raise AvelError(
             f"{run} is a run itself, and holds {len(seeds)} others, such as {seeds[0].name}",
@@ -165,13 +167,16 @@ def best_seed(path: str | Path) -> Path:
     accuracies = []
     for seed in seeds:
         try:
-            accuracies.append(float(json.loads((seed / "best.json").read_text())["accuracy"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            accuracy = read_description(seed / "best.json").accuracy
+        except FileNotFoundError:
+            accuracy = None
+        if accuracy is None:
             raise AvelError(
-                f"{seed / 'best.json'} tells no accuracy ({error})",
+                f"{seed / 'best.json'} tells no accuracy",
                 f"finished runs in {path}, to take the best of them",
                 f"run the same `avel train` again: it resumes; or name one run, such as {seeds[0]}",
-            ) from error
+            )
+        accuracies.append(accuracy)
     return seeds[accuracies.index(max(accuracies))]
 
 
@@ -192,14 +197,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
             f"a run folder that `avel train` wrote, holding {description_file.name} and its .safetensors",
             "give the folder named by --out in `avel train`; if that run was stopped early, run it again to finish it",
         )
-    description = read_json(
-        description_file,
-        _Description,
-        folder=description_file.parent,
-        schema=("schema", SCHEMA),
-        expected="the JSON that `avel train` writes",
-        do="train again, or copy the whole run folder again",
-    )
+    description = read_description(description_file)
     weights = description_file.with_suffix(".safetensors")
     arguments = msgspec.structs.asdict(description.network)
     options = arguments.pop("options")
@@ -227,6 +225,23 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
         streams=description.streams,
         source=description_file,
         shape=(description.network.audio_dim, *description.network.grid, description.network.visual_dim),
+    )
+
+
+def read_description(file: Path) -> Description:
+    """Read what a checkpoint's JSON file says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AvelError: it is damaged, of another schema, or leads out of its folder.
+    """
+    return read_json(
+        file,
+        Description,
+        folder=file.parent,
+        schema=("schema", SCHEMA),
+        expected="the JSON that `avel train` writes",
+        do="train again, or copy the whole run folder again",
     )
 
 

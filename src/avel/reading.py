@@ -221,9 +221,7 @@ def fitting_json(
 
 
 @contextmanager
-def open_tensors(
-    path: Path, folder: Path, framework: Literal["np", "pt"], limit: int = MOST_TENSORS
-) -> Iterator[Any]:
+def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit: int = MOST_TENSORS) -> Iterator[Any]:
     """``with open_tensors(path, folder, "pt") as file:`` as `safetensors.safe_open`, of a file inside a folder.
 
     A file of more than ``limit`` bytes is refused.
