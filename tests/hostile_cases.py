@@ -201,7 +201,7 @@ def _by_name(kind: str, text: bytes) -> list[Case]:
     if kind == "run.json":
         for name, value in (
             ("store", 7), ("window", 10**10), ("batch_size", 0), ("batch_size", "32"), ("task", "all"),
-            ("select_on", "train"), ("streams", "smell"), ("cml_mode", None), ("learning_rate", -1), ("unknown", 1),
+            ("select_on", "all"), ("streams", "smell"), ("cml_mode", None), ("learning_rate", -1), ("unknown", 1),
         ):  # fmt: skip
             changes.append((f"{name} {value}", put("config", name, value=value)))
         changes += [("another store", put("store_checksum", value="0")), ("threads 0", put("threads", value=0))]
@@ -285,7 +285,7 @@ def _tensor_cases(kind: str, whole: bytes, generator: random.Random) -> list[Cas
     if kind in ("last.state.safetensors", "part"):
         facts = json.loads(metadata["facts"])
         said = ["", "[]", "{}", "[" * 100_000, "null", '{"epoch": NaN}']
-        said += [json.dumps({**facts, key: value}) for key in facts for value in (None, 7.5, [])]
+        said += [json.dumps({**facts, key: value}) for key in facts for value in (None, [], -5)]
         found += [(f"facts {text[-30:]}", save_tensors(tensors, {**metadata, "facts": text})) for text in said]
         found += [("no metadata", save_tensors(tensors))]
     # A shard may hold more than its two arrays. A part with other text as its source is that of another file.

@@ -79,7 +79,7 @@ class Description(Struct, forbid_unknown_fields=True):
     streams: Streams
     epoch: Count
     seed: int
-    selected_on: Literal["val", "test"]
+    selected_on: Literal["val", "test", "train"]
     accuracy: Fraction | None
 
     def __post_init__(self) -> None:
