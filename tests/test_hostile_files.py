@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -21,7 +22,22 @@ from hostile_cases import (
     write_good,
 )
 
+from avel.config import TrainConfig, read_run
+from avel.data.store import open_store
+from avel.data.table import read_table
+from avel.errors import AvelError
+from avel.features.extract import read_source
+
 GOOD = ("refused", "as it says")
+
+#: As version 0.1.0 wrote it before files had types. It must be read for as long as its schema stands.
+OLD_RUN = """{"avel": "0.1.0", "config": {"store": "store", "out": "run", "model": "ccln", "task": "full", "options": {},
+"window": 10, "epochs": 60, "batch_size": 32, "drop_last": false, "learning_rate": 0.001, "schedule": "constant",
+"weak_labels": "onehot", "background_videos": true, "cml_mode": "joint", "feature_noise": 0.0, "seed": 0,
+"streams": "both", "select_on": "val", "validate_every": 1, "device": "auto", "precision": "32-true", "threads": 0},
+"store_checksum": "%s", "seed": 0, "threads": 2, "processes": 1, "commit": null,
+"versions": {"python": "3.11.7", "torch": "2.13.0+cpu", "numpy": "2.4.0"}, "machine": "Linux x86_64, 2 cores",
+"windows": {"train": 18, "val": 6}}""" % ("0" * 64)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +54,36 @@ def test_a_good_file_is_read_as_it_says(good: Path, kind: str) -> None:
     whole = file_of(kind, good).read_bytes()
     assert outcome(Case(kind, "unchanged", whole), good) == "as it says"
     assert file_of(kind, good).read_bytes() == whole
+
+
+def test_a_run_of_an_earlier_avel_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(OLD_RUN)
+    assert read_run(tmp_path).settings() == TrainConfig(Path("store"), Path("run"))
+
+
+def test_a_folder_may_be_reached_through_a_link_and_so_may_a_table(good: Path, tmp_path: Path) -> None:
+    (tmp_path / "store").symlink_to(good / "store")
+    open_store(tmp_path / "store").verify()
+    (tmp_path / "v.mp4").touch()
+    (tmp_path / "real.csv").write_text("video,start,end,label\nv.mp4,0,1,bell\n")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert [clip.id for clip in read_table(tmp_path / "link.csv")] == ["v.mp4"]
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.txt"])
+def test_a_pipe_or_a_device_is_no_table(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(AvelError, match="is a pipe"):
+        read_source(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(AvelError, match="is a device"):
+        read_source(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 2**40)
+    with pytest.raises(AvelError, match="bytes"):
+        read_source(tmp_path / name)
 
 
 def test_changed_files_are_read_as_they_say_or_refused(good: Path, tmp_path: Path) -> None:
