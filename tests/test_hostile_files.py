@@ -32,7 +32,8 @@ GOOD = ("refused", "as it says")
 
 #: As version 0.1.0 wrote it before files had types. It must be read for as long as its schema stands.
 OLD_RUN = """{"avel": "0.1.0", "config": {"store": "store", "out": "run", "model": "ccln", "task": "full",
-"options": {}, "window": 10, "epochs": 60, "batch_size": 32, "drop_last": false, "learning_rate": 0.001, "schedule": "constant",
+"options": {}, "window": 10, "epochs": 60,
+"batch_size": 32, "drop_last": false, "learning_rate": 0.001, "schedule": "constant",
 "weak_labels": "onehot",
 "background_videos": true, "cml_mode": "joint", "feature_noise": 0.0, "seed": 0,
 "streams": "both", "select_on": "val", "validate_every": 1, "device": "auto", "precision": "32-true", "threads": 0},
