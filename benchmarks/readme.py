@@ -63,6 +63,22 @@ def simulated(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Vision, simulated: {vision}.", "", birth(results)]) + "\n"
 
 
+def hostile(results: dict[str, Any]) -> str:
+    """What becomes of changed files, a row a kind, and of hostile folders, a row a command."""
+    counts = [sum(of_one.values()) for of_one in results["files"].values()]
+    folders = sum(next(iter(results["folders"].values())).values())
+    lines = [f"**{results['title']}.** {sum(counts)} changed files of seed {results['seed']}, each read once:", ""]
+    for first, part, taken in (("file", "files", "as it says"), ("command", "folders", "done")):
+        lines += [f"| {first} | cases | refused | {'read as it says' if part == 'files' else 'done'} | anything else |"]
+        lines += ["|---|---|---|---|---|"]
+        for name, found in results[part].items():
+            total, refused, well = sum(found.values()), found.get("refused", 0), found.get(taken, 0)
+            lines.append(f"| {name} | {total} | {refused} | {well} | {total - refused - well} |")
+        if part == "files":
+            lines += ["", f"{folders} hostile folders, each given to five commands:", ""]
+    return "\n".join([*lines, "", birth(results)]) + "\n"
+
+
 def data(results: dict[str, Any]) -> str:
     """The data path: import, batches, half precision."""
     copied, batches, half = (results[name] for name in ("import", "batches", "half"))
@@ -272,6 +288,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train.json": train,
     "parity.json": parity,
     "extract.json": extract,
+    "hostile.json": hostile,
 }
 
 

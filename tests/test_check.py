@@ -445,7 +445,9 @@ def test_damaged_stores_are_findings(tmp_path: Path) -> None:
     assert only(path) == "shards: features that differ from their checksum: clips (1): c11"
     path, shard = fresh("header")
     shard.write_bytes(b"\xff" * shard.stat().st_size)
-    assert re.fullmatch(r"shards: shard .*: clips \(12\): c0, .*, c9, \.\.\. and 2 more", only(path))
+    assert re.fullmatch(
+        r"shards: .*shard-.*: a header of .* bytes: clips \(12\): c0, .*, c9, \.\.\. and 2 more", only(path)
+    )
     path, _ = fresh("rows")
     text = (path / "store.json").read_text()
     (path / "store.json").write_text(re.sub(r'"row": \d+', '"row": 46', text))
@@ -455,7 +457,7 @@ def test_damaged_stores_are_findings(tmp_path: Path) -> None:
     path, shard = fresh("type")
     save_file({name: value.to(torch.bfloat16) for name, value in load_file(shard).items()}, shard)
     damage_index(path, '"bytes": ', f'"bytes": {shard.stat().st_size}, "was": ')
-    assert "are bfloat16 for float16 or audio features are bfloat16 for float32" in only(path)
+    assert "visual features of type BF16, not F16" in only(path)
     path = tmp_path / "half"
     make_work_folder(path / WORK)
     assert "holds an unfinished extraction" in only(path)

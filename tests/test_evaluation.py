@@ -173,6 +173,7 @@ def saved_run(folder: Path, answers: list[list[int]], truth: list[list[int]], cl
         segments=np.array([len(row) for row in truth]),
         labels=np.concatenate(truth),
         probabilities=np.eye(4)[np.concatenate(answers)],
+        classes=np.array(["bell", "dog", "cat", "background"]),
     )
     return folder
 

@@ -12,7 +12,7 @@ import avel
 
 PACKAGE = Path(avel.__file__).parent
 
-BASE = {"devices", "errors", "files", "text", "types"}
+BASE = {"devices", "errors", "files", "reading", "text", "types"}
 USE = {
     "losses",
     "metrics",
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": {"text"},
     "devices": {"errors"},
     "files": {"errors", "text"},
+    "reading": {"errors", "types"},
     "memory": set(),
     "processors": {"errors"},
     "types": {"errors", "files"},

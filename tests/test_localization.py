@@ -55,6 +55,7 @@ class Model:
     extractors: dict = field(default_factory=dict)
     streams: str = "both"
     source: Path = Path("runs/stub")
+    shape: tuple = (4, 2, 3, 4)
 
 
 def features(num_segments, seed=0):

@@ -90,17 +90,20 @@ def test_json_rounds_to_four_decimals(tmp_path_factory, probabilities):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.pop("events"), "'events' is missing"),
-        (lambda c: c.pop("schema_version"), "no schema_version"),
+        (lambda c: c.pop("events"), "missing required field `events`"),
+        (lambda c: c.pop("schema_version"), "missing required field `schema_version`"),
         (lambda c: c.update(schema_version=2), "schema_version 2"),
-        (lambda c: c.update(duration="long"), "does not fit"),
-        (lambda c: c.update(events=[{"label": "barking dog", "start": 0, "end": 1}]), "'score' is missing"),
+        (lambda c: c.update(duration="long"), "got `str` - at `$.duration`"),
+        (
+            lambda c: c.update(events=[{"label": "barking dog", "start": 0, "end": 1}]),
+            "missing required field `score` - at `$.events[0]`",
+        ),
         (lambda c: c.update(events=[{"label": "cat", "start": 0, "end": 1, "score": 1}]), "'cat'"),
-        (lambda c: c.update(events=7), "does not fit"),
-        (lambda c: c.update(tags=["a"]), "does not fit"),
-        (lambda c: c.update(probabilities=[[0.5, 0.5]]), "shape (1, 2)"),
-        (lambda c: c.update(probabilities=[]), "shape (0,)"),
-        (lambda c: c.update(probabilities=[[0.1, 0.2], [0.3]]), "does not fit"),
+        (lambda c: c.update(events=7), "got `int` - at `$.events`"),
+        (lambda c: c.update(tags=["a"]), "got `array` - at `$.tags`"),
+        (lambda c: c.update(probabilities=[[0.5, 0.5]]), "2 probabilities of a segment for 3 classes"),
+        (lambda c: c.update(probabilities=[]), "length >= 1 - at `$.probabilities`"),
+        (lambda c: c.update(probabilities=[[0.1, 0.2], [0.3]]), "2 probabilities"),
     ],
 )
 def test_json_that_does_not_fit_is_refused(tmp_path, change, says):

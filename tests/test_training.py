@@ -617,7 +617,7 @@ def test_damaged_checkpoints_are_refused_by_name(unkilled: Path, tmp_path: Path)
     (tmp_path / "best.safetensors").unlink()
     with pytest.raises(AvelError, match=r"best\.safetensors is missing"):
         load(tmp_path)
-    for content, said in (("{", "not a checkpoint"), ("[]", "not a checkpoint"), ('{"network": {}}', "schema")):
+    for content, said in (("{", "is damaged"), ("[]", "is damaged"), ('{"network": {}}', "missing required field")):
         (tmp_path / "best.json").write_text(content)
         with pytest.raises(AvelError, match=said):
             load(tmp_path)

@@ -11,13 +11,15 @@ A run folder holds two, ``best`` and ``last``:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from msgspec import Meta, Struct
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
@@ -25,8 +27,74 @@ from avel import devices
 from avel.errors import AvelError
 from avel.files import file_sha256, write_file
 from avel.models import build_model
+from avel.reading import (
+    Count,
+    Extractors,
+    Fraction,
+    SegmentSeconds,
+    Sha256,
+    Size,
+    Streams,
+    Window,
+    class_names,
+    damaged_tensors,
+    open_tensors,
+    parse_json,
+    read_json,
+    tensor_shapes,
+)
 
 SCHEMA = 1
+MOST_WEIGHTS = 2**31  # bytes
+
+_Option = str | bool | Annotated[int, Meta(ge=-(2**16), le=2**16)] | Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class _Network(Struct, forbid_unknown_fields=True):
+    """How to build a network: the arguments of `build_model`."""
+
+    name: str
+    task: Literal["full", "weak", "cml"]
+    audio_dim: Size
+    visual_dim: Size
+    grid: tuple[Size, Size]
+    num_classes: Size
+    options: dict[str, _Option]
+
+    def __post_init__(self) -> None:
+        for option in self.options.keys() & set(self.__struct_fields__):
+            raise ValueError(f"{option!r} among the options")
+
+
+class Description(Struct, forbid_unknown_fields=True):
+    """What ``NAME.json`` says."""
+
+    schema: Literal[1]
+    weights_sha256: Sha256
+    network: _Network
+    classes: list[str]
+    window: Window
+    segment_seconds: SegmentSeconds
+    extractors: Extractors
+    streams: Streams
+    epoch: Count
+    seed: int
+    selected_on: Literal["val", "test", "train"]
+    accuracy: Fraction | None
+
+    def __post_init__(self) -> None:
+        class_names(self.classes)
+        if len(self.classes) != self.network.num_classes:
+            raise ValueError(f"{len(self.classes)} classes for a network of {self.network.num_classes}")
+
+
+class _Facts(Struct, forbid_unknown_fields=True):
+    """What the state of a run says of itself."""
+
+    epoch: Count
+    updates: Count
+    best_epoch: Count
+    best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
 
 
 @dataclass(frozen=True)
@@ -43,6 +111,7 @@ class LoadedModel:
         extractors: ``{"visual" | "audio": {"name", "tag", "options"}}``, what its features must come from.
         streams: ``both``, or the one stream it was trained on (the other is zeroed).
         source: the JSON file it came from.
+        shape: (Da, H, W, Dv) of the features it takes.
     """
 
     network: nn.Module
@@ -54,6 +123,7 @@ class LoadedModel:
     extractors: Mapping[str, Mapping[str, Any]]
     streams: str
     source: Path
+    shape: tuple[int, int, int, int]
 
 
 def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, Any]) -> None:
@@ -73,7 +143,9 @@ def seeds_of(run: str | Path) -> list[Path]:
     """
     run = Path(run)
     numbers = {folder: folder.name.removeprefix("seed-") for folder in run.glob("seed-*") if folder.is_dir()}
-    seeds = sorted((folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder]))
+    seeds = sorted(
+        (folder for folder in numbers if numbers[folder].isdecimal()), key=lambda folder: int(numbers[folder])
+    )
     if seeds and (run / "run.json").exists():
         raise AvelError(
             f"{run} is a run itself, and holds {len(seeds)} others, such as {seeds[0].name}",
@@ -95,13 +167,16 @@ def best_seed(path: str | Path) -> Path:
     accuracies = []
     for seed in seeds:
         try:
-            accuracies.append(float(json.loads((seed / "best.json").read_text())["accuracy"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            accuracy = read_description(seed / "best.json").accuracy
+        except FileNotFoundError:
+            accuracy = None
+        if accuracy is None:
             raise AvelError(
-                f"{seed / 'best.json'} tells no accuracy ({error})",
+                f"{seed / 'best.json'} tells no accuracy",
                 f"finished runs in {path}, to take the best of them",
                 f"run the same `avel train` again: it resumes; or name one run, such as {seeds[0]}",
-            ) from error
+            )
+        accuracies.append(accuracy)
     return seeds[accuracies.index(max(accuracies))]
 
 
@@ -116,46 +191,99 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     """
     path, place = best_seed(path), devices.device(device)
     description_file = path / "best.json" if path.is_dir() else path.with_suffix(".json")
-    if not description_file.is_file():
+    if not os.path.exists(description_file):
         raise AvelError(
             f"no checkpoint in {path}" if path.exists() else f"no such run folder or checkpoint: {path}",
             f"a run folder that `avel train` wrote, holding {description_file.name} and its .safetensors",
             "give the folder named by --out in `avel train`; if that run was stopped early, run it again to finish it",
         )
+    description = read_description(description_file)
+    weights = description_file.with_suffix(".safetensors")
+    arguments = msgspec.structs.asdict(description.network)
+    options = arguments.pop("options")
+    with torch.device("meta"):  # costs nothing, whatever the sizes
+        planned = build_model(**options, **arguments).state_dict()
     try:
-        description = json.loads(description_file.read_text())
-        network_arguments = dict(description["network"])
-        weights = description_file.with_suffix(".safetensors")
-        schema = description["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AvelError(
-            f"{description_file} is not a checkpoint description ({error})",
-            "the JSON that `avel train` writes",
-            "train again, or copy the whole run folder again",
-        ) from error
-    if schema != SCHEMA:
-        raise AvelError(f"{description_file} has schema {schema}", f"schema {SCHEMA}", "use the avel that wrote it")
-    if not weights.is_file() or file_sha256(weights) != description["weights_sha256"]:
-        raise AvelError(
-            f"{weights} {'does not match its .json' if weights.is_file() else 'is missing'}",
-            f"weights with sha256 {description['weights_sha256'][:12]}...",
-            "if training was killed here, run the same `avel train` again: it resumes; else copy the run folder again",
-        )
-    network_arguments["grid"] = tuple(network_arguments["grid"])
-    network = build_model(**network_arguments.pop("options"), **network_arguments)
-    with safe_open(weights, "pt") as file:
-        network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a dict)
+        with open_tensors(weights, weights.parent, "pt", MOST_WEIGHTS) as file:
+            _check_shapes(weights, tensor_shapes(file), planned)
+            if file_sha256(weights) != description.weights_sha256:
+                raise _unlike(weights, "does not match its .json", description.weights_sha256)
+            tensors = {key: file.get_tensor(key) for key in planned}
+            _check_finite(weights, tensors)
+            network = build_model(**options, **arguments)
+            network.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise _unlike(weights, "is missing", description.weights_sha256) from None
     return LoadedModel(
         network=network.to(place).eval(),
-        name=network_arguments["name"],
-        task=network_arguments["task"],
-        classes=tuple(description["classes"]),
-        window=description["window"],
-        segment_seconds=description["segment_seconds"],
-        extractors=description["extractors"],
-        streams=description["streams"],
+        name=description.network.name,
+        task=description.network.task,
+        classes=tuple(description.classes),
+        window=description.window,
+        segment_seconds=description.segment_seconds,
+        extractors=msgspec.to_builtins(description.extractors),
+        streams=description.streams,
         source=description_file,
+        shape=(description.network.audio_dim, *description.network.grid, description.network.visual_dim),
     )
+
+
+def read_description(file: Path) -> Description:
+    """Read what a checkpoint's JSON file says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AvelError: it is damaged, of another schema, or leads out of its folder.
+    """
+    return read_json(
+        file,
+        Description,
+        folder=file.parent,
+        schema=("schema", SCHEMA),
+        expected="the JSON that `avel train` writes",
+        do="train again, or copy the whole run folder again",
+    )
+
+
+def _unlike(weights: Path, found: str, sha256: str) -> AvelError:
+    return AvelError(
+        f"{weights} {found}",
+        f"weights with sha256 {sha256[:12]}...",
+        "if training was killed here, run the same `avel train` again: it resumes; else copy the run folder again",
+    )
+
+
+def _check_shapes(path: Path, found: dict[str, tuple[str, tuple[int, ...]]], planned: Mapping[str, Tensor]) -> None:
+    """AvelError where a file holds other tensors than those of a network, as its header says."""
+    if sum(tensor.nbytes for tensor in planned.values()) > MOST_WEIGHTS:
+        raise damaged_tensors(path, f"its .json describes a network of more than {MOST_WEIGHTS} bytes")
+    different = sorted(found.keys() ^ planned.keys())
+    if different:
+        raise damaged_tensors(
+            path, f"{different[0][:80]!r} is {'unknown' if different[0] in found else 'missing'} in this network"
+        )
+    for key, tensor in planned.items():
+        wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
+        if found[key] != wanted:
+            raise damaged_tensors(path, f"{key} is {_told(*found[key])}, in this network {_told(*wanted)}")
+
+
+def _told(kind: str, shape: tuple[int, ...]) -> str:
+    return f"{kind} of shape {shape}"
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise AvelError(
+                f"{path}: {key} holds NaN or infinity",
+                "weights that are finite numbers",
+                "train again; if the loss was not finite either, with a smaller --learning-rate",
+            )
+
+
+#: Types of tensors as safetensors files call them.
+_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]) -> None:
@@ -172,27 +300,44 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     Raises:
         AvelError: the file is damaged or belongs to another network.
     """
-    parameters: dict[str, Tensor] = {}
+    weights = list(network.parameters())
+    planned = {f"network.{key}": value for key, value in network.state_dict().items()}
     moments: dict[int, dict[str, Tensor]] = {}
     try:
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                kind, rest = key.split(".", 1)
-                if kind == "network":
-                    parameters[rest] = file.get_tensor(key).clone()
-                else:
-                    index, field = rest.split(".")
-                    moments.setdefault(int(index), {})[field] = file.get_tensor(key).clone()
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-        network.load_state_dict(parameters)
-    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        with open_tensors(path, path.parent, "pt", 3 * MOST_WEIGHTS) as file:
+            facts = parse_json((file.metadata() or {}).get("facts", ""), _Facts)
+            found = tensor_shapes(file)
+            for index in sorted({_parameter(key) for key in found if not key.startswith("network.")}):
+                if not 0 <= index < len(weights):
+                    raise damaged_tensors(path, f"optimizer state of parameter {index}, of {len(weights)}")
+                step = torch.empty((), dtype=torch.float32)
+                planned |= {f"optimizer.{index}.{key}": weights[index] for key in ("exp_avg", "exp_avg_sq")}
+                planned[f"optimizer.{index}.step"] = step
+            _check_shapes(path, found, planned)
+            tensors = {key: file.get_tensor(key).clone() for key in planned}
+    except (FileNotFoundError, ValueError, AvelError) as error:
         raise AvelError(
-            f"cannot resume from {path}: {error}",
+            f"cannot resume from {path}: {error.found if isinstance(error, AvelError) else error}",
             "the state file of the same run",
             "delete the run folder and train again",
         ) from error
+    _check_finite(path, tensors)
+    for key in tensors.keys() - {f"network.{name}" for name in network.state_dict()}:
+        moments.setdefault(_parameter(key), {})[key.rpartition(".")[2]] = tensors[key]
+    if facts.updates and not moments:
+        raise AvelError(f"{path} holds no state of the optimizer", "one", "delete the run folder and train again")
+    network.load_state_dict({key: tensors[f"network.{key}"] for key in network.state_dict()})
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return facts
+    return msgspec.structs.asdict(facts)
+
+
+def _parameter(key: str) -> int:
+    """The number of the parameter that ``optimizer.NUMBER.FIELD`` is of. Raises ValueError for another key."""
+    kind, _, rest = key.partition(".")
+    number = rest.partition(".")[0]
+    if kind != "optimizer" or not (number.isdecimal() and len(number) < 10):
+        raise ValueError(f"a tensor called {key[:80]!r}")
+    return int(number)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

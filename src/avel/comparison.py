@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from avel.checkpoint import seeds_of
+from avel.checkpoint import read_description, seeds_of
 from avel.cml import DIRECTIONS, MODES
 from avel.data.loader import task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import OpenRun, open_run, run_facts, score_run
+from avel.evaluation import OpenRun, open_run, read_predictions, run_facts, score_run
 from avel.files import refuse_foreign_json, write_file
 from avel.metrics import Interval, paired_interval
+from avel.reading import read_json
 from avel.types import Progress
 
 
@@ -241,7 +242,7 @@ def _check_predictions(run: Path, split: str) -> None:
     """AvelError unless the predictions of a run's present weights lie there."""
     file = _predictions(run, split)
     found = _evaluation(run, split).get("weights_sha256")
-    if found != json.loads((run / "best.json").read_text())["weights_sha256"]:
+    if found != read_description(run / "best.json").weights_sha256:
         raise AvelError(
             f"{file} is of other weights than {run / 'best.json'}: {run} was trained on since",
             "predictions of the run as it is now",
@@ -263,8 +264,11 @@ def _predictions(run: Path, split: str) -> Path:
 def _evaluation(run: Path, split: str) -> dict[str, Any]:
     """The content of a run's ``evaluation_<split>.json``, nothing where there is none."""
     file = run / f"evaluation_{split}.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return found
+    do = f"run `avel evaluate {run} --split {split}` again"
+    try:
+        return read_json(file, dict[str, Any], folder=run, expected="the file that avel wrote", do=do)
+    except FileNotFoundError:
+        return {}
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -288,7 +292,7 @@ def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: 
             different clips.
     """
     files = [[_predictions(Path(run), split) for run in runs] for runs in (one, other)]
-    saved = {file: np.load(file) for of_one in files for file in of_one}
+    saved = {file: read_predictions(file.parent, split) for of_one in files for file in of_one}
     first = saved[files[0][0]]
     for file, found in saved.items():
         if ("probabilities" in found) != ("probabilities" in first):

@@ -1,16 +1,19 @@
-"""What a training run is made of; the sentence under each field is its ``--help``."""
+"""What a training run is made of, and what its folder says of it; the sentence under each field is its ``--help``."""
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
+from msgspec import Meta, Struct
 
 from avel.errors import AvelError
+from avel.reading import LARGE_FILE, LONGEST_WINDOW, Count, Sha256, Text, parse_json, read_bytes, read_json
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,107 @@ def _as_path(kind: type, given: Any) -> Any:
     if kind is not Path or not isinstance(given, str | os.PathLike):
         raise TypeError
     return Path(given)
+
+
+_Metric = int | float | dict[str, int | float]
+
+#: Settings that older runs do not name; these ran with the default.
+_ADDED = frozenset({"tensorboard"})
+
+
+class RunFacts(Struct):
+    """What ``run.json`` says of a training run.
+
+    Attributes:
+        avel: version that began it.
+        config: its settings as JSON values; `settings` gives them as a `TrainConfig`.
+        store_checksum: of the store it was trained on.
+        seed, threads, processes: it runs with.
+        commit: of the source tree, None where that was no git checkout.
+        versions: of Python and libraries.
+        machine: in words.
+        windows: split -> training windows in it.
+    """
+
+    avel: Text
+    config: dict[str, Any]
+    store_checksum: Sha256
+    seed: int
+    threads: Annotated[int, Meta(ge=1, le=2**12)]
+    processes: Annotated[int, Meta(ge=1, le=2**16)]
+    commit: Text | None
+    versions: dict[str, Text]
+    machine: Text
+    windows: dict[str, Count]
+
+    def __post_init__(self) -> None:
+        known = {each.name for each in fields(TrainConfig)}
+        different = sorted(self.config.keys() ^ known - (_ADDED - self.config.keys()))
+        if different:
+            raise ValueError(
+                f"the setting {different[0][:80]!r} is {'missing' if different[0] in known else 'unknown'}"
+            )
+        self.settings()
+
+    def settings(self) -> TrainConfig:
+        """The run's settings. Raises ValueError where they are none."""
+        try:
+            settings = TrainConfig(**self.config)
+        except AvelError as error:
+            raise ValueError(error.found) from error
+        wrong = wrong_numbers(settings)
+        if wrong:
+            name, bounds = next(iter(wrong.items()))
+            raise ValueError(f"{name} {getattr(settings, name)!r}, not {bounds}")
+        return settings
+
+
+def read_run(folder: Path) -> RunFacts:
+    """Read a run folder's ``run.json``.
+
+    Raises:
+        AvelError: there is none, or it is damaged or leads out of the folder.
+    """
+    expected, do = "the file that `avel train` writes", "copy the whole run folder again, or train again"
+    try:
+        return read_json(folder / "run.json", RunFacts, folder=folder, expected=expected, do=do)
+    except FileNotFoundError:
+        raise AvelError(f"no run.json in {folder}", expected, do) from None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run folder's ``metrics.jsonl``, one an epoch from the first on; none where there is no file.
+
+    Raises:
+        AvelError: it is damaged or leads out of the folder.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        text = read_bytes(path, LARGE_FILE, folder=folder)
+        # A loss that is no number is a result, too.
+        lines: list[dict[str, Any]] = [
+            parse_json(line, dict[str, _Metric], allow_nan=True) for line in text.splitlines()
+        ]
+        for number, line in enumerate(lines, start=1):
+            terms = line.get("train")
+            if line.get("epoch") != number or not isinstance(terms, dict):
+                raise ValueError(f"line {number} is not that of epoch {number}")
+            if terms.keys() != lines[0]["train"].keys():
+                raise ValueError(f"line {number} has other terms than line 1")
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise AvelError(
+            f"{path} is damaged ({error})", "a line for every epoch, as `avel train` writes them", "copy the run again"
+        ) from error
+    return lines
+
+
+def wrong_numbers(config: TrainConfig) -> dict[str, str]:
+    """The settings that are out of bounds, with what they may be."""
+    positive = {name: 1 <= getattr(config, name) <= 2**31 for name in ("epochs", "batch_size", "validate_every")}
+    checks = {name: (good, "at least 1") for name, good in positive.items()}
+    checks["window"] = (1 <= config.window <= LONGEST_WINDOW, f"1 to {LONGEST_WINDOW} segments")
+    checks["learning_rate"] = (0 < config.learning_rate < math.inf, "a finite number above 0")
+    checks["feature_noise"] = (0 <= config.feature_noise < math.inf, "a finite number, not below 0")
+    return {name: bounds for name, (good, bounds) in checks.items() if not good}

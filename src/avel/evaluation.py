@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from avel.checkpoint import LoadedModel, load, seeds_of
 from avel.cml import DIRECTIONS, MODES, events, located, located_floors
+from avel.config import read_metrics, read_run
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
@@ -30,6 +33,7 @@ from avel.metrics import (
     segment_accuracy,
 )
 from avel.plots import class_bars, confusion_picture, event_curves, localized_events, training_curves
+from avel.reading import read_arrays
 from avel.types import BACKGROUND, Progress
 
 CLIPS_AT_ONCE = 32
@@ -94,6 +98,13 @@ def _check_features(model: LoadedModel, store: Store) -> None:
                 f"features from {wanted['tag']}, which {model.source} was trained on",
                 "extract the clips again with the model's extractor, or evaluate a model trained on this store",
             )
+    shape = (store.audio_dim, *store.grid, store.visual_dim)
+    if shape != model.shape:
+        raise AvelError(
+            f"the features of {store.path} are of (Da, H, W, Dv) {shape}",
+            f"{model.shape}, which {model.source} takes",
+            "evaluate on the store that the model was trained on",
+        )
     if store.classes != model.classes:
         raise AvelError(
             f"{store.path} has the classes {', '.join(store.classes)}",
@@ -200,8 +211,8 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
         labels = {name: [every[row] for row in order.tolist()] for name, order in found.splits.items()}
         num_classes, origin = len(CLASSES), found.origin
     else:
-        if (path / "run.json").is_file():
-            path = Path(json.loads((path / "run.json").read_text())["config"]["store"])
+        if os.path.lexists(path / "run.json"):
+            path = read_run(path).settings().store
         store = open_store(path)
         labels = {name: [store.labels(index).numpy() for index in store.split(name)] for name in store.splits()}
         num_classes, origin = len(store.classes), store.origin
@@ -221,6 +232,52 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
         windows=windows.values,
         windows_counted=windows.counted,
     )
+
+
+def read_predictions(run: Path, split: str) -> dict[str, np.ndarray]:
+    """The predictions that `evaluate` saved: ``clip`` (N,) and what belongs to the task.
+
+    In tasks full and weak, of S segments in all: ``segments`` (N,), ``labels`` (S,), ``probabilities`` (S, C+1) and
+    ``classes`` (C+1,). In task cml ``start`` and ``length`` (N,), a bool (N,) for every mode and direction, and
+    ``trained_mode``.
+
+    Raises:
+        AvelError: there are none for this split, or the file is damaged.
+    """
+    file = run / f"predictions_{split}.npz"
+    do = f"run `avel evaluate {run} --split {split}` again"
+    try:
+        saved = read_arrays(file, run)
+    except FileNotFoundError:
+        raise AvelError(
+            f"no {file.name} in {run}", "predictions of both runs on the same split", do.removesuffix("again") + "first"
+        ) from None
+    number = len(saved["clip"]) if saved.get("clip", np.array(0)).ndim == 1 else 0
+    if "probabilities" in saved:
+        segments = saved.get("segments", np.array([]))
+        whole = segments.dtype == np.int64 and segments.ndim == 1 and bool((segments > 0).all())
+        total = sum(segments.tolist()) if whole else 0
+        width = saved["classes"].size if "classes" in saved else 0
+        wanted = {
+            "clip": ("U", (number,)),
+            "segments": ("i", (number,)),
+            "labels": ("i", (total,)),
+            "probabilities": ("f", (total, width)),
+            "classes": ("U", (width,)),
+        }
+    else:
+        wanted = {"clip": ("U", (number,)), "start": ("i", (number,)), "length": ("i", (number,))}
+        wanted |= {f"{mode}_{direction}": ("b", (number,)) for mode in MODES for direction in DIRECTIONS}
+        wanted["trained_mode"] = ("U", ())
+    found = {name: (array.dtype.kind, array.shape) for name, array in saved.items()}
+    sound = number > 0 and found == wanted
+    if sound and "probabilities" in saved:
+        sound = bool(np.isfinite(saved["probabilities"]).all())
+    elif sound:
+        sound = str(saved["trained_mode"]) in MODES
+    if not sound:
+        raise AvelError(f"{file} is damaged: its arrays do not fit each other", "the file that avel wrote", do)
+    return saved
 
 
 def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_seconds: float) -> float:
@@ -311,13 +368,13 @@ def run_facts(run: Path) -> dict[str, Any]:
         raise AvelError(
             f"{run} holds runs of several seeds", "the run of one seed", f"name one of them, such as {several[0]}"
         )
-    if not (run / "run.json").is_file():
+    if not os.path.lexists(run / "run.json"):
         raise AvelError(
             f"no run.json in {run}, and so no checkpoint" if run.is_dir() else f"no such run folder: {run}",
             "a run folder that `avel train` wrote",
             "give the folder named by --out in `avel train`",
         )
-    facts: dict[str, Any] = json.loads((run / "run.json").read_text())
+    facts: dict[str, Any] = msgspec.to_builtins(read_run(run))
     return facts
 
 
@@ -437,8 +494,9 @@ def _cml(
 
 def draw(run: Path, scores: dict[str, Any], names: Sequence[str]) -> None:
     """Curves and what suits the task of an evaluated run, under ``plots/``."""
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    training_curves(metrics, run / "plots" / "curves.png")
+    metrics = read_metrics(run)
+    if metrics:
+        training_curves(metrics, run / "plots" / "curves.png")
     if scores["task"] == "cml":
         localized_events(
             {mode: scores[mode]["by_length"] for mode in MODES}, run / "plots" / f"events_{scores['split']}.png"

@@ -351,12 +351,19 @@ def localize_features(
         has no attention.
 
     Raises:
-        AvelError: the model gave something that is no probability (its weights hold NaN or infinity), or it is one for
-            task cml.
+        AvelError: the features are not of the shape that the model takes, the model gave something that is no
+            probability (its weights hold NaN or infinity), or it is one for task cml.
     """
     import torch
 
     _check_task(model)
+    shape = (audio.shape[-1], *visual.shape[-3:])
+    if shape != model.shape:
+        raise AvelError(
+            f"features of (Da, H, W, Dv) {shape}",
+            f"{model.shape}, which {model.source} takes",
+            "use features of the extractors that the model was trained on",
+        )
     network = model.network.eval()
     device = device_of(network)
     heard, seen = torch.as_tensor(audio), torch.as_tensor(visual)

@@ -8,10 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from avel.errors import AvelError
 from avel.files import write_csv, write_file
+from avel.reading import LARGE_FILE, Fraction, Name, Seconds, SegmentSeconds, Text, class_names, read_json
 from avel.text import visible
 from avel.types import ZERO_SHOT, Event, Span
 
@@ -19,6 +22,47 @@ if TYPE_CHECKING:
     import numpy as np
 
 TIMELINE_SCHEMA = 1
+
+
+class _Span(Struct, forbid_unknown_fields=True):
+    label: Name
+    start: Seconds
+    end: Seconds
+
+    def __post_init__(self) -> None:
+        if self.end < self.start:
+            raise ValueError(f"{self.label[:80]!r} ends before it starts")
+
+
+class _Event(_Span):
+    score: Fraction
+
+
+class _TimelineFile(Struct, forbid_unknown_fields=True):
+    """What `Timeline.to_json` writes."""
+
+    schema_version: Literal[1]
+    video: Text
+    duration: Seconds
+    segment_seconds: SegmentSeconds
+    classes: list[str]
+    threshold: Fraction
+    min_seconds: Seconds
+    tags: dict[str, Text]
+    events: list[_Event]
+    truth: list[_Span] | None
+    probabilities: Annotated[list[list[Fraction]], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        class_names(self.classes)
+        width = len(self.classes) + 1
+        for row in self.probabilities:
+            if len(row) != width:
+                raise ValueError(f"{len(row)} probabilities of a segment for {width - 1} classes and background")
+        known = set(self.classes)
+        for event in self.events:
+            if event.label not in known:
+                raise ValueError(f"an event labelled {event.label[:80]!r}, which is not among the classes")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -122,51 +166,32 @@ class Timeline:
         """
         import numpy as np
 
-        def refuse(found: str) -> AvelError:
-            return AvelError(
-                f"{path}: {found}",
-                f"a timeline as Timeline.to_json writes it, schema_version {TIMELINE_SCHEMA}",
-                "write it again with `avel localize`",
-            )
-
         try:
-            content = json.loads(Path(path).read_bytes())
+            found = read_json(
+                Path(path),
+                _TimelineFile,
+                limit=LARGE_FILE,
+                schema=("schema_version", TIMELINE_SCHEMA),
+                expected=f"a timeline as Timeline.to_json writes it, schema_version {TIMELINE_SCHEMA}",
+                do="write it again with `avel localize`",
+            )
         except FileNotFoundError:
-            raise refuse("no such file") from None
-        except OSError as error:
-            raise refuse(error.strerror or "could not be read") from error
-        except ValueError as error:  # a JSON error or bytes that are no text
-            raise refuse(f"not JSON ({error})") from error
-        if not isinstance(content, dict) or "schema_version" not in content:
-            raise refuse("no schema_version")
-        if content["schema_version"] != TIMELINE_SCHEMA:
-            raise refuse(f"schema_version {content['schema_version']!r}")
-        try:
-            truth = content["truth"]
-            timeline = cls(
-                video=str(content["video"]),
-                duration=float(content["duration"]),
-                segment_seconds=float(content["segment_seconds"]),
-                classes=tuple(str(name) for name in content["classes"]),
-                probabilities=np.array(content["probabilities"], dtype=np.float64),
-                attention=None,
-                events=tuple(Event(*_span_fields(event), float(event["score"])) for event in content["events"]),
-                tags={str(key): str(value) for key, value in content["tags"].items()},
-                truth=None if truth is None else tuple(Span(*_span_fields(span)) for span in truth),
-                threshold=float(content["threshold"]),
-                min_seconds=float(content["min_seconds"]),
-            )
-        except KeyError as error:
-            raise refuse(f"the field {error} is missing") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise refuse(f"a field does not fit ({error})") from error
-        shape, width = timeline.probabilities.shape, len(timeline.classes) + 1
-        if len(shape) != 2 or shape[0] == 0 or shape[1] != width:
-            raise refuse(f"probabilities of shape {shape} for {width - 1} classes and background")
-        unknown = sorted({event.label for event in timeline.events} - set(timeline.classes))
-        if unknown:
-            raise refuse(f"an event labelled {unknown[0]!r}, which is not among the classes")
-        return timeline
+            raise AvelError(f"no such file: {path}", "a timeline", "write one with `avel localize`") from None
+        return cls(
+            video=found.video,
+            duration=found.duration,
+            segment_seconds=found.segment_seconds,
+            classes=tuple(found.classes),
+            probabilities=np.array(found.probabilities, dtype=np.float64),
+            attention=None,
+            events=tuple(Event(each.label, each.start, each.end, each.score) for each in found.events),
+            tags=found.tags,
+            truth=None
+            if found.truth is None
+            else tuple(Span(each.label, each.start, each.end) for each in found.truth),
+            threshold=found.threshold,
+            min_seconds=found.min_seconds,
+        )
 
     def to_csv(self, path: str | Path) -> None:
         """Write ``video,start,end,label,split`` rows, which `avel extract` takes; the path is relative to the CSV.
@@ -285,10 +310,6 @@ def seen_from(path: str | Path, video: str | Path) -> str:
 
 def _span_json(span: Span) -> dict[str, Any]:
     return {"label": span.label, "start": round(float(span.start), 6), "end": round(float(span.end), 6)}
-
-
-def _span_fields(span: dict[str, Any]) -> tuple[str, float, float]:
-    return str(span["label"]), float(span["start"]), float(span["end"])
 
 
 def _seconds(value: float) -> str:

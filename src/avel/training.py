@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 import yaml
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 import avel
 from avel import checkpoint
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_floors, query
-from avel.config import TrainConfig
+from avel.config import RunFacts, TrainConfig, read_metrics, read_run, wrong_numbers
 from avel.curves import Curves, check_tensorboard
 from avel.data.ave import CLASSES as AVE_CLASSES
 from avel.data.loader import Batch, Windows, residence, task_split
@@ -92,15 +93,8 @@ def train(
         AvelError: the store cannot serve this training, this machine has no such device, the folder holds another run,
             the disk is full, or ``config.tensorboard`` is set where TensorBoard is not installed.
     """
-    for name in ("epochs", "batch_size", "validate_every"):
-        if getattr(config, name) < 1:
-            raise AvelError(f"{name} {getattr(config, name)}", "at least 1", f"give another --{name.replace('_', '-')}")
-    for name, good, bounds in (
-        ("learning_rate", 0 < config.learning_rate < math.inf, "a finite number above 0"),
-        ("feature_noise", 0 <= config.feature_noise < math.inf, "a finite number, not below 0"),
-    ):
-        if not good:
-            raise AvelError(f"{name} {getattr(config, name)}", bounds, f"give another --{name.replace('_', '-')}")
+    for name, bounds in wrong_numbers(config).items():
+        raise AvelError(f"{name} {getattr(config, name)}", bounds, f"give another --{name.replace('_', '-')}")
     for name, task in TASK_OF.items():
         if config.task != task and getattr(config, name) != getattr(TrainConfig, name):
             raise AvelError(
@@ -130,7 +124,7 @@ def train(
     started = _by_first(
         fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
     )
-    torch.set_num_threads(started["threads"])
+    torch.set_num_threads(started.threads)
     keep_freed_memory()
     home = residence([train_windows, choose_windows], fabric.device)
     notice = notice if fabric.is_global_zero else None
@@ -158,7 +152,7 @@ def train(
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     state_file = config.out / "last.state.safetensors"
     facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
-    if state_file.is_file():
+    if os.path.lexists(state_file):
         facts |= checkpoint.load_state(state_file, network, optimizer)
     metrics = _metrics_up_to(config.out, facts["epoch"])
     fabric.barrier()  # nobody writes before all have read
@@ -577,9 +571,7 @@ def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str
     }
 
 
-def _start_or_resume(
-    config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int
-) -> dict[str, Any]:
+def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int) -> RunFacts:
     """Write ``config.yaml`` and ``run.json`` of a new run, or check that the run in the folder is this one.
 
     Returns the content of ``run.json``.
@@ -592,11 +584,11 @@ def _start_or_resume(
         )
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
     run_file = config.out / "run.json"
-    if run_file.is_file():
-        run: dict[str, Any] = json.loads(run_file.read_text())
+    if os.path.lexists(run_file):
+        run = read_run(config.out)
         compared = {key: value for key, value in settings.items() if key not in UNCOMPARED}
-        different = [key for key, value in compared.items() if run["config"].get(key) != value]
-        if run["store_checksum"] != store.checksum:
+        different = [key for key, value in compared.items() if run.config.get(key) != value]
+        if run.store_checksum != store.checksum:
             different.append("store (its content)")
         if different:
             raise AvelError(
@@ -604,21 +596,21 @@ def _start_or_resume(
                 "an empty folder, or the run to resume with the same settings",
                 "choose another --out, or delete that folder",
             )
-        if config.schedule != "constant" and config.epochs != run["config"]["epochs"]:
+        if config.schedule != "constant" and config.epochs != run.config["epochs"]:
             raise AvelError(
-                f"{config.out} holds a run of {run['config']['epochs']} epochs, and {config.epochs} were asked for",
+                f"{config.out} holds a run of {run.config['epochs']} epochs, and {config.epochs} were asked for",
                 f"as many epochs: the schedule {config.schedule} depends on them",
                 "choose another --out",
             )
-        if config.epochs < run["config"]["epochs"]:
+        if config.epochs < run.config["epochs"]:
             raise AvelError(
-                f"{config.out} holds a run of {run['config']['epochs']} epochs, and {config.epochs} were asked for",
+                f"{config.out} holds a run of {run.config['epochs']} epochs, and {config.epochs} were asked for",
                 "as many epochs or more",
                 "choose another --out",
             )
-        if config.epochs > run["config"]["epochs"]:
-            run["config"]["epochs"] = config.epochs
-            write_file(run_file, json.dumps(run, indent=1))
+        if config.epochs > run.config["epochs"]:
+            run.config["epochs"] = config.epochs
+            write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))
         return run
     remove_abandoned(config.out)
     begun = {"config.yaml"}  # what a kill before run.json may leave
@@ -626,27 +618,26 @@ def _start_or_resume(
         raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
     make_folder(config.out)
     write_file(config.out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    run = {
-        "avel": avel.__version__,
-        "config": settings,
-        "store_checksum": store.checksum,
-        "seed": config.seed,
-        "threads": config.threads or torch.get_num_threads(),
-        "processes": processes,
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "windows": {config.select_on: num_choose, "train": num_train},
-    }
-    write_file(run_file, json.dumps(run, indent=1))  # last: its presence says that the run was set up
+    run = RunFacts(
+        avel=avel.__version__,
+        config=settings,
+        store_checksum=store.checksum,
+        seed=config.seed,
+        threads=config.threads or torch.get_num_threads(),
+        processes=processes,
+        commit=_commit(),
+        versions={"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        windows={config.select_on: num_choose, "train": num_train},
+    )
+    # Last: its presence says that the run was set up.
+    write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))
     return run
 
 
 def _metrics_up_to(folder: Path, epoch: int) -> list[dict[str, Any]]:
     """The metric lines of the finished epochs; a line of an epoch that was cut short is dropped."""
-    file = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    return [line for line in lines if line["epoch"] <= epoch]
+    return read_metrics(folder)[:epoch]
 
 
 def _commit() -> str | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from avel.data.labels import segment_labels, video_class, video_labels
 from avel.errors import AvelError
+from avel.reading import LARGE_FILE, read_bytes
 from avel.types import Span
 
 if TYPE_CHECKING:  # imported where a file is opened: a process that extracts features opens none
@@ -132,12 +133,13 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     path = Path(path)
     form = "lines of Category&VideoID&Quality&start&end"
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = read_bytes(path, LARGE_FILE)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise AvelError(f"no such file: {path}", form, "see docs/ave.md for the files") from None
     except UnicodeDecodeError as error:
-        broken = path.read_bytes()[: error.start].count(b"\n") + 1
+        broken = data[: error.start].count(b"\n") + 1
         raise AvelError(f"{path} line {broken}: not UTF-8 text", form, "copy the file again") from error
-    except OSError as error:
-        raise AvelError(f"cannot read {path}: {error.strerror}", form, "see docs/ave.md for the files") from error
     annotations: list[Annotation] = []
     for number, line in enumerate(text.split("\n"), start=1):
         fields = line.strip().split("&")

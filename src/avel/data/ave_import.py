@@ -7,15 +7,17 @@ run that was killed finds its finished shards by name and reads no feature of th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from msgspec import Meta, Struct
 
 from avel.data import store as feature_store
 from avel.data.ave import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
@@ -43,6 +45,7 @@ from avel.files import (
     write_file,
 )
 from avel.processors import as_finished, worker_count
+from avel.reading import Count, Sha256, open_tensors, parse_json
 from avel.types import Finding, Progress
 
 CHUNK_BYTES = 8 * 2**20  # of features read at once
@@ -287,6 +290,19 @@ def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[s
     return shards
 
 
+class _ShardFacts(Struct):
+    """What the metadata of an imported shard keep."""
+
+    checksums: list[Sha256]
+    negative: dict[str, list[Count]]
+    silent: list[Count]
+    pooled_difference: Annotated[float, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        if self.negative.keys() != {"visual", "audio"}:
+            raise ValueError("negative values of neither stream")
+
+
 def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool]:
     """Read, check, convert and write the rows of a shard; returns what its metadata keeps, and False if it was there.
 
@@ -294,13 +310,15 @@ def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool
         _BadInputError: a feature file cannot be read or holds what must not be stored.
         AvelError: the disk is full.
     """
-    if shard.path.is_file():
-        try:
-            with safe_open(shard.path, "np") as file:
-                return json.loads(file.metadata()["facts"]), False
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-            pass  # damaged since; made again
     count = len(shard.rows)
+    if os.path.lexists(shard.path):
+        try:
+            with open_tensors(shard.path, shard.path.parent, "np") as file:
+                facts = parse_json((file.metadata() or {}).get("facts", ""), _ShardFacts)
+                if len(facts.checksums) == count:
+                    return msgspec.structs.asdict(facts), False
+        except (FileNotFoundError, ValueError, AvelError):
+            pass  # damaged since; made again
     visual = np.empty((count, SEGMENTS, *settings.grid, settings.visual_dim), np.float16)
     audio = np.empty((count, SEGMENTS, settings.audio_dim), np.float32)
     try:
@@ -312,15 +330,15 @@ def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool
         raise
     except AvelError as error:
         raise _BadInputError(error.found, error.expected, error.do) from error
-    facts: dict[str, Any] = {
+    made: dict[str, Any] = {
         "checksums": [checksum(visual[row], audio[row]) for row in range(count)],
         "negative": {kind: rows["negative"] for kind, rows in seen.items()},
         "silent": seen["audio"]["zero"],
         "pooled_difference": differs,
     }
-    metadata = {"facts": json.dumps(facts)}
+    metadata = {"facts": json.dumps(made)}
     write_shard(shard.path, visual.reshape(-1, *visual.shape[2:]), audio.reshape(-1, audio.shape[2]), metadata)
-    return facts, True
+    return made, True
 
 
 def _convert(path: Path, rows: range, out: np.ndarray) -> dict[str, list[int]]:

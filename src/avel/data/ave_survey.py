@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 from avel.data.ave import (
     CLASSES,
@@ -31,9 +33,10 @@ from avel.data.ave import (
     weak_labels,
 )
 from avel.data.splits import FAMILIES
-from avel.data.store import Settings, settings_from
+from avel.data.store import Settings, SettingsFile
 from avel.errors import AvelError
 from avel.files import file_sha256
+from avel.reading import Count, read_json
 from avel.types import Finding
 
 FEATURE_FILES = ("visual", "audio", "pooled visual", "background visual", "background audio")
@@ -108,9 +111,9 @@ def survey(folder: str | Path) -> Survey:
         )
     annotations = read_annotations(files["annotations"])
     mark = folder / SIMULATED_MARK
-    simulated = _read_mark(mark) if mark.is_file() else None
+    simulated = _read_mark(mark) if os.path.lexists(mark) else None
     mark = folder / EXPORT_MARK
-    exported = _read_export(mark) if mark.is_file() else None
+    exported = _read_export(mark) if os.path.lexists(mark) else None
     if exported:
         tags = ", ".join(f"{kind} {made['tag']}" for kind, made in exported.extractors.items())
         findings.append(Finding("ok", EXPORT_MARK, f"written by avel export-h5; {tags}"))
@@ -158,27 +161,37 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
     return files, findings
 
 
+class _Mark(Struct):
+    """What ``simulated.json`` says that the import must know."""
+
+    version: Count
+    seed: int
+
+
+class _Export(Struct):
+    """What ``export.json`` says that the import must know."""
+
+    settings: SettingsFile
+
+
 def _read_mark(path: Path) -> dict[str, Any]:
-    try:
-        mark = json.loads(path.read_bytes())
-        return {**mark, "version": int(mark["version"]), "seed": int(mark["seed"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AvelError(
-            f"{path} is damaged ({type(error).__name__}: {error})",
-            "the JSON that `avel data simulate` writes beside simulated data",
-            "simulate again in another folder; without the mark nobody could tell the data from AVE",
-        ) from error
+    mark = read_json(
+        path,
+        _Mark,
+        expected="the JSON that `avel data simulate` writes beside simulated data",
+        do="simulate again in another folder; without the mark nobody could tell the data from AVE",
+    )
+    return msgspec.structs.asdict(mark)
 
 
 def _read_export(path: Path) -> Settings:
-    try:
-        return settings_from(json.loads(path.read_bytes())["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AvelError(
-            f"{path} is damaged ({type(error).__name__}: {error})",
-            "the JSON that `avel export-h5` writes beside its files",
-            "export again; without it nobody could tell the features from AVE's released ones",
-        ) from error
+    exported = read_json(
+        path,
+        _Export,
+        expected="the JSON that `avel export-h5` writes beside its files",
+        do="export again; without it nobody could tell the features from AVE's released ones",
+    )
+    return exported.settings.settings()
 
 
 def _refuse_unlike(mark: Path, exported: Settings, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -35,6 +35,7 @@ from typing import Any
 
 import av
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 import avel
@@ -47,6 +48,7 @@ from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
 from avel.files import make_folder, write_file
 from avel.processors import worker_count
+from avel.reading import LARGE_FILE, read_json
 from avel.types import Progress
 
 __all__ = [
@@ -284,12 +286,18 @@ def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
     }
 
 
+class _World(Struct):
+    """What ``world.json`` says that decides whether a folder can be continued."""
+
+    settings: dict[str, Any]
+
+
 def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write world.json first, so that a folder is known by it from the start; refuse another world's folder."""
     file = out / "world.json"
     make_folder(out / "videos")
     make_folder(out / "long")
-    if not file.exists():
+    if not os.path.lexists(file):
         foreign = [
             *(each for each in (out / "clips.csv", out / "long.csv") if os.path.lexists(each)),
             *(each for folder in ("videos", "long") for each in (out / folder).iterdir()),
@@ -302,12 +310,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
             )
         write_file(file, json.dumps(facts, indent=1) + "\n")
         return
-    try:
-        found = json.loads(file.read_text())["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AvelError(
-            f"{file} is not a world.json", "the file avel wrote", f"delete {out} or choose another folder"
-        ) from error
+    do = "choose another folder"
+    found = read_json(file, _World, expected="the file avel wrote", do=do, limit=LARGE_FILE, folder=out).settings
     wanted = json.loads(json.dumps(facts["settings"]))
     if found != wanted:
         differ = [key for key in wanted if found.get(key) != wanted[key]]

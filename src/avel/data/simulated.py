@@ -8,6 +8,7 @@ All is frozen: a row's content depends on the set's version, seed, grid, width a
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
+from msgspec import Struct
 
 import avel
 from avel.data.ave import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
@@ -36,6 +39,7 @@ from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS,
 from avel.errors import AvelError
 from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
 from avel.processors import as_finished, worker_count
+from avel.reading import Count, Sha256, read_json
 from avel.types import Progress
 
 _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
@@ -255,13 +259,27 @@ def _in_threads(
                 progress(stage, done, count)
 
 
+class _File(Struct):
+    bytes: int
+    sha256: Sha256
+
+
+class _Mark(Struct):
+    """What ``simulated.json`` says of the simulation and of the files that are finished."""
+
+    version: Count
+    seed: int
+    options: dict[str, Any]
+    files: dict[str, _File]
+
+
 def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
     path = out / SIMULATED_MARK
     make_folder(out)
     remove_abandoned(out)  # of a run that was killed: as large as what it was writing
     foreign = sorted(each.name for each in out.iterdir())
-    if not path.exists():
+    if not os.path.lexists(path):
         if foreign:
             raise AvelError(
                 f"{out} holds {foreign[0]} but no {SIMULATED_MARK}",
@@ -269,14 +287,9 @@ def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
                 "choose another folder: simulated files never mix with others",
             )
         return _write_mark(out, facts | {"files": {}})
-    try:
-        mark = json.loads(path.read_bytes())
-        found = {key: mark[key] for key in facts}
-        mark["files"] = {name: {key: file[key] for key in ("bytes", "sha256")} for name, file in mark["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AvelError(
-            f"{path} is damaged ({type(error).__name__}: {error})", "the file avel wrote", "choose another folder"
-        ) from error
+    kept = read_json(path, _Mark, expected="the file avel wrote", do="choose another folder", folder=out)
+    mark: dict[str, Any] = msgspec.to_builtins(kept)
+    found = {key: mark[key] for key in facts}
     if found != facts:
         ours, theirs = ({**each, **each["options"]} for each in (facts, found))
         told = ", ".join(

@@ -13,15 +13,35 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from msgspec import Meta, Struct
 from safetensors.numpy import save
 
 from avel.data.labels import segment_labels
 from avel.errors import AvelError
 from avel.files import is_work_folder, make_work_folder, remove_work_folder, replacing, write_file
+from avel.reading import (
+    LARGE_FILE,
+    Count,
+    Extractors,
+    Name,
+    Seconds,
+    SegmentSeconds,
+    Sha256,
+    Size,
+    Text,
+    check_regular,
+    class_names,
+    fitting_json,
+    kept_inside,
+    open_tensors,
+    parse_json,
+    read_bytes,
+    tensor_shapes,
+)
 from avel.types import Progress, Span
 
 if TYPE_CHECKING:  # the workers that only decode must not pay for torch
@@ -30,7 +50,9 @@ if TYPE_CHECKING:  # the workers that only decode must not pay for torch
 SCHEMA = 2
 WORK = ".avel-parts"  # the work folder of a store that is being made
 _ANNOUNCED = "shards.json"  # there: the shards that are removed where store.json does not name them
+MOST_INDEX = 2**28  # bytes of store.json: more than half a million clips
 SHARD_BYTES = 64 * 2**20  # a shard is put together in memory before it is written, and once more as bytes
+_Time = Annotated[float, Meta(ge=-1e8, le=1e8)]  # `avel data check` tells which times cannot be
 
 
 @dataclass(frozen=True)
@@ -102,6 +124,83 @@ class Settings:
         return self.grid[0] * self.grid[1] * self.visual_dim * 2 + self.audio_dim * 4
 
 
+class SettingsFile(Struct):
+    """`Settings` as JSON values."""
+
+    segment_seconds: SegmentSeconds
+    framing: Literal["time", "ave"]
+    extractors: Extractors
+    grid: tuple[Size, Size]
+    visual_dim: Size
+    audio_dim: Size
+    origin: Text
+
+    def settings(self) -> Settings:
+        """The settings that these values are of."""
+        return Settings(
+            segment_seconds=self.segment_seconds,
+            framing=self.framing,
+            extractors=msgspec.to_builtins(self.extractors),
+            grid=self.grid,
+            visual_dim=self.visual_dim,
+            audio_dim=self.audio_dim,
+            origin=self.origin,
+        )
+
+
+class _ShardFile(Struct):
+    name: Name
+    bytes: Annotated[int, Meta(ge=0, le=2**48)]
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:
+            raise ValueError(f"a shard called {self.name!r}, which is no file of the store's own folder")
+
+
+class _ClipFile(Struct, forbid_unknown_fields=True):
+    id: Name
+    video: Text
+    duration: Seconds
+    spans: list[tuple[Text, _Time, _Time]] | None
+    splits: list[Text]
+    shard: Name
+    row: Count
+    segments: Annotated[int, Meta(ge=0, le=10_000_000)]
+    checksum: Text
+    audio_valid: bool
+    source: Text
+    bad_packets: Count
+    streams: Text = ""
+
+    def stored(self) -> StoredClip:
+        spans = None if self.spans is None else tuple(Span(*span) for span in self.spans)
+        return StoredClip(**{**msgspec.structs.asdict(self), "spans": spans, "splits": tuple(self.splits)})
+
+
+class _IndexFile(SettingsFile):
+    """What ``store.json`` says."""
+
+    schema: Literal[2]
+    classes: list[str]
+    shards: list[_ShardFile]
+    clips: list[_ClipFile]
+
+    def __post_init__(self) -> None:
+        class_names(self.classes)
+
+
+class _PartFacts(Struct, forbid_unknown_fields=True):
+    """What a part file says of its clip."""
+
+    segments: Count
+    duration: Seconds
+    checksum: Sha256
+    audio_valid: bool
+    source: Text
+    bad_packets: Count
+    streams: Text = ""
+
+
 @dataclass(frozen=True)
 class Store:
     """An opened feature store. Its features are views of the mapped shards: nothing is read before it is used.
@@ -168,11 +267,18 @@ class Store:
         """Class ids of a clip's segments, (T,) int64, background = C.
 
         Raises:
-            AvelError: the store was made without labels.
+            AvelError: the store was made without labels, or one is not among its classes.
         """
         import torch
 
         clip = self.clips[index]
+        unknown = {span.label for span in clip.spans or ()} - set(self.classes)
+        if unknown:
+            raise AvelError(
+                f"{clip.id} in {self.path} has the label {min(unknown)!r}, which is not among the classes",
+                "labels among the store's classes",
+                "mend the CSV and run `avel extract` again; `avel data check` lists all such labels",
+            )
         if clip.spans is None:
             raise AvelError(
                 f"{clip.id} in {self.path} has no labels",
@@ -233,10 +339,11 @@ class Store:
         if clip.shard not in self._shards:
             path = self.path / clip.shard
             try:
-                with safe_open(path, "pt") as file:
-                    self._shards[clip.shard] = {name: file.get_tensor(name) for name in ("visual", "audio")}
-            except (SafetensorError, OSError) as error:
-                raise _damaged(path, str(error)) from error
+                with open_tensors(path, self.path, "pt") as file:
+                    _check_types(path, tensor_shapes(file))
+                    self._shards[clip.shard] = {name: file.get_tensor(name) for name in _TYPES}
+            except FileNotFoundError:
+                raise _damaged(path, "missing") from None
         rows = self._shards[clip.shard][key][clip.row : clip.row + clip.segments]
         width = (*self.grid, self.visual_dim) if key == "visual" else (self.audio_dim,)
         if tuple(rows.shape) != (clip.segments, *width):
@@ -254,37 +361,39 @@ def open_store(path: str | Path) -> Store:
     path = Path(path)
     index = path / "store.json"
     try:
-        data = index.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        data = read_bytes(index, MOST_INDEX, folder=path)
+    except FileNotFoundError:
         unfinished = is_work_folder(path / WORK)
         raise AvelError(
             f"{path} holds an unfinished extraction" if unfinished else f"no feature store in {path}",
             "a folder with store.json, written by `avel extract`",
             "run the same `avel extract` again to finish it" if unfinished else "give the --out of an `avel extract`",
         ) from None
-    try:
-        content = json.loads(data)
-        schema = content["schema"]
-        if schema == SCHEMA:
-            settings = settings_from(content)
-            shards = {str(shard["name"]): int(shard["bytes"]) for shard in content["shards"]}
-            clips = tuple(_clip_from(clip) for clip in content["clips"])
-            classes = tuple(str(name) for name in content["classes"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise AvelError(
-            f"{index} is damaged ({type(error).__name__}: {error})",
-            "the JSON that `avel extract` wrote",
-            "delete it and run `avel extract` again",
-        ) from error
-    if schema != SCHEMA:
-        raise AvelError(f"{index} has schema {schema}", f"schema {SCHEMA}", "extract again with this avel")
-    for name, size in shards.items():
-        shard = path / name
-        if not shard.is_file():
-            raise _damaged(shard, "missing")
-        if shard.stat().st_size != size:
-            raise _damaged(shard, f"{shard.stat().st_size} bytes for {size}")
-    return Store(path, settings, classes, clips, hashlib.sha256(data).hexdigest())
+    content = fitting_json(
+        data,
+        index,
+        _IndexFile,
+        schema=("schema", SCHEMA),
+        expected="the JSON that `avel extract` wrote",
+        do="delete it and run `avel extract` again",
+    )
+    settings = content.settings()
+    for shard in content.shards:
+        file = path / shard.name
+        try:
+            size = check_regular(kept_inside(file, path)).st_size
+        except FileNotFoundError:
+            raise _damaged(file, "missing") from None
+        if size != shard.bytes:
+            raise _damaged(file, f"{size} bytes for {shard.bytes}")
+    sizes = {shard.name: shard.bytes for shard in content.shards}
+    for clip in content.clips:  # before anything of that length is made; the shards themselves are opened when used
+        if clip.shard not in sizes:
+            raise _damaged(path / clip.shard, f"not among the shards, though {clip.id} is to be in it")
+        if clip.segments * settings.segment_bytes > sizes[clip.shard]:
+            raise _damaged(path / clip.shard, f"too small for the {clip.segments} segments of {clip.id}")
+    clips = tuple(clip.stored() for clip in content.clips)
+    return Store(path, settings, tuple(content.classes), clips, hashlib.sha256(data).hexdigest())
 
 
 def checksum(visual: np.ndarray, audio: np.ndarray) -> str:
@@ -354,17 +463,21 @@ def write_part(
 def read_part(path: Path, settings: Settings, source: str) -> Part | None:
     """The part in ``path``; None if there is none, it is damaged, or other settings or another source made it."""
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path, path.parent, "np") as file:
             metadata = file.metadata() or {}
             if metadata.get("settings") != canonical(settings.shaping):
                 return None
-            facts = json.loads(metadata["facts"])
-            if facts["source"] != source:
+            facts = parse_json(metadata.get("facts", ""), _PartFacts)
+            rows = (facts.segments,)
+            shapes = {"visual": (*rows, *settings.grid, settings.visual_dim), "audio": (*rows, settings.audio_dim)}
+            if tensor_shapes(file) != {name: (_TYPES[name], shape) for name, shape in shapes.items()}:
                 return None
-            if checksum(file.get_tensor("visual"), file.get_tensor("audio")) != facts["checksum"]:
+            if facts.source != source:
                 return None
-            return Part(file=path, row=0, **facts)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            if checksum(file.get_tensor("visual"), file.get_tensor("audio")) != facts.checksum:
+                return None
+            return Part(file=path, row=0, **msgspec.structs.asdict(facts))
+    except (FileNotFoundError, ValueError, AvelError):
         return None  # made again, as if it had never been there
 
 
@@ -457,8 +570,12 @@ def write_index(
     head = {"schema": SCHEMA, **asdict(settings), "classes": list(classes), "shards": sizes}
     lines = ",\n".join("  " + json.dumps(_clip_json(clip)) for clip in clips)  # a line per clip: a diff can be read
     text = f'{json.dumps(head, indent=1)[:-2]},\n "clips": [\n{lines}\n ]\n}}\n'
+    if len(text) > MOST_INDEX:
+        raise AvelError(
+            f"a store.json of {len(text)} bytes", f"{MOST_INDEX} at most", "split the clips over several stores"
+        )
     index = out / "store.json"
-    former = index.read_bytes() if index.is_file() else b""
+    former = read_bytes(index, MOST_INDEX, folder=out) if index.is_file() else b""
     if former != text.encode():
         announce(out, _names(former, lambda content: [shard["name"] for shard in content["shards"]]) - set(shards))
         write_file(index, text)
@@ -506,10 +623,27 @@ def write_shard(path: Path, visual: np.ndarray, audio: np.ndarray, metadata: Map
 def _write_shard(path: Path, parts: Sequence[Part]) -> None:
     arrays: dict[str, list[np.ndarray]] = {"visual": [], "audio": []}
     for part in parts:
-        with safe_open(part.file, "np") as file:
+        with open_tensors(part.file, part.file.parent, "np") as file:
+            _check_types(part.file, tensor_shapes(file))
             for name, rows in arrays.items():
                 rows.append(file.get_slice(name)[part.row : part.row + part.segments])
+                if len(rows[-1]) != part.segments or rows[-1].shape[1:] != rows[0].shape[1:]:
+                    raise _damaged(part.file, f"{name} features of shape {rows[-1].shape}")
     write_shard(path, np.concatenate(arrays["visual"]), np.concatenate(arrays["audio"]))
+
+
+#: Type of each array of a shard, as safetensors files call it.
+_TYPES = {"visual": "F16", "audio": "F32"}
+
+
+def _check_types(path: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """AvelError where a shard does not hold what it should."""
+    for name, wanted in _TYPES.items():
+        kind = found.get(name, ("missing",))[0]
+        if kind != wanted:
+            raise _damaged(
+                path, f"{name} features of type {kind}, not {wanted}" if name in found else f"no {name} features"
+            )
 
 
 def shard_name(content: Any) -> str:
@@ -527,13 +661,19 @@ def announce(out: Path, names: Iterable[str]) -> None:
 
 def _announced(out: Path) -> set[str]:
     file = out / WORK / _ANNOUNCED
-    return _names(file.read_bytes(), list) if is_work_folder(file.parent) and file.is_file() else set()
+    return (
+        _names(read_bytes(file, LARGE_FILE, folder=out), list)
+        if is_work_folder(file.parent) and file.is_file()
+        else set()
+    )
 
 
 def _names(data: bytes, chosen: Callable[[Any], list[Any]]) -> set[str]:
     """The names of shards in JSON; none where it is damaged, and none that lead elsewhere."""
     try:
-        return {name for name in chosen(json.loads(data)) if re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name)}
+        return {
+            name for name in chosen(parse_json(data, Any)) if re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name)
+        }
     except (ValueError, KeyError, TypeError):
         return set()
 
@@ -543,27 +683,6 @@ def _remove_leftovers(out: Path, shards: set[str]) -> None:
     for name in _announced(out) - shards:
         (out / name).unlink(missing_ok=True)
     remove_work_folder(out / WORK)
-
-
-def settings_from(content: Mapping[str, Any]) -> Settings:
-    """The settings that `dataclasses.asdict` made JSON of. Raises KeyError, TypeError or ValueError for other JSON."""
-    height, width = content["grid"]
-    return Settings(
-        segment_seconds=float(content["segment_seconds"]),
-        framing=str(content["framing"]),
-        extractors={kind: dict(content["extractors"][kind]) for kind in ("visual", "audio")},
-        grid=(int(height), int(width)),
-        visual_dim=int(content["visual_dim"]),
-        audio_dim=int(content["audio_dim"]),
-        origin=str(content["origin"]),
-    )
-
-
-def _clip_from(content: Mapping[str, Any]) -> StoredClip:
-    spans = content["spans"]
-    if spans is not None:
-        spans = tuple(Span(str(label), float(start), float(end)) for label, start, end in spans)
-    return StoredClip(**{**content, "spans": spans, "splits": tuple(content["splits"])})
 
 
 def _clip_json(clip: StoredClip) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from avel.data.splits import read_split
 from avel.errors import AvelError
 from avel.files import write_csv
+from avel.reading import LARGE_FILE, read_bytes
 from avel.text import csv_path_text, csv_text, has_controls
 from avel.types import BACKGROUND, Span
 
@@ -240,16 +241,15 @@ def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Lines and their five fields, "" where the table has none."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = read_bytes(path, LARGE_FILE)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise AvelError(f"no such file: {path}", _HEADER, "check the path of the CSV") from None
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise AvelError(
             f"{path} line {line}: not UTF-8 text", "a CSV saved as UTF-8", "save it again as UTF-8"
         ) from error
-    except OSError as error:
-        raise AvelError(f"cannot read {path}: {error.strerror}", _HEADER, "give a readable CSV file") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None

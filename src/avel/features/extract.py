@@ -52,6 +52,7 @@ from avel.files import (
     write_file,
 )
 from avel.processors import worker_count
+from avel.reading import LARGE_FILE, check_regular, read_bytes
 from avel.types import Progress
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
@@ -394,16 +395,18 @@ def read_source(
         return read_ave(source, videos), True
     if os.path.isdir(source):
         return [Clip(file.relative_to(source).as_posix(), file, ()) for file in videos_in(source)], False
-    if not os.path.isfile(source):  # False, too, for a name that no file can have
+    try:
+        check_regular(source)
+    except FileNotFoundError:
         raise AvelError(
             f"no such file or folder: {source}",
             "a CSV, a folder of media, a media file or a .txt list",
             "check the path",
-        )
+        ) from None
     if source.suffix.lower() != ".txt":
         return [Clip(source.name, source, ())], False
     # As the system writes names, whatever the encoding: so a list can name every file.
-    lines = source.read_bytes().decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = read_bytes(source, LARGE_FILE).decode("utf-8-sig", "surrogateescape").splitlines()
     clips = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():

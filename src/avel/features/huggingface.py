@@ -28,6 +28,7 @@ from avel.features.batches import Batches
 from avel.features.extractor import make_tag
 from avel.features.weights import cache_folder
 from avel.files import file_sha256
+from avel.reading import read_bytes
 
 # ViT-B/32 and HTSAT-tiny. The main branches hold pickles only; these revisions are their conversions to safetensors.
 CLIP_WEIGHTS = "openai/clip-vit-base-patch32@refs/pr/15"
@@ -465,10 +466,10 @@ def _unit(values: torch.Tensor) -> torch.Tensor:
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise _unfit(path.parent, f"{path.name}: {error.strerror}") from error
-    except ValueError as error:
+        content = json.loads(read_bytes(path))
+    except FileNotFoundError as error:
+        raise _unfit(path.parent, f"{path.name}: no such file") from error
+    except (ValueError, RecursionError) as error:
         raise _unfit(path.parent, f"{path.name} is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise _unfit(path.parent, f"{path.name} is no JSON object")
