@@ -17,7 +17,7 @@ from rich.console import Console
 
 from avel.errors import AvelError
 from avel.localization import find_events
-from avel.plots import class_bars, clock
+from avel.plots import class_bars, class_color, clock
 from avel.timeline import Timeline
 from avel.types import Event, Span
 from avel.web import demo_page, terminal_timeline, timeline_page
@@ -112,6 +112,8 @@ def site(tmp_path_factory, clip, picture):
     broken = out / "broken.avi"
     broken.write_bytes(b"no video at all")
     timeline_page(timeline((1,), video=str(broken)), broken, out / "broken.html")
+    timeline_page(timeline(SHORT), None, out / "silent.html", picture=picture)
+    timeline_page(hour(one_class=True), None, out / "hour.html")
     demo_page(
         out / "index.html",
         title="avel demo",
@@ -346,6 +348,98 @@ def test_the_check_itself_finds_trouble(visit):
     assert any(trouble.startswith("cut: ") for trouble in page.evaluate(LEGIBLE)["troubles"])
     page.evaluate("document.querySelector('h1').style.cssText = 'transform: translateY(1.8rem)'")
     assert any(trouble.startswith("overlap: ") for trouble in page.evaluate(LEGIBLE)["troubles"])
+
+
+def complaints(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    return {
+        violation["id"]: [node["html"] for node in violation["nodes"]]
+        for violation in axe.run(page).response["violations"]
+    }
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", [f"{NASTY}.html", "index.html", "silent.html"])
+def test_axe_finds_nothing(visit, name, width, scheme):
+    assert complaints(visit(name, width, scheme)) == {}
+
+
+def test_axe_would_find_what_is_wrong(visit):
+    page = visit("one.html")
+    page.evaluate("document.querySelector('[data-zoom]').removeAttribute('aria-label')")
+    page.evaluate("document.querySelector('[data-zoom]').textContent = ''")
+    page.evaluate("document.querySelector('.summary').style.color = '#ddd'")
+    page.evaluate("document.querySelector('.track').removeAttribute('aria-label')")
+    assert {"button-name", "color-contrast", "aria-input-field-name"} <= set(complaints(page))
+
+
+def ink(page, row):
+    """How full of colour the visible part of a lane is, 0 to 1, and its width in pixels."""
+    from matplotlib.image import imread
+
+    png = page.locator(".spans").nth(row).evaluate_handle("row => row").as_element()
+    box, view = png.bounding_box(), page.locator(".track").bounding_box()
+    clip = {"x": view["x"], "y": box["y"] + 14, "width": view["width"], "height": 4}
+    image = imread(io.BytesIO(page.screenshot(clip=clip)), format="png")[2, 3:-3, :3]  # not the playhead at 0
+    ground, color = (np.array([int(h[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for h in ("#eef1f4", class_color(0)))
+    return float(((ground - image) @ (ground - color)).mean() / ((ground - color) @ (ground - color))), image.shape[0]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_lane_of_an_hour_is_as_full_as_the_hour(visit, width):
+    page = visit("hour.html", width)
+    made = hour(one_class=True)
+    for row, spans in enumerate([made.truth, made.events]):
+        full, pixels = ink(page, row)
+        first, last = (place / (pixels + 6) * 3600 for place in (3, pixels + 3))
+        seconds = sum(max(min(span.end, last) - max(span.start, first), 0) for span in spans)
+        # Every span may lose a step of a pixel's 255 to rounding: 4 pixels of 300 for a thousand spans.
+        assert full * pixels == pytest.approx(seconds / (last - first) * pixels, abs=1 + len(spans) / 255)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_zoom_keeps_lanes_true_and_the_playhead_in_view(visit, width):
+    page = visit("hour.html", width)
+    events = hour(one_class=True).events
+    track = page.locator(".track")
+    for _ in range(8):
+        page.locator("[data-zoom='2']").click()
+    assert track.evaluate("t => t.scrollWidth / t.clientWidth") == pytest.approx(256, rel=0.01)
+    page.evaluate("document.querySelectorAll('li button')[600].click()")
+    page.wait_for_timeout(200)
+    line, view = page.locator(".playhead b").bounding_box(), track.bounding_box()
+    assert view["x"] <= line["x"] <= view["x"] + view["width"]
+    start = track.evaluate("t => t.scrollLeft / t.scrollWidth") * 3600
+    assert start < events[600].start < start + 3600 / 256
+    boxes = [box.bounding_box() for box in page.locator(".spans").nth(1).locator(".box").all()]
+    shown = [event for event in events if event.end > start and event.start < start + 3600 / 256]
+    assert len(boxes) == len(shown)
+    for box, event in zip(boxes, shown, strict=True):
+        left = view["x"] + (event.start - start) / 3600 * 256 * view["width"]
+        assert box["x"] == pytest.approx(left, abs=1.5)
+        assert box["width"] == pytest.approx(256 * view["width"] / 3600, abs=1)
+    ticks = page.locator(".tick").all_inner_texts()
+    assert 2 < len(ticks) < 30
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    track.focus()
+    page.keyboard.press("PageDown")
+    page.keyboard.press("0")
+    assert page.locator(".playhead b").evaluate("b => parseFloat(b.style.left)") == pytest.approx(
+        events[601].start / 36, abs=0.01
+    )
+    assert track.evaluate("t => t.scrollWidth == t.clientWidth")
+    page.mouse.move(view["x"] + view["width"] / 2, view["y"] + 20)
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    page.wait_for_function(
+        "document.querySelector('.track').scrollWidth > document.querySelector('.track').clientWidth"
+    )
+
+
+def test_a_page_of_an_hour_is_small(site):
+    assert (site / "hour.html").stat().st_size < 500_000
 
 
 def ready(page):

@@ -210,9 +210,7 @@ def _table(caption: str, rows: Sequence[Any]) -> str:
     if not rows:
         return ""
     names = [field.name for field in dataclasses.fields(rows[0])]
-    head = "".join(
-        f'<th scope="col">{_text(name.replace("_", " ").replace("f1", "F1"))}</th>' for name in ["", *names[1:]]
-    )
+    head = "".join(f'<th scope="col">{_text(name.replace("_", " ").replace("f1", "F1"))}</th>' for name in names[1:])
     body = []
     for row in rows:
         first, *rest = (getattr(row, name) for name in names)
@@ -221,7 +219,7 @@ def _table(caption: str, rows: Sequence[Any]) -> str:
     return (
         f'<div class="scroll" tabindex="0" role="group" aria-label="{_text(caption)}">'
         f"<table><caption>{_text(caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
