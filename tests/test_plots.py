@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from avel import plots
 from avel.localization import find_events
 from avel.timeline import Timeline
-from avel.types import Span
+from avel.types import Event, Span
 
 CLASSES = (
     "ringing telephone", "barking dog", "church bell", "passing train", "emergency siren", "snare drum",
@@ -300,3 +300,18 @@ def test_pyplot_is_never_imported(tmp_path):
         "p.class_bars({'x': np.ones(2)}, ['a'], sys.argv[1])\nassert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.png")], check=True)
+
+
+def test_lanes_of_an_hour_are_as_full_as_the_hour(tmp_path):
+    starts = np.sort(np.random.default_rng(2).choice(3600, 1000, replace=False))
+    events = tuple(Event("A", float(start), start + 1.0, 0.9) for start in starts)
+    probabilities = np.tile([0.0, 1.0], (3600, 1))
+    made = Timeline("hour.mp4", 3600.0, 1.0, ("A",), probabilities, None, events, {}, events[::2])
+    frames = np.zeros((len(plots.frame_times(made)), 3, 4, 3), np.uint8)
+    plots.timeline_picture(made, frames, np.zeros(100), 8000, tmp_path / "hour.png")
+    picture = pixels(tmp_path / "hour.png")[:, 210:1458, :3] / 255
+    ground, color = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in ("#eef1f4", plots.PALETTE[0]))
+    full = ((ground - picture) @ (ground - color)).mean(1) / ((ground - color) @ (ground - color))
+    rows = full[full > 0.1]
+    for share in (500 / 3600, 1000 / 3600):  # the truth, what was found
+        assert (abs(rows - share) * 1248 < 4).sum() > 30  # pixels of a row; a lane is some 36 rows high

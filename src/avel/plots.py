@@ -153,25 +153,29 @@ def timeline_picture(
     axes.set_ylim(0, bars)
     spans = [("prediction", timeline.events)] + ([("truth", timeline.truth)] if timeline.truth is not None else [])
     for bottom, (name, events) in enumerate(spans):
-        axes.add_patch(_rectangle(0, bottom + 0.06, length, 0.88, _GROUND))
+        axes.add_patch(_rectangles([(0, length)], bottom + 0.06, 0.88, _GROUND))
+        # One patch a colour: patches that share a pixel would cover one another there.
+        shapes: dict[str, list[tuple[float, float]]] = {}
         for event in events:
-            index = timeline.classes.index(event.label) if event.label in timeline.classes else None
-            color = "#8a929c" if index is None else class_color(index)
             if event.start >= length:  # a label may lie behind the end of the clip
                 continue
+            index = timeline.classes.index(event.label) if event.label in timeline.classes else None
+            color = "#8a929c" if index is None else class_color(index)
             end = min(event.end, length)
+            shapes.setdefault(color, []).append((event.start, end))
             pixels = (end - event.start) / length * inner * _DPI
-            axes.add_patch(_rectangle(event.start, bottom + 0.06, end - event.start, 0.88, color))
             if pixels > 30:
                 middle = ((event.start + end) / 2, bottom + 0.48)
                 _label_if_it_fits(axes, event.label, middle, text_color(color), pixels)
+        for color, lane in shapes.items():
+            axes.add_patch(_rectangles(lane, bottom + 0.06, 0.88, color))
         _row_name(axes, name, bottom + 0.5)
 
     axes = band(3)
     axes.set_ylim(0, len(rows))
     edges = np.arange(len(timeline.probabilities) + 1) * timeline.segment_seconds
     for place, index in enumerate(reversed(rows)):
-        axes.add_patch(_rectangle(0, place + 0.06, length, 0.84, _GROUND))  # its height is a probability of 1
+        axes.add_patch(_rectangles([(0, length)], place + 0.06, 0.84, _GROUND))  # its height is a probability of 1
         axes.stairs(
             place + 0.06 + 0.84 * timeline.probabilities[:, index],
             edges,
@@ -534,11 +538,15 @@ def _dots(epochs: Sequence[int]) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3} if len(epochs) < 4 else {}
 
 
-def _rectangle(x: float, y: float, width: float, height: float, color: str) -> Any:
-    from matplotlib.patches import Rectangle
+def _rectangles(times: Sequence[tuple[float, float]], bottom: float, height: float, color: str) -> Any:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
 
+    top = bottom + height
+    corners = [[(a, bottom), (b, bottom), (b, top), (a, top), (a, bottom)] for a, b in times]
+    outline = Outline.make_compound_path(*(Outline(shape, closed=True) for shape in corners))
     # Without an edge and not moved to whole pixels: what covers a third of a pixel colours it by a third.
-    return Rectangle((x, y), width, height, facecolor=color, linewidth=0, snap=False)
+    return PathPatch(outline, facecolor=color, linewidth=0, snap=False)
 
 
 def _text(figure: Figure, left: float, bottom: float, text: str, **style: Any) -> None:
