@@ -119,9 +119,9 @@ def test_simulated_data_come_back_and_stay_marked(tmp_path: Path) -> None:
     assert np.array_equal(array(tmp_path / "h5" / "audio_feature.h5"), array(tmp_path / "data" / "audio_feature.h5"))
     import_ave(tmp_path / "h5", tmp_path / "again")
     same_features_and_labels(tmp_path / "again", tmp_path / "store")
-    assert survey(tmp_path / "h5").origin == "simulated, not AVE (version 1, seed 0)"
-    assert open_store(tmp_path / "again").origin == "simulated, not AVE (version 1, seed 0)"
-    assert attributes(tmp_path / "h5" / "visual_feature.h5")["origin"] == "simulated, not AVE (version 1, seed 0)"
+    assert survey(tmp_path / "h5").origin == "simulated, not AVE (version 2, seed 0)"
+    assert open_store(tmp_path / "again").origin == "simulated, not AVE (version 2, seed 0)"
+    assert attributes(tmp_path / "h5" / "visual_feature.h5")["origin"] == "simulated, not AVE (version 2, seed 0)"
     assert any(each.level == "note" and "simulated, not AVE" in each.text for each in check(tmp_path / "h5"))
 
 

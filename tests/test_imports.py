@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": {"text"},
     "devices": {"errors"},
     "files": {"errors", "text"},
-    "reading": {"errors", "types"},
+    "reading": {"errors", "text", "types"},
     "memory": set(),
     "processors": {"errors"},
     "types": {"errors", "files"},
@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": USE | {"evaluation"},
     "web": BASE | {"plots", "timeline"},
     "present": BASE | {"features", "plots", "timeline", "web"},
-    "demo": USE | {"training", "evaluation", "rivals", "present", "web"},
+    "demo": USE | {"processors", "training", "evaluation", "rivals", "present", "web"},
     "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "rivals", "present", "web", "demo"},
     "__main__": {"cli"},
 }

@@ -446,7 +446,7 @@ def test_a_folder_with_another_world_is_refused(tmp_path, monkeypatch):
     with pytest.raises(AvelError, match="knobs"):
         render(tmp_path, clips=1, long_videos=0, seconds=2, workers=0)
     (tmp_path / "world.json").write_text("[]")
-    with pytest.raises(AvelError, match=r"not a world\.json"):
+    with pytest.raises(AvelError, match=r"world\.json is damaged"):
         render(tmp_path, clips=1, long_videos=0, seconds=2, workers=0)
     (tmp_path / "world.json").unlink()
     with pytest.raises(AvelError, match=r"no world\.json"):

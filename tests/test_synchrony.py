@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from fractions import Fraction
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +91,6 @@ UNEVEN = [index / 25 for index in range(125) if index % 7 not in (2, 3)]
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
     "variable frame rate, mp4": ("a.mp4", {"times": UNEVEN}, {}, {}),
     "variable frame rate, mkv": ("a.mkv", {"times": UNEVEN}, {}, {}),
-    "HEVC of 8 bits": ("a.mp4", {"codec": "libx265", "options": X265}, {}, {}),
     "HEVC of 10 bits": ("a.mkv", {"codec": "libx265", "pix_fmt": "yuv420p10le", "options": X265}, {}, {}),
     "H.264 of 10 bits": ("a.mp4", {"pix_fmt": "yuv420p10le"}, {}, {}),
     "H.264 with B frames": ("a.mp4", {"options": {"preset": "ultrafast", "bf": "3", "crf": "5"}}, {}, {}),
@@ -132,12 +134,14 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, str]]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_files_in_which_events_are_in_their_second(tmp_path: Path, kind: str) -> None:
     name, pictures, sound, options = KINDS[kind]
-    path = write_streams(
-        tmp_path / name,
-        Pictures(flash, **{"seconds": 5, "rate": 25, **pictures}),
-        Sound(click, **{"seconds": 5, **sound}),
-        options=options,
-    )
+    path = tmp_path / name
+    plans = Pictures(flash, **{"seconds": 5, "rate": 25, **pictures}), Sound(click, **{"seconds": 5, **sound})
+    # In a process of its own: x265 aborts where a process has used it with another number of bits before.
+    with ProcessPoolExecutor(1, get_context("spawn")) if "HEVC" in kind else nullcontext() as apart:
+        if apart:
+            apart.submit(write_streams, path, *plans, options=options).result()
+        else:
+            write_streams(path, *plans, options=options)
     assert_in_place(path, 10 if "times" in pictures else 25)
 
 

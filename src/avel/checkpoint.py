@@ -189,7 +189,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
         AvelError: there is no checkpoint, it is damaged or half-written, another version of avel made it, or this
             machine has no such device.
     """
-    path, place = best_seed(path), devices.device(device)
+    place, path = devices.device(device), best_seed(path)
     description_file = path / "best.json" if path.is_dir() else path.with_suffix(".json")
     if not os.path.exists(description_file):
         raise AvelError(

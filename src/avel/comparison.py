@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from avel import devices
 from avel.checkpoint import read_description, seeds_of
 from avel.cml import DIRECTIONS, MODES
 from avel.data.loader import task_split
@@ -104,6 +105,7 @@ def evaluate_runs(
         AvelError: a run cannot be scored (see `avel.evaluate`) or named twice, runs of tasks that are not scored alike,
             or a comparison of other clips. Nothing has been scored then.
     """
+    devices.device(device)  # a wrong one is told before any run is read
     folders = [Path(run) for run in runs]
     named = {folder.resolve() for folder in folders}
     if len(named) < len(folders):

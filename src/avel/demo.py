@@ -23,6 +23,7 @@ from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
 from avel.present import FINGERPRINT, USUAL_FORMATS, fingerprint, finished, present
+from avel.processors import worker_count
 from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
 from avel.types import BACKGROUND, Progress
@@ -115,6 +116,7 @@ def demo(
         AvelError: the folder holds a demo with other settings, or files that no demo wrote or that were changed since,
             or the disk is full.
     """
+    worker_count(workers)
     check_folder(out)
     _claim(out)
     seconds: dict[str, float] = {}

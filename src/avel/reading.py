@@ -6,12 +6,12 @@ its types beside it; those that several share are here.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import stat
 import tokenize
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from avel.errors import AvelError
+from avel.text import has_controls
 from avel.types import BACKGROUND
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def class_names(names: Sequence[str]) -> None:
     for name in names:
         if not name.strip() or len(name) > 1000:
             raise ValueError(f"a class called {name[:40]!r}")
-        if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        if has_controls(name):
             raise ValueError(f"a class called {name[:40]!r}, with a control character")
         if name == BACKGROUND:
             raise ValueError(f"a class called {BACKGROUND!r}, which is what no event covers")
@@ -118,9 +119,10 @@ def check_regular(path: str | Path) -> os.stat_result:
     """
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"no such file: {path}") from error
     except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        if missing or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            raise FileNotFoundError(f"no such file: {path}") from error
         raise _unreadable(path, error) from error
     _refuse_irregular(path, status)
     return status
