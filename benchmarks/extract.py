@@ -7,6 +7,10 @@ does, and frame by frame with one call of the network each, by turns in the same
 multiply-adds a second which the same processor reaches in a large product of matrices of the same precision. Weights
 are random: speed does not depend on them. In bfloat16, which takes ten times as long where the processor has no
 instructions for it, the network alone is timed, on a few frames.
+
+    python benchmarks/extract.py --device cuda --bfloat16-frames 160 --results results/extract_cuda.json
+
+does the same on a GPU. At the end stands how long AVE's 4143 clips take one process at the pace of the whole clip.
 """
 
 import argparse
@@ -25,6 +29,8 @@ import numpy as np
 import torch
 from birth import ROOT, birth
 
+from avel.devices import device
+from avel.errors import AvelError
 from avel.features.clip import PictureSegments, extract_clip
 from avel.features.vgg19 import BLOCKS, PRECISIONS, Vgg19, multiply_adds
 from avel.features.vggish import Vggish
@@ -36,6 +42,7 @@ from media import write_video
 from random_weights import digest, random_stack, random_vggish, write_keras, write_vggish
 
 SEGMENT_FRAMES = 16
+AVE_CLIPS = 4143  # of ten seconds
 
 
 class Pictures:
@@ -76,20 +83,21 @@ def decode_and_resize(video: Path, num_segments: int) -> None:
 
 
 def measure(
-    ways: dict[str, Callable[[], object]], precision: str, sides: list[int], repeats: int
+    ways: dict[str, Callable[[], object]], precision: str, sides: list[int], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Seconds of each way in each turn, one way after the other, so that a busy moment of the machine falls on all.
 
     "product" is the seconds of a multiply-add in the best product of two square matrices of that turn.
     """
-    matrices = [torch.randn(side, side).to(PRECISIONS[precision]) for side in sides]
+    matrices = [torch.randn(side, side).to(device, PRECISIONS[precision]) for side in sides]
     found: dict[str, list[float]] = {name: [] for name in [*ways, "product"]}
     for _ in range(repeats):
         products = []
         for name, work in ways.items():
             found[name].append(seconds(work))
             for matrix in matrices * 3:
-                products.append(seconds(lambda matrix=matrix: matrix @ matrix) / len(matrix) ** 3)
+                # One number of the product is read, so that a GPU has done all of it.
+                products.append(seconds(lambda matrix=matrix: float((matrix @ matrix)[0, 0])) / len(matrix) ** 3)
         found["product"].append(min(products))
     return found
 
@@ -106,9 +114,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns; their median counts")
     parser.add_argument("--bfloat16-frames", type=int, default=16, help="timed in bfloat16, whole segments")
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of the matrices multiplied")
+    parser.add_argument("--device", default="cpu", help="where the networks run: cpu, cuda, cuda:1, mps or auto")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "extract.json")
     arguments = parser.parse_args()
 
+    try:
+        place = device(arguments.device)
+    except AvelError as error:
+        parser.error(str(error))
     number = arguments.seconds * SEGMENT_FRAMES
     frames = np.random.default_rng(0).integers(0, 256, (number, 224, 224, 3), dtype=np.uint8)
     rows: dict[str, dict[str, Any]] = {}
@@ -117,6 +130,7 @@ def main() -> None:
         state = {name: value.contiguous() for name, value in random_vggish().items()}
         torchvggish = write_vggish(Path(folder) / "vggish.pth", state)
         sound = Vggish(str(torchvggish), digest(torchvggish))
+        sound.to(place)
         video = write_video(
             Path(folder) / "clip.mp4",
             seconds=arguments.seconds,
@@ -130,6 +144,7 @@ def main() -> None:
         resizing = min(seconds(lambda: decode_and_resize(video, arguments.seconds)) for _ in range(arguments.repeats))
         for precision, of in (("float32", frames), ("bfloat16", frames[: arguments.bfloat16_frames])):
             network = Vgg19(weights_file=str(keras), weights_sha=digest(keras), precision=precision)
+            network.to(place)
             ways: dict[str, Callable[[], object]] = {"batched": partial(network, of)}
             if precision == "float32":
                 ways["whole clip"] = partial(extract_clip, video, network, sound)
@@ -137,7 +152,7 @@ def main() -> None:
             network.block5_pool(frames[:2])  # the first call is slower
             # Without instructions for bfloat16 its product takes a minute at 2048, and is slower than convolutions.
             sides = arguments.sides if precision == "float32" else [512]
-            found = measure(ways, precision, sides, arguments.repeats)
+            found = measure(ways, precision, sides, arguments.repeats, place)
             fewest = min(found["batched"])
             rows[precision] = {
                 "frames": len(of),
@@ -151,10 +166,12 @@ def main() -> None:
                 rows[precision] |= {
                     "faster_than_frame_by_frame": ratio(found, "frame by frame", "batched"),
                     "whole_clip_over_vgg19": ratio(found, "whole clip", "batched"),
+                    "hours_for_ave": min(found["whole clip"]) * 10 / arguments.seconds * AVE_CLIPS / 3600,
                 }
             rows[precision]["turns"] = found
     content = {
-        "title": f"VGG-19 and VGGish features of a clip of {arguments.seconds} s on a processor, weights at random",
+        "title": f"VGG-19 and VGGish features of a clip of {arguments.seconds} s on {place}, weights at random",
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
         **birth(),
         "threads": torch.get_num_threads(),
         "clip": {"seconds": arguments.seconds, "size": arguments.size, "frame_rate": 25, "frames_used": number},
