@@ -17,6 +17,7 @@ from avel.files import (
     make_work_folder,
     refuse_around,
     refuse_foreign,
+    refuse_foreign_json,
     remove_work_folder,
     replacing,
     replacing_folder,
@@ -249,3 +250,12 @@ def test_a_folder_that_fails_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AvelError, match="cannot write"), replacing_folder(tmp_path / "file" / "folder"):
         pass
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[]", b"null", b'{"other": 1}'])
+def test_what_is_not_ours_is_not_overwritten_whatever_it_holds(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "comparison.json"
+    file.write_bytes(content)
+    with pytest.raises(AvelError, match="was not written by avel"):
+        refuse_foreign_json(file, {"clips"})
+    assert file.read_bytes() == content

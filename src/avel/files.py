@@ -346,7 +346,7 @@ def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
     """
     if not os.path.lexists(path):
         return
-    with suppress(OSError, ValueError, TypeError, AttributeError):
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # the last: JSON nested without end
         if path.is_file() and is_ours(path.read_bytes()):
             return
     raise AvelError(

@@ -155,7 +155,7 @@ def _same(file: Path, other: Path) -> bool:
     try:
         one, two = (json.loads(each.read_bytes()) for each in (file, other))
         return bool({**one, "video": ""} == {**two, "video": ""})
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return file.read_bytes() == other.read_bytes()  # a list, as of Label Studio
 
 
