@@ -426,6 +426,7 @@ import_ave(folder, out, workers=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["fsync", "replace"])
 def test_killed_at_every_write_and_resumed(folder: Path, whole: Store, tmp_path: Path, place: str) -> None:
     """The shards' names, five shards, store.json, import.json: a run killed at its second write finishes one."""

@@ -435,6 +435,7 @@ def by_torchrun(folder: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     return folder / "runs", torchrun(*words, f"--store={folder / 'store'}", f"--out={folder / 'runs'}")
 
 
+@pytest.mark.slow
 def test_torchrun_trains_several_seeds(by_torchrun: tuple[Path, subprocess.CompletedProcess[str]], two: Path) -> None:
     runs, done = by_torchrun
     assert done.returncode == 0, done.stderr
@@ -453,6 +454,7 @@ def test_torchrun_trains_several_seeds(by_torchrun: tuple[Path, subprocess.Compl
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_torchrun_prints_results_once(by_torchrun: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     assert [by_torchrun[1].stdout.count(f"seed {seed}: val accuracy") for seed in (0, 1)] == [1, 1]
 

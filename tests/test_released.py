@@ -69,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(TrainConfig(store=folder / "store", out=folder / "run", epochs=1, batch_size=4)).folder
 
 
-@pytest.mark.parametrize("seconds", [10, 23])
+@pytest.mark.parametrize("seconds", [10, pytest.param(23, marks=pytest.mark.slow)])
 def test_it_localizes(
     seconds: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_no_tasks() -> None:
     assert list(in_workers([], 0, prepare, ("done",), LIMITS)) == []
 
 
+@pytest.mark.slow
 def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 3)
     write_video(tmp_path / "clips" / "clip1.mp4", seconds=1, frame_rate=2, size=(6144, 4096))
