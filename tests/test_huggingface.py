@@ -117,7 +117,7 @@ def test_patches_in_the_last_layer_see_themselves_alone(clip_folder: Path) -> No
     frames = pictures(1)
     vision = clip._network.vision_model
     with torch.inference_mode():
-        seen, entering = clip._look(frames)
+        seen, entering = clip._look(clip._on_device(frames))
         assert torch.equal(vision.encoder.layers[-1](entering, None), seen.last_hidden_state)
         alone = torch.stack([vision.encoder.layers[-1](entering[:, i : i + 1], None)[0, 0] for i in range(1, 17)])
         wanted = clip._network.visual_projection(vision.post_layernorm(alone))
@@ -464,11 +464,11 @@ def other_size(folder: Path) -> None:
         (lack_a_weight, "lacks visual_projection.weight"),
         (other_shape, "cannot be used"),
         (bad_config, "config.json is no JSON"),
-        (no_config, "config.json: No such file"),
+        (no_config, "config.json: no such file"),
         (other_type, "type 'bert'"),
         (no_tokenizer, "it has no tokenizer.json"),
         (other_tokenizer, "more words in its tokenizer"),
-        (no_settings, "processor_config.json: No such file"),
+        (no_settings, "processor_config.json: no such file"),
         (no_mean, "image_mean"),
         (other_size, "other pictures than the 32 pixels"),
     ],
