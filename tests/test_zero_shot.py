@@ -374,7 +374,7 @@ def test_the_command_line(
     wanted = avel.localize_words(tiny_video, ["church bell", "drum, snare"], clip=clip, clap=clap)
     found = Timeline.from_json(tmp_path / "out" / "tiny.json")
     np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-4)
-    assert found.classes == ("church bell", "drum, snare") and found.tags == wanted.tags
+    assert found.classes == ("church bell", "drum, snare") and wanted.tags.items() <= found.tags.items()
     assert (found.threshold, found.min_seconds) == (0.5, 0.0)
     (event,) = found.events
     assert (event.label, event.start, event.end) == ("church bell", 2.0, 3.0) and event.score > 0.5
