@@ -17,7 +17,16 @@ from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
 from avel.features.clip import extract_clip
 from avel.features.extract import extract
-from avel.features.video import Scaler, SoundTrack, Streams, open_media, probe, read_waveform, sample_frames
+from avel.features.video import (
+    Scaler,
+    SoundTrack,
+    Streams,
+    mono_shares,
+    open_media,
+    probe,
+    read_waveform,
+    sample_frames,
+)
 
 #: Four quarters: red, green, blue, white.
 QUARTERS = np.zeros((48, 64, 3), np.uint8)
@@ -217,31 +226,135 @@ def test_interlaced_pictures_are_whole_frames_at_their_times(tmp_path: Path, nam
         assert Scaler()(frame).mean() == pytest.approx(45 + 20 * round(index / 25 * 10), abs=6)
 
 
-LAYOUTS = {"mono": 1, "stereo": 2, "3.0": 3, "quad": 4, "5.0": 5, "5.1": 6, "7.1": 8}
+#: What each channel adds to mono sound. FFmpeg's manual (ffmpeg-resampler): centre and surrounds at -3 dB in either of
+#: two channels, LFE at nothing, normalised. L' = L + 0.707 C + 0.707 Ls and R' alike, so mono is L + R + 1.414 C +
+#: 0.707 (Ls + Rs), over the sum of these; a single channel in the back is in both at -6 dB.
+LAYOUTS = {
+    "mono": [1],
+    "stereo": [0.5, 0.5],
+    "3.0": [0.2929, 0.2929, 0.4142],
+    "4.0": [0.2426, 0.2426, 0.3431, 0.1716],
+    "quad": [0.2929, 0.2929, 0.2071, 0.2071],
+    "5.0": [0.2071, 0.2071, 0.2929, 0.1464, 0.1464],
+    "5.1": [0.2071, 0.2071, 0.2929, 0, 0.1464, 0.1464],
+    "7.1": [0.1602, 0.1602, 0.2265, 0, 0.1133, 0.1133, 0.1133, 0.1133],
+}
+
+
+def heard(path: Path, rate: int | None) -> SoundTrack:
+    """The sound of a file, its samples as the attribute ``wave``."""
+    track = SoundTrack(rate)
+    with open_media(path, video=False) as media:
+        pieces = [track.push(time, frame) for time, frame in media.decode() if isinstance(frame, av.AudioFrame)]
+    track.wave = np.concatenate([*pieces, track.finish()])
+    return track
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("codec", ["flac", "pcm_s24le", "aac"])
-def test_channels_from_mono_to_seven_and_one(tmp_path: Path, layout: str, codec: str) -> None:
-    """Each channel has a tone of its own, and each is heard at its share."""
-    number = LAYOUTS[layout]
-    hertz = 300.0 * (1 + np.arange(number))
-    if layout.endswith(".1"):
-        hertz[3] = 50.0  # the channel of low frequencies, which AAC cuts off above
+@pytest.mark.parametrize(("name", "codec"), [("a.mkv", "flac"), ("a.mov", "pcm_s24le"), ("a.mkv", "aac")])
+def test_channels_from_mono_to_seven_and_one(tmp_path: Path, layout: str, name: str, codec: str) -> None:
+    """Each channel has a tone of its own, and each is heard at its share; AVE's recipe averages."""
+    shares = np.array(LAYOUTS[layout])
+    hertz = 300.0 * (1 + np.arange(len(shares)))
+    hertz[shares == 0] = 50.0  # the channel of low frequencies, which AAC cuts off above
     path = write_streams(
-        tmp_path / "a.mkv",
+        tmp_path / name,
         Pictures(grey(60), 1),
         Sound(lambda times: 0.5 * np.sin(2 * np.pi * hertz[:, None] * times), 1, 48_000, codec, layout),
     )
-    for rate in (16_000, None):
-        track = SoundTrack(rate)
-        with open_media(path, video=False) as media:
-            pieces = [track.push(time, frame) for time, frame in media.decode() if isinstance(frame, av.AudioFrame)]
-        wave = np.concatenate([*pieces, track.finish()])
-        spectrum = 2 * np.abs(np.fft.rfft(wave[: track.sample_rate])) / track.sample_rate
-        assert spectrum[hertz.astype(int)] == pytest.approx(np.full(number, 0.5 / number), abs=0.01)
+    for rate, wanted in ((16_000, shares), (None, np.full(len(shares), 1 / len(shares)))):
+        track = heard(path, rate)
+        spectrum = 2 * np.abs(np.fft.rfft(track.wave[: track.sample_rate])) / track.sample_rate
+        assert spectrum[hertz.astype(int)] == pytest.approx(0.5 * wanted, abs=0.01)
         spectrum[hertz.astype(int)] = 0
         assert spectrum.max() < 0.02
+        recipe = "averaged, as AVE's recipe does" if rate is None else "mixed as FFmpeg does"
+        without = ", without LFE" if rate and layout.endswith(".1") else ""
+        assert track.mixing == (f"{layout}: {recipe}{without}" if len(shares) > 2 else "")
+
+
+def test_shares_are_those_of_ffmpeg() -> None:
+    names = "2.1 3.0 3.0(back) 4.0 quad quad(side) 3.1 4.1 5.0 5.0(side) 5.1 5.1(side) 6.0 6.0(front) hexagonal 6.1"
+    names += (
+        " 6.1(back) 6.1(front) 7.0 7.0(front) 7.1 7.1(wide) 7.1(wide-side) octagonal cube 5.1.4 7.1.4 hexadecagonal"
+    )
+    for name in names.split():
+        layout = av.AudioLayout(name)
+        one_each = np.eye(layout.nb_channels, dtype=np.float32).reshape(1, -1)  # sample k is channel k alone
+        frame = av.AudioFrame.from_ndarray(one_each, format="flt", layout=name)
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=48_000)
+        matrix = np.concatenate(
+            [each.to_ndarray()[0] for each in [*resampler.resample(frame), *resampler.resample(None)]]
+        )
+        assert mono_shares(layout) == pytest.approx(matrix / matrix.sum(), abs=1e-6), name
+
+
+@pytest.mark.parametrize("layout", ["6 channels", "ambisonic 1"])
+def test_channels_of_no_known_place_are_averaged(layout: str) -> None:
+    number = av.AudioLayout(layout).nb_channels
+    samples = np.outer(np.arange(number) == 1, np.full(1000, 0.6)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+    frame.sample_rate = 8000
+    track = SoundTrack(8000)
+    wave = np.concatenate([track.push(0.0, frame), track.finish()])
+    assert wave == pytest.approx(np.full(1000, 0.6 / number), abs=1e-6)
+    assert track.mixing == f"{layout}: averaged, as the file does not say where they belong"
+
+
+def test_channels_that_ffmpeg_leaves_out_or_that_share_a_place() -> None:
+    assert mono_shares(av.AudioLayout("FC+FC+FC")) == pytest.approx([1 / 3] * 3)
+    assert mono_shares(av.AudioLayout("FL+FR+DL+DR")) == pytest.approx([0.5, 0.5, 0, 0])
+    assert mono_shares(av.AudioLayout("UNK+UNK+UNK")) is None
+
+
+@pytest.mark.parametrize("form", ["u8", "u8p", "s16", "s32p", "fltp", "dbl"])
+def test_a_centre_alone_in_every_format(form: str) -> None:
+    """Its level is what FFmpeg gives, 1 / (1 + 4 * 0.707 * 0.5 + ...) = -10.7 dB, and silence stays silence."""
+    dtype = {"u": np.uint8, "s1": np.int16, "s3": np.int32, "fl": np.float32, "db": np.float64}
+    kind = next(value for key, value in dtype.items() if form.startswith(key))
+    zero, full = (128, 128) if kind == np.uint8 else (0, 1 if form[0] in "fd" else 2 ** (8 * kind().itemsize - 1))
+    samples = np.full((6, 1000), zero, kind)
+    samples[2] = zero + full // 2 if form[0] in "us" else 0.5
+    if not form.endswith("p"):
+        samples = samples.T.reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=form, layout="5.1")
+    frame.sample_rate = 8000
+    track = SoundTrack(8000)
+    wave = np.concatenate([track.push(0.0, frame), track.finish()])
+    assert wave == pytest.approx(np.full(1000, 0.5 * 0.29289), abs=1e-4)
+
+
+def test_the_number_of_channels_may_change(tmp_path: Path) -> None:
+    track, waves = SoundTrack(8000), []
+    for number, layout in enumerate(["5.1(side)", "stereo", "5.1(side)", "quad"]):
+        channels = av.AudioLayout(layout).nb_channels
+        frame = av.AudioFrame.from_ndarray(np.full((channels, 8000), 0.5, np.float32), format="fltp", layout=layout)
+        frame.sample_rate = 8000
+        waves.append(track.push(number, frame))
+    assert np.concatenate([*waves, track.finish()]) == pytest.approx(np.full(32_000, 0.5), abs=1e-5)
+    assert track.mixing == "5.1(side): mixed as FFmpeg does, without LFE, then quad: mixed as FFmpeg does"
+
+
+def test_a_store_says_how_channels_were_mixed_and_keeps_no_clip_that_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def centre(times: np.ndarray) -> np.ndarray:
+        return np.outer([0, 0, 1, 0, 0, 0], 0.5 * np.sin(2 * np.pi * 440 * times))
+
+    for name, layout, wave in (("a.mp4", "5.1", centre), ("b.mp4", "stereo", tone(440))):
+        write_streams(tmp_path / name, Pictures(grey(60), 3), Sound(wave, 3, 48_000, "aac", layout))
+    out = tmp_path / "store"
+    assert cli.main(["extract", str(tmp_path), "--out", str(out), "--workers", "0"]) == 0
+    assert "a.mp4, what was read: channels 5.1: mixed as FFmpeg does, without LFE" in capsys.readouterr().out
+    first, plain = open_store(out).clips
+    assert first.streams == "channels 5.1: mixed as FFmpeg does, without LFE" and plain.streams == ""
+    assert extract(tmp_path, out, workers=0).skipped == 2
+    index = out / "store.json"
+    index.write_text(index.read_text().replace(f', "streams": "{first.streams}"', ""))  # as it was when avel averaged
+    assert open_store(out).clips[0].streams == ""
+    assert extract(tmp_path, out, workers=0).skipped == 1
+    assert open_store(out).clips == (first, plain)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 12_000, 22_050, 44_100, 48_000, 96_000, 192_000])

@@ -476,7 +476,7 @@ def localize(arguments: Namespace) -> int:
             complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
-        for tag in ("framing", "streams", "time stamps"):
+        for tag in ("framing", "streams", "time stamps", "channels"):
             if tag in timeline.tags:
                 say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
         say(f"Written: {', '.join(str(file) for file in files)}")

@@ -26,6 +26,7 @@ from avel.types import Progress
 
 BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
 FRAMINGS = ("time", "ave")
+MIXING = "channels"  # the tag that says how more than two channels became one
 _AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds between which a clip must end for framing ``ave``
 _AVE_LATEST = 0.5  # seconds; when its first picture must be there
 
@@ -42,6 +43,7 @@ class ClipFeatures:
         audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
         streams: which of several streams were taken, in words; "" where there was no choice.
         jumps: where time stamps started again or jumped, in words; "" where they did not.
+        mixing: how more than two channels became one, in words; "" where there were no more.
         uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
             time, see `AvePictures`.
     """
@@ -53,12 +55,14 @@ class ClipFeatures:
     audio_valid: bool = True
     streams: str = ""
     jumps: str = ""
+    mixing: str = ""
     uneven: int = 0
 
     @property
     def tags(self) -> dict[str, str]:
         """What a timeline says of how the file was read."""
-        return {key: words for key, words in (("streams", self.streams), ("time stamps", self.jumps)) if words}
+        told = {"streams": self.streams, "time stamps": self.jumps, MIXING: self.mixing}
+        return {key: words for key, words in told.items() if words}
 
 
 def extract_clip(
@@ -146,6 +150,7 @@ def extract_clip(
             media.has_sound,
             media.info.streams,
             media.jumps,
+            sounds.mixing,
             pictures.by_time if isinstance(pictures, AvePictures) else 0,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
@@ -403,6 +408,11 @@ class SoundSegments:
         if self._done < num_segments:
             self._extract(num_segments - self._done)
         return np.concatenate(self._features)[:num_segments]
+
+    @property
+    def mixing(self) -> str:
+        """As `SoundTrack.mixing`, of the sound so far."""
+        return self._track.mixing
 
     @property
     def _samples(self) -> int:

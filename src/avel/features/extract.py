@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ from avel.data.store import (
 from avel.data.table import Clip, classes_of, read_tables
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe, device_for, run_on
-from avel.features.clip import BATCH_SEGMENTS, ClipFeatures, check_choices, extract_clip
+from avel.features.clip import BATCH_SEGMENTS, MIXING, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
@@ -79,8 +80,8 @@ class ExtractReport:
         skipped: clips that were finished before.
         failed: ``{"id", "cause"}`` of each clip that the store lacks.
         store: the folder.
-        choices: ``(id, words)`` of each clip in the store with several streams or with time stamps that jump: what was
-            read.
+        choices: ``(id, words)`` of each clip in the store with several streams, with time stamps that jump, or with
+            more than two channels of sound: what was read.
         mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
         device: where the networks of the extractors run; ``cpu`` where none of them is a network.
     """
@@ -524,9 +525,16 @@ class Recipe:
             "missing_audio": self.missing_audio,
         }
 
-    def made(self, part: Part) -> bool:
-        """Whether a finished clip is what this recipe makes of its file, as far as the settings do not say it."""
+    def made(self, part: Part, channels: int) -> bool:
+        """Whether a finished clip is what this recipe makes of its file, as far as the settings do not say it.
+
+        Args:
+            part: the clip.
+            channels: of its file's sound.
+        """
         if not part.audio_valid and self.missing_audio == "error":
+            return False
+        if channels > 2 and not re.search(rf"(^|; ){MIXING} ", part.streams):  # once averaged, and nothing was said
             return False
         words = part.streams if " of " in part.streams else "video 0 of 1, audio 0 of 1"
         asked = {"video": self.streams.video or 0, "audio": self.streams.audio or 0}
@@ -588,12 +596,12 @@ def _finished(clips: Sequence[Clip], out: Path, recipe: Recipe, progress: Progre
     known = [clip for clip in clips if clip.id in stored or part_file(out, clip.id).is_file()]
     finished: dict[str, Part] = {}
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda clip: _digest(clip.path), known)
-        for done, (clip, digest) in enumerate(zip(known, digests, strict=True), start=1):
+        looks = pool.map(lambda clip: (_digest(clip.path), _channels(clip.path, recipe.streams)), known)
+        for done, (clip, (digest, channels)) in enumerate(zip(known, looks, strict=True), start=1):
             part = stored.get(clip.id)
-            if part is None or part.source != digest or not recipe.made(part):
+            if part is None or part.source != digest or not recipe.made(part, channels):
                 part = read_part(part_file(out, clip.id), settings, digest) if digest else None
-            if part is not None and recipe.made(part):
+            if part is not None and recipe.made(part, channels):
                 finished[clip.id] = part
             if progress:
                 progress("look", done, len(known))
@@ -630,6 +638,14 @@ def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
         return file_sha256(path, alive)
     except OSError:
         return ""
+
+
+def _channels(path: Path, streams: Streams) -> int:
+    """Of a media file's sound; 0 where there is none, or where the file cannot be read."""
+    try:
+        return probe(path, streams=streams, silent=True).channels
+    except AvelError:
+        return 0
 
 
 def _state(path: Path) -> tuple[int, ...] | None:

@@ -112,7 +112,7 @@ class SoundSpans(NamedTuple):
 class OwnResampling(Protocol):
     """An audio extractor that resamples itself, to the letter; others get what FFmpeg's resampler makes.
 
-    Its sound is 16-bit, channels averaged, at the file's own rate.
+    Its sound is 16-bit, at the file's own rate, and all channels are averaged, however many there are.
     """
 
     def spans(self, segment_seconds: float) -> SoundSpans: ...

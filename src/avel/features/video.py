@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -27,6 +28,13 @@ from avel.features.stamps import Stamps, in_words
 DECODED_SHARE = 0.95  # of the promised duration, in either stream
 _TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
 _GAP = 0.02  # seconds of silence or overlap between two sound frames that is taken for a rounded time stamp
+#: What a channel adds to mono sound, before all shares are divided by their sum: FFmpeg's matrix. It leaves out every
+#: other channel, that of low frequencies (LFE) among them.
+_SHARES = {
+    "FC": 1.0,
+    **dict.fromkeys(("FL", "FR", "FLC", "FRC", "TFL", "TFR"), math.sqrt(0.5)),
+    **dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5),
+}
 _RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
 _DO = "check that it plays in a video player; encode or download it again"
 
@@ -55,6 +63,7 @@ class MediaInfo:
         width, height: of a picture as it is coded, pixels; a picture that is to be shown on its side is not turned yet.
         frame_rate: pictures a second, on average.
         sample_rate: of the sound, Hz.
+        channels: of the sound.
         streams: which of several streams are taken, in words ("video 0 of 1 (h264, 320x240), audio 1 of 2 (...)"); ""
             where there is no choice.
     """
@@ -66,6 +75,7 @@ class MediaInfo:
     height: int
     frame_rate: float
     sample_rate: int
+    channels: int
     streams: str = ""
 
 
@@ -227,6 +237,7 @@ class Media:
             height=video.codec_context.height if video else 0,
             frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
+            channels=audio.codec_context.layout.nb_channels if audio else 0,
             streams=streams,
         )
 
@@ -462,18 +473,21 @@ def _turn(frame: av.VideoFrame) -> tuple[float, bool]:
 class SoundTrack:
     """Mono sound of one rate without gaps from time 0, made of the frames of a file.
 
-    Channels are averaged. Where frames leave a gap there is silence; where they overlap, the earlier stands.
+    Two channels are averaged, and more are mixed by where they belong, as FFmpeg does, see `mono_shares`. Where frames
+    leave a gap there is silence; where they overlap, the earlier stands.
 
     Args:
-        sample_rate: of the result, Hz. None takes the first frame's, so that nothing is resampled, and rounds each
-            channel to 16 bits, as a WAV file made of it would.
+        sample_rate: of the result, Hz. None does as AVE's recipe: it takes the first frame's, so that nothing is
+            resampled, rounds each channel to 16 bits, as a WAV file made of it would, and averages any number of them.
 
     Attributes:
         sample_rate: the same; 0 until the first frame has told it.
+        mixing: how more than two channels became one, in words; "" where there were no more.
     """
 
     def __init__(self, sample_rate: int | None) -> None:
         self.sample_rate = sample_rate or 0
+        self.mixing = ""
         self._sixteen_bit = sample_rate is None
         self._rate = 0
         self._end = 0.0
@@ -487,7 +501,13 @@ class SoundTrack:
             self.sample_rate = self.sample_rate or frame.sample_rate
             ready.append(self.finish())
             self._rate = frame.sample_rate
-        mono = _mono(frame, self._sixteen_bit)
+        shares = None
+        if frame.layout.nb_channels > 2:
+            shares = None if self._sixteen_bit else mono_shares(frame.layout)
+            words = _mixing_in_words(frame.layout, shares, self._sixteen_bit)
+            if words not in self.mixing:  # the number of channels may change, as in broadcasts
+                self.mixing = f"{self.mixing}, then {words}" if self.mixing else words
+        mono = _mono(frame, self._sixteen_bit, shares)
         offset = round((time - self._end) * self._rate)
         if offset > _GAP * self._rate or (offset > 0 and not self._end):
             self._end = time
@@ -561,7 +581,7 @@ def sample_frames(
 
 
 def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRST_STREAMS) -> np.ndarray:
-    """The whole sound on the common clock, channels averaged: (samples,) float32, full scale 1.
+    """The whole sound on the common clock, mixed to mono as `SoundTrack` does: (samples,) float32, full scale 1.
 
     Raises:
         AvelError: as `probe` and `Media.decode`, pictures apart.
@@ -572,8 +592,37 @@ def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRS
     return np.concatenate([*pieces, track.finish()])
 
 
-def _mono(frame: av.AudioFrame, sixteen_bit: bool) -> np.ndarray:
-    """The mean of the channels, (samples,) float32, full scale 1; ``sixteen_bit`` rounds them first."""
+def mono_shares(layout: av.AudioLayout) -> np.ndarray | None:
+    """What each channel adds to mono sound, as FFmpeg mixes: (channels,) float32 whose sum is 1.
+
+    FFmpeg first mixes to stereo, the centre and the surrounds at -3 dB and without low frequencies, and then to mono.
+    None where a file does not say where its channels belong (FFmpeg guesses) or FFmpeg has no share for any.
+    """
+    return _shares_of(tuple(channel.name for channel in layout.channels))
+
+
+@cache
+def _shares_of(names: tuple[str, ...]) -> np.ndarray | None:
+    shares = np.array([_SHARES.get(name, 0.0) for name in names])
+    return (shares / shares.sum()).astype(np.float32) if shares.any() else None
+
+
+def _mixing_in_words(layout: av.AudioLayout, shares: np.ndarray | None, sixteen_bit: bool) -> str:
+    if shares is None:
+        reason = "as AVE's recipe does" if sixteen_bit else "as the file does not say where they belong"
+        return f"{layout.name}: averaged, {reason}"
+    missing = [channel.name for channel, share in zip(layout.channels, shares, strict=True) if not share]
+    return f"{layout.name}: mixed as FFmpeg does" + (f", without {' and '.join(missing)}" if missing else "")
+
+
+def _mono(frame: av.AudioFrame, sixteen_bit: bool, shares: np.ndarray | None) -> np.ndarray:
+    """The channels mixed by ``shares``, or their mean: (samples,) float32, full scale 1.
+
+    Args:
+        frame: of any format.
+        sixteen_bit: whether to round each channel to 16 bits first.
+        shares: (channels,) float32 or None.
+    """
     channels = frame.layout.nb_channels
     if frame.format.name.startswith("s64"):  # which PyAV makes no array of
         frame = av.AudioResampler(format="dbl").resample(frame)[0]
@@ -585,10 +634,14 @@ def _mono(frame: av.AudioFrame, sixteen_bit: bool) -> np.ndarray:
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
     if sixteen_bit and samples.dtype.itemsize > 2:
         samples = _sixteen_bits(samples)
-    mono = samples.astype(np.float32).mean(0) if channels > 1 else samples[0].astype(np.float32)
-    if samples.dtype == np.uint8:
-        return (mono - 128) / 128
-    return mono if samples.dtype.kind == "f" else mono / float(2 ** (8 * samples.dtype.itemsize - 1))
+    kind = samples.dtype
+    samples = samples.astype(np.float32)
+    if kind.kind != "f":
+        full = np.float32(2 ** (8 * kind.itemsize - 1))  # a power of 2, so that no bit is lost
+        samples = (samples - full if kind.kind == "u" else samples) / full
+    if channels == 1:
+        return samples[0]
+    return samples.mean(0) if shares is None else np.einsum("c,cn->n", shares, samples)
 
 
 def _sixteen_bits(samples: np.ndarray) -> np.ndarray:
