@@ -13,8 +13,8 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# The features against Keras, torchvggish, OpenCV, resampy and transformers, an export read by sed_eval, and the store of
-# a Ray cluster against that of this machine: what only this needs.
+# The features against Keras, torchvggish, OpenCV, resampy and transformers, exports read by sed_eval and soundevent, and the
+# store of a Ray cluster against that of this machine: what only this needs.
 parity: $(PARITY)/.installed
 	AVEL_PARITY=1 $(PARITY)/bin/python -m pytest -s tests/test_parity.py tests/test_timeline_exports.py
 	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_huggingface.py tests/test_zero_shot.py tests/test_curves.py

@@ -193,7 +193,7 @@ def test_vtt(tmp_path):
     assert (tmp_path / "t.vtt").read_text() == (
         "WEBVTT\n\n"
         "1\n00:01:00.000 --> 00:01:01.500\na &lt;b&gt;&amp;amp; --&gt; c\n\n"
-        "2\n01:00:00.000 --> 02:01:01.250\ntwo lines\n"
+        "2\n01:00:00.000 --> 02:01:01.250\ntwo&#92;nlines\n"
     )
 
 
@@ -224,7 +224,7 @@ def test_audacity(tmp_path):
     Timeline("v", 9.0, 1.0, CLASSES, np.ones((1, 4)), None, (Event("a\tb\nc", 0, 1, 1.0),), {}).to_audacity(
         tmp_path / "t"
     )
-    assert (tmp_path / "t").read_text() == "0.000000\t1.000000\ta b c\n"
+    assert (tmp_path / "t").read_text() == "0.000000\t1.000000\ta\\tb\\nc\n"
 
 
 @pytest.mark.parametrize("writer", ["to_json", "to_csv", "to_vtt", "to_audacity"])

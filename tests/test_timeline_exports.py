@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pysubs2
 import pytest
+import webvtt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media import Pictures, Sound, write_streams
@@ -20,7 +22,7 @@ from test_parity import reference
 from avel import cli, present
 from avel.data.table import read_table
 from avel.errors import AvelError
-from avel.text import visible
+from avel.text import visible, written_out
 from avel.timeline import Timeline
 from avel.types import Event, Span
 
@@ -48,7 +50,7 @@ def test_printed_it_lists_the_events() -> None:
     assert str(replace(timeline(), events=())) == "clip.mp4: 2.9 s, no events"
     assert repr(timeline()) == "<Timeline of 'clip.mp4': 3 events in 2.9 s>"
     odd = str(timeline("a\x1b[8m.mp4", ("dog\nno\x1b[8m", "bell")))
-    assert len(odd.split("\n")) == 3 and "\x1b" not in odd and r"dog no\x1b[8m" in odd
+    assert len(odd.split("\n")) == 3 and "\x1b" not in odd and r"dog\nno\x1b[8m" in odd
 
 
 def test_a_notebook_shows_a_lane_and_a_table() -> None:
@@ -143,7 +145,7 @@ def test_sed_eval_s_text(tmp_path: Path) -> None:
     timeline().to_sed_eval(tmp_path / "t.txt")
     assert (tmp_path / "t.txt").read_text() == (
         '0.000000\t1.000000\t"barking dog"\n'
-        '1.000000\t2.000000\t"a, ""b"" {c}; <i>&amp;</i> --> =1+1"\n'
+        '1.000000\t2.000000\t"a, \\x22b\\x22 {c}\\x3b <i>&amp\\x3b</i> --> =1+1"\n'
         "2.000000\t2.900000\tbell\n"
     )
     replace(timeline(), events=()).to_sed_eval(tmp_path / "none.txt")
@@ -167,53 +169,130 @@ def test_sed_eval_reads_it_and_scores_it(tmp_path: Path) -> None:
     assert len(sed_eval.io.load_event_list(str(tmp_path / "none.txt"))) == 0
 
 
-def read_vtt(path: Path) -> list[str]:
-    """The texts of the cues, as the standard reads them."""
-    blocks = path.read_text().split("\n\n")
-    assert blocks[0].strip() == "WEBVTT"
-    texts = []
-    for block in blocks[1:]:
-        number, times, *text = block.strip("\n").split("\n")
-        assert number.isdecimal() and re.fullmatch(r"[\d:.]+ --> [\d:.]+", times)
-        assert "-->" not in "".join(text) and not re.search("<|&(?!amp;|lt;|gt;)", "".join(text))
-        texts.append(html.unescape("\n".join(text)))
-    return texts
+#: What means something to a reader of one of the formats.
+CHARACTERS = "=+-@'\t\r\n \\./,;:#|\"{}&<>[]aé1犬日本\u3000\u200b\x1b\x00\x85\u2028\u202e\udcff\uffff"
+WORDS = ("-->", "]]>", "{\\an8}", "\\N", "&lt;", "<i>", ".wav", "00:00:01.000", " 'a' ", "none", "nan")
+ODD = st.lists(st.sampled_from([*CHARACTERS, *WORDS]), min_size=1, max_size=6).map("".join).filter(str.strip)
 
 
-ODD = st.lists(
-    st.sampled_from([*"=+-@'\t\r\n \\./,;:#\"{}&<>[]aé", "\x1b", "\x00", "\u202e", "\udcff", "\uffff", "-->", "]]>"]),
-    max_size=8,
-).map(lambda parts: "dog" + "".join(parts))
+def decoded(text: str) -> str:
+    """The text with codes such as ``\\x3a`` read again; it tells two labels apart wherever both are plain."""
+    short = {"n": "\n", "r": "\r", "t": "\t"}
+    return re.sub(
+        r"\\(?:x(..)|u(....)|U(.{8})|([nrt]))",
+        lambda match: short.get(match[4] or "") or chr(int(match[1] or match[2] or match[3], 16)),
+        text,
+    )
 
 
-@given(label=ODD)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_odd_labels_read_back_from_every_format(tmp_path: Path, label: str) -> None:
+def read_audacity(path: Path) -> list[tuple[float, float, str]]:
+    """As Audacity's manual has it: a label a line, start, end and text with tabs between; others begin with ``\\``."""
+    rows = []
+    for line in re.split("\r\n|\r|\n", path.read_bytes().decode())[:-1]:
+        if not line.startswith("\\"):
+            start, end, label = line.split("\t")
+            rows.append((float(start), float(end), label))
+    return rows
+
+
+def assert_same(
+    found: list[tuple[float, float, str]], wanted: list[tuple[float, float, str]], resolution: float
+) -> None:
+    """Assert that events have their labels, and their times to what the format resolves."""
+    assert [label for *_, label in found] == [label for *_, label in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one[:2] == pytest.approx(other[:2], abs=resolution / 2 + 1e-9)
+
+
+@given(label=ODD, start=st.floats(0, 9000), seconds=st.floats(0.1, 5000))
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_label_of_any_characters_reads_back_in_the_reader_of_each_format(
+    tmp_path: Path, label: str, start: float, seconds: float
+) -> None:
     video = tmp_path / "-v.mp4"
     video.touch()
-    found = timeline(video, (label, "bell"))
-    line = visible(" ".join(label.split()))  # what a format of one line shows
+    middle, end = start + seconds / 3, start + seconds
+    events = (Event(label, start, middle, 0.9), Event("bell", middle, end, 0.9))
+    found = replace(timeline(video, (label, "bell")), events=events, duration=end)
+    line = visible(label)  # control characters written out, the rest as it is
+    wanted = [(start, middle, line), (middle, end, "bell")]
     found.to_vtt(tmp_path / "t.vtt")
-    assert read_vtt(tmp_path / "t.vtt") == [line, "bell"]
+    cues = webvtt.read(tmp_path / "t.vtt")
+    moments = [(cue.start_time.in_milliseconds() / 1000, cue.end_time.in_milliseconds() / 1000) for cue in cues]
+    texts = [html.unescape(cue.text) for cue in cues]
+    assert_same([(*times, text) for times, text in zip(moments, texts, strict=True)], wanted, 1e-3)
+    if "00:00:01.000" not in line:  # to pysubs2 times anywhere in a line begin a cue
+        subtitles = pysubs2.load(str(tmp_path / "t.vtt"))
+        assert_same([(e.start / 1000, e.end / 1000, html.unescape(e.plaintext)) for e in subtitles], wanted, 1e-3)
     found.to_audacity(tmp_path / "t.txt")
-    assert (tmp_path / "t.txt").read_bytes().decode() == (f"0.000000\t1.000000\t{line}\n1.000000\t2.000000\tbell\n")
+    assert_same(read_audacity(tmp_path / "t.txt"), wanted, 1e-6)
     found.to_sed_eval(tmp_path / "s.txt")
     with open(tmp_path / "s.txt", newline="") as file:
-        assert [row[2] for row in csv.reader(file, delimiter="\t")] == [line, "bell"]
+        rows = [(float(a), float(b), decoded(text)) for a, b, text in csv.reader(file, delimiter="\t")]
+    assert_same(rows, [(*times, decoded(text)) for *times, text in wanted], 1e-6)
     found.to_elan(tmp_path / "t.eaf")
-    document = Elan.Eaf(str(tmp_path / "t.eaf"))
-    assert [data[2] for data in document.get_annotation_data_for_tier("events")] == [line, "bell"]
+    tier = Elan.Eaf(str(tmp_path / "t.eaf")).get_annotation_data_for_tier("events")
+    assert_same([(a / 1000, b / 1000, text) for a, b, text in tier], wanted, 1e-3)
     found.to_label_studio(tmp_path / "l.json")
     (task,) = json.loads((tmp_path / "l.json").read_text())
-    assert task["predictions"][0]["result"][0]["value"]["labels"] == [label]
-    if visible(label) != label:
-        with pytest.raises(AvelError):
-            found.to_csv(tmp_path / "t.csv")
-    else:
-        found.to_csv(tmp_path / "t.csv")
-        (clip,) = read_table(tmp_path / "t.csv")
-        assert clip.id == "-v.mp4" and [span.label for span in clip.spans] == [label.strip(), "bell"]
+    values = [region["value"] for region in task["predictions"][0]["result"]]
+    assert_same([(value["start"], value["end"], *value["labels"]) for value in values], wanted, 1e-6)
+    found.to_json(tmp_path / "t.json")
+    again = Timeline.from_json(tmp_path / "t.json")
+    assert_same([(e.start, e.end, e.label) for e in again.events], wanted, 1e-6)
+    assert again.classes == (line, "bell")
+    found.to_csv(tmp_path / "t.csv")
+    (clip,) = read_table(tmp_path / "t.csv")
+    edges = re.sub(r"^\s+|\s+$", lambda match: written_out(match[0]), line)
+    assert_same([(e.start, e.end, e.label) for e in clip.spans], [(start, middle, edges), wanted[1]], 1e-6)
+    assert clip.id == "-v.mp4"
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", str(found) + found._repr_html_())
+
+
+@pytest.mark.parametrize(
+    ("label", "read"),
+    [
+        ("dog\tbarking\n", r"dog\tbarking\n"),
+        ("犬", r"\u72ac"),
+        ("\U00020000", r"\U00020000"),
+        ("1", r"\x31"),
+        ("-1,5", r"\x2d1,5"),
+        ("None", r"\x4eone"),
+        (" dog ", r"\x20dog\x20"),
+        ("dog.wav", r"dog\x2ewav"),
+        ("a;b|c#d:e", r"a\x3bb\x7cc\x23d\x3ae"),
+        ('"q"', r"\x22q\x22"),
+        ("baby's cry", "baby's cry"),
+        ("a, 'b', c", r"a, \x27b', c"),
+        ("日本 {x}", "日本 {x}"),
+    ],
+)
+def test_labels_that_sed_eval_would_not_read_are_written_out(tmp_path: Path, label: str, read: str) -> None:
+    timeline(labels=(label,)).to_sed_eval(tmp_path / "t.txt")
+    assert (tmp_path / "t.txt").read_text().rstrip("\n").split("\t")[2].strip('"') == read
+
+
+@given(label=ODD, other=st.sampled_from(["bell", "barking dog, far"]))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_sed_eval_reads_a_label_of_any_characters(tmp_path: Path, label: str, other: str) -> None:
+    sed_eval = reference("sed_eval")
+    timeline(labels=(label, other)).to_sed_eval(tmp_path / "t.txt")
+    found = sed_eval.io.load_event_list(str(tmp_path / "t.txt"))
+    assert [(e["onset"], e["offset"], decoded(e["event_label"])) for e in found] == [
+        (0.0, 1.0, decoded(visible(label))), (1.0, 2.0, other),
+    ]  # fmt: skip
+
+
+def test_soundevent_reads_the_labels_of_audacity(tmp_path: Path) -> None:
+    """By crowsetta, which reads text files for it; to that a label ``NA`` or one in double quotes is none."""
+    crowsetta, soundevent = reference("crowsetta"), reference("soundevent")
+    timeline(labels=("barking dog", "a, {b}; -->", "犬")).to_audacity(tmp_path / "t.txt")
+    sequence = crowsetta.formats.seq.AudSeq.from_file(tmp_path / "t.txt").to_seq()
+    recording = soundevent.data.Recording(path="clip.wav", duration=2.9, channels=1, samplerate=16_000)
+    found = reference("soundevent.io.crowsetta").sequence_to_annotations(sequence, recording)
+    assert [(*each.sound_event.geometry.coordinates, *(tag.value for tag in each.tags)) for each in found] == [
+        (0.0, 1.0, "barking dog"), (1.0, 2.0, "a, {b}; -->"), (2.0, 2.9, "犬"),
+    ]  # fmt: skip
 
 
 # The command line

@@ -20,15 +20,18 @@ def visible(text: str, *, keep_lines: bool = False) -> str:
         keep_lines: leave line feeds as they are, in a text of several lines.
     """
 
-    def written_out(match: re.Match[str]) -> str:
-        character = match[0]
-        if keep_lines and character == "\n":
-            return character
+    return _CONTROLS.sub(lambda match: match[0] if keep_lines and match[0] == "\n" else written_out(match[0]), text)
+
+
+def written_out(text: str) -> str:
+    r"""Every character of the text as its code, ``\n`` or ``\x3a``: for what a format cannot hold."""
+    codes = []
+    for character in text:
         code = ord(character)
         code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # a byte of a file name that is no text
-        return _NAMED.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
-
-    return _CONTROLS.sub(written_out, text)
+        width, letter = (2, "x") if code < 0x100 else (4, "u") if code < 0x10000 else (8, "U")
+        codes.append(_NAMED.get(character) or f"\\{letter}{code:0{width}x}")
+    return "".join(codes)
 
 
 def has_controls(text: str) -> bool:

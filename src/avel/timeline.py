@@ -15,13 +15,14 @@ from msgspec import Meta, Struct
 from avel.errors import AvelError
 from avel.files import write_csv, write_file
 from avel.reading import LARGE_FILE, Fraction, Name, Seconds, SegmentSeconds, Text, class_names, read_json
-from avel.text import visible
+from avel.text import visible, written_out
 from avel.types import ZERO_SHOT, Event, Span
 
 if TYPE_CHECKING:
     import numpy as np
 
 TIMELINE_SCHEMA = 1
+_EDGES = r"^\s+|\s+$"  # blanks around a label, which many readers drop
 
 
 class _Span(Struct, forbid_unknown_fields=True):
@@ -105,7 +106,7 @@ class Timeline:
         number = len(self.events)
         found = f"{number or 'no'} event{'' if number == 1 else 's'}"
         lines = [f"{visible(self.video)}: {self.duration:.1f} s, {found}"]
-        lines += [f"{e.start:8.1f} {e.end:8.1f}  {_plain(e.label)}  {e.score:.2f}" for e in self.events]
+        lines += [f"{e.start:8.1f} {e.end:8.1f}  {visible(e.label)}  {e.score:.2f}" for e in self.events]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -144,7 +145,7 @@ class Timeline:
             "video": self.video,
             "duration": round(self.duration, 6),
             "segment_seconds": self.segment_seconds,
-            "classes": list(self.classes),
+            "classes": [visible(name) for name in self.classes],
             "threshold": self.threshold,
             "min_seconds": self.min_seconds,
             "tags": self.tags,
@@ -198,35 +199,43 @@ class Timeline:
 
         The split is train: events that a model found and somebody corrected are to be learnt from, not tested on.
 
+        Blanks around a label, which every reader of a CSV takes off, are written out as ``\\x20``.
+
         Raises:
-            AvelError: the video's name or a label holds control characters or is no UTF-8 text.
+            AvelError: the video's name holds control characters or is no UTF-8 text.
         """
         video = seen_from(path, self.video)
-        rows = [[_seconds(e.start), _seconds(e.end), e.label] for e in self.events] or [["", "", ""]]
+        rows = [[_seconds(e.start), _seconds(e.end), re.sub(_EDGES, _codes, visible(e.label))] for e in self.events]
+        rows = rows or [["", "", ""]]
         write_csv(path, ("video", "start", "end", "label", "split"), [[video, *row, "train"] for row in rows])
 
     def to_vtt(self, path: str | Path) -> None:
-        """Write WebVTT captions, one cue per event."""
+        """Write WebVTT captions, one cue per event.
+
+        Characters that mean something to a reader of subtitles are references, which WebVTT takes as HTML does: ``<``
+        begins a tag, ``{`` and a backslash a command of the older formats, and blanks at the ends are dropped.
+        """
         cues = [
-            f"\n{number}\n{_clock(event.start)} --> {_clock(event.end)}\n{_escape_vtt(event.label)}\n"
+            f"\n{number}\n{_clock(event.start)} --> {_clock(event.end)}\n{_vtt_text(event.label)}\n"
             for number, event in enumerate(self.events, start=1)
         ]
         write_file(path, "WEBVTT\n" + "".join(cues))
 
     def to_audacity(self, path: str | Path) -> None:
         """Write an Audacity label track: ``start<TAB>end<TAB>label``, seconds."""
-        write_file(path, "".join(f"{e.start:.6f}\t{e.end:.6f}\t{_plain(e.label)}\n" for e in self.events))
+        write_file(path, "".join(f"{e.start:.6f}\t{e.end:.6f}\t{visible(e.label)}\n" for e in self.events))
 
     def to_sed_eval(self, path: str | Path) -> None:
         """Write an event list for sed_eval: ``onset<TAB>offset<TAB>label``, seconds.
 
-        A label of more than one word is in double quotes, else sed_eval takes its blanks for the delimiter.
+        A label of more than one word is in double quotes, else sed_eval takes its blanks for the delimiter. What
+        sed_eval would not read as the label is written out, as in ``\\x31`` for a label ``1``.
         """
         lines = []
         for event in self.events:
-            label = _plain(event.label)
+            label = _sed_eval_text(event.label)
             if not re.fullmatch(r"\w+", label):
-                label = '"' + label.replace('"', '""') + '"'
+                label = f'"{label}"'
             lines.append(f"{event.start:.6f}\t{event.end:.6f}\t{label}\n")
         write_file(path, "".join(lines))
 
@@ -265,7 +274,7 @@ class Timeline:
                 place["ANNOTATION_ID"] = f"a{slots // 2}"
                 holder = ElementTree.SubElement(tier, "ANNOTATION")
                 annotation = ElementTree.SubElement(holder, "ALIGNABLE_ANNOTATION", place)
-                ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = _plain(span.label)
+                ElementTree.SubElement(annotation, "ANNOTATION_VALUE").text = visible(span.label)
         kind_of_tier = {"LINGUISTIC_TYPE_ID": "default-lt", "TIME_ALIGNABLE": "true", "GRAPHIC_REFERENCES": "false"}
         ElementTree.SubElement(document, "LINGUISTIC_TYPE", kind_of_tier)
         ElementTree.indent(document)
@@ -309,7 +318,7 @@ def seen_from(path: str | Path, video: str | Path) -> str:
 
 
 def _span_json(span: Span) -> dict[str, Any]:
-    return {"label": span.label, "start": round(float(span.start), 6), "end": round(float(span.end), 6)}
+    return {"label": visible(span.label), "start": round(float(span.start), 6), "end": round(float(span.end), 6)}
 
 
 def _seconds(value: float) -> str:
@@ -323,10 +332,26 @@ def _clock(seconds: float) -> str:
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def _plain(text: str) -> str:
-    """One line without control characters."""
-    return visible(" ".join(text.split()))
+def _vtt_text(label: str) -> str:
+    """The text of a cue."""
+    references = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    return re.sub(
+        rf"[&<>{{\\]|{_EDGES}",
+        lambda match: "".join(references.get(character, f"&#{ord(character)};") for character in match[0]),
+        visible(label),
+    )
 
 
-def _escape_vtt(text: str) -> str:
-    return _plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _sed_eval_text(label: str) -> str:
+    """A label as sed_eval reads it back: numbers, single letters, lists and names of files are none to it."""
+    text = re.sub(rf"[;|:#\"]|(?<!\w)'|\.(?=\w+$)|{_EDGES}", _codes, visible(label))
+    if text.lower() != "none" and not (len(text) == 1 and text.isalpha()):
+        try:
+            complex(text.replace(",", "."))
+        except ValueError:
+            return text
+    return written_out(text[0]) + text[1:]
+
+
+def _codes(match: re.Match[str]) -> str:
+    return written_out(match[0])
