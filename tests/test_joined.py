@@ -107,7 +107,7 @@ def test_a_recorder_whose_stamps_jump(tmp_path: Path, by: float) -> None:
     levels, loud, features = seconds_of(path)
     assert levels == [40, 50, 60, 70] and loud == [False, False, False, True]
     assert features.duration == pytest.approx(4, abs=0.1)
-    assert features.jumps.startswith("jump at 2.0") and "ahead by" in features.jumps
+    assert features.jumps.startswith("jump at 1.98 s") and "ahead by" in features.jumps
 
 
 def test_a_jump_ahead_in_files_that_have_no_jumps_is_a_pause(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """Decoding: one pass over a media file, pictures and sound on one clock.
 
-The clock starts (0 s) where the earlier of the two streams starts. Sound that starts late is placed at its time, as are
-pictures. Where time stamps start again or jump, as in recordings joined end to end, what follows is moved to where the
-part before it ends (`avel.features.stamps`). What cannot be decoded is skipped and counted; where that is more than a
-twentieth of what the file promised, the file is refused.
+The clock starts (0 s) where the earlier of the two streams starts. What an encoder puts before its first sound
+(priming) does not count. MP4 leaves it out by an edit list; in other containers it is left out here, so that the same
+packets give the same answer in each. Sound that starts late is placed at its time, as are pictures. Where time stamps
+start again or jump, as in recordings joined end to end, what follows is moved to where the part before it ends
+(`avel.features.stamps`). What cannot be decoded is skipped and counted; where that is more than a twentieth of what the
+file promised for the streams that are taken, the file is refused.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,12 +38,16 @@ _SHARES = {
     **dict.fromkeys(("FL", "FR", "FLC", "FRC", "TFL", "TFR"), math.sqrt(0.5)),
     **dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5),
 }
+_PRIMING = 2112  # samples that an encoder puts before its first sound, at most: Apple's AAC
+_PRIMING_LONG = 5186  # the same where a packet holds 2048 samples or more: HE-AAC, which decodes to twice the rate
 _RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
 _DO = "check that it plays in a video player; encode or download it again"
 
 
 class Streams(NamedTuple):
-    """Which of several streams to take, counted from 0 among a file's streams of that kind; None takes the first.
+    """Which of several streams to take, counted from 0 among a file's streams of that kind.
+
+    None takes the first that can be decoded, and of the videos the first of two pictures or more.
 
     Cover pictures and thumbnails are pictures that go with a file and no video: they are not counted.
     """
@@ -133,7 +140,9 @@ def open_media(
             movies, fragments = _movies(path)
             if movies > 1 and not fragments:
                 raise _several_in_one(path, (container.duration or 0) / av.time_base)
-        yield Media(path, container, video, audio, threads, streams, silent)
+        else:
+            fragments = False
+        yield Media(path, container, fragments, video, audio, threads, streams, silent)
 
 
 def _container(path: Path) -> av.container.InputContainer:
@@ -158,6 +167,7 @@ class Media:
         self,
         path: Path,
         container: av.container.InputContainer,
+        fragments: bool,
         video: bool,
         audio: bool,
         threads: int,
@@ -170,33 +180,50 @@ class Media:
         self._container = container
         #: A format whose time stamps may start again within a file: what it says of its length is a guess of FFmpeg's.
         self._restarts = bool(container.format.flags & _RESTARTS)
+        matroska = "matroska" in container.format.name
+        #: A whole MP4 says what is priming, and has a time base for each stream; others round to one of their own.
+        self._exact = container.format.name.startswith("mov") and not fragments
+        self._states_ends = matroska or fragments
+        self._states_tags = matroska
         pictures = [stream for stream in container.streams.video if not _is_cover(stream)]
         sounds = list(container.streams.audio)
         no_audio = audio and not silent and not sounds
         self._refuse_unfit(path, container, video and not pictures, no_audio, not pictures and not sounds)
-        self._video = _chosen(path, pictures, streams.video) if pictures else None
-        self._audio = _chosen(path, sounds, streams.audio) if sounds else None
+        self._video = _chosen(path, pictures, streams.video, 2) if pictures else None
+        self._audio = _chosen(path, sounds, streams.audio, 1) if sounds else None
+        self._there: dict[str, Sequence[av.VideoStream | av.AudioStream]] = {"video": pictures, "audio": sounds}
         for stream in (self._video, self._audio):
             if stream is not None and stream.codec_context is None:
-                raise AvelError(f"{path}: nothing here decodes its {stream.type} stream", "a common codec", _DO)
-        starts = [_seconds(s.start_time, s) for s in (self._video, self._audio) if s is not None]
-        self._zero = min((start for start in starts if start is not None), default=0.0)
+                raise AvelError(
+                    f"{path}: nothing here decodes its {stream.type} stream",
+                    "a common codec",
+                    self._others(stream.type),
+                )
         self._clocked = [stream for stream in (self._video, self._audio) if stream is not None]
+        self._tick = max((float(s.time_base) for s in self._clocked if s.time_base), default=0.0) + _TOLERANCE
         self._stamps = Stamps(self._restarts)
-        self.info = self._read_info(_in_words(pictures, self._video, sounds, self._audio))
+        #: Whether sound before the start of the clock is an encoder's.
+        self._zero, self._primed = self._clock_start()
+        self.info = self._read_info(_in_words(self._there, streams, self._video, self._audio))
         self.has_sound = audio and self._audio is not None
         # A stream that is not asked for still helps to set the clock.
-        self._all_streams = (video or not pictures) and (audio or not sounds)
+        all_streams = (video or not pictures) and (audio or not sounds)
+        #: Whether the length of the whole file is all that says where a stream ends.
+        self._whole_counts = (
+            all_streams and not self._restarts and any(self._promise(stream) is None for stream in self._clocked)
+        )
         self._video = self._video if video else None
         self._audio = self._audio if audio else None
         if self._video is not None:
             self._video.codec_context.thread_count = threads
             self._video.codec_context.thread_type = "AUTO"
+        self._rate = 0.0 if self._exact or self._video is None else float(self._video.guessed_rate or 0)
         self._packet_times: list[float] = []
         self._frame_times: list[float] = []
         self._sound_packet_times: list[float] = []
         self._sound_times: list[float] = []
         self._audio_seconds = 0.0
+        self._others_end = 0.0
         self._left_out: list[float] = []
         self._read_bytes = 0
 
@@ -218,16 +245,41 @@ class Media:
                 "use the file that has the sound, or leave this one out",
             )
 
+    def _clock_start(self) -> tuple[float, bool]:
+        """Where the clock starts, seconds in the file, and whether the sound before it is priming.
+
+        An encoder puts up to two packets before the first sound, and a decoder makes no whole sound of the first. Where
+        the file does not say so itself, sound that comes earlier than the pictures by no more than that starts with
+        them; sound that comes earlier still starts after its first packet.
+        """
+        video, audio = self._video, self._audio
+        seen, heard = (None if stream is None else _seconds(stream.start_time, stream) for stream in (video, audio))
+        if seen is None or heard is None or heard >= seen or self._exact:
+            return min((start for start in (seen, heard) if start is not None), default=0.0), False
+        assert audio is not None
+        if not audio.codec_context.codec.lossy or not audio.codec_context.sample_rate:
+            return heard, False
+        with _container(self.path) as container:
+            packet = next((each for each in container.demux(container.streams[audio.index]) if each.size), None)
+        if packet is None or packet.has_sidedata("skip_samples"):
+            return heard, False
+        first = _seconds(packet.duration, packet) or 0.0
+        rate = audio.codec_context.sample_rate
+        priming = (_PRIMING_LONG if round(first * rate) >= 2048 else _PRIMING) / rate
+        return (seen if seen - heard <= max(priming, first) + self._tick else heard + first), True
+
     def _read_info(self, streams: str) -> MediaInfo:
+        promises = [None if stream is None else self._promise(stream) for stream in (self._video, self._audio)]
         whole = self._whole()
+        unknown = whole is None and None in promises
+        counted = self._counted_ends() if self._restarts or unknown else {}
         ends = [0.0, 0.0]
-        counted = self._counted_ends() if self._restarts else {}
         for index, stream in enumerate((self._video, self._audio)):
             if stream is not None and stream.index in counted:
                 ends[index] = counted[stream.index] - self._zero
             elif stream is not None:
-                start, length = _seconds(stream.start_time, stream), self._promise(stream)
-                ends[index] = whole if length is None else (start or self._zero) - self._zero + length
+                start, length = _seconds(stream.start_time, stream), promises[index]
+                ends[index] = (whole or 0.0) if length is None else (start or self._zero) - self._zero + length
         video, audio = self._video, self._audio
         return MediaInfo(
             duration=min(end for end, stream in zip(ends, (video, audio), strict=True) if stream is not None),
@@ -241,10 +293,24 @@ class Media:
             streams=streams,
         )
 
-    def _whole(self) -> float:
-        """Length that the file states as a whole, seconds; Matroska counts it from 0 and not from the first packet."""
-        start = self._container.start_time or 0 if "matroska" in self._container.format.name else 0
-        return ((self._container.duration or 0) - start) / av.time_base
+    def _whole(self, end: float | None = None) -> float | None:
+        """Where the file as a whole is said to end on the common clock, seconds; ``end`` as for `_length`."""
+        stated, start = self._container.duration, (self._container.start_time or 0) / av.time_base
+        length = self._length(None if stated is None else stated / av.time_base, start, end)
+        return None if length is None else length - (self._zero - start if self._primed else 0.0)
+
+    def _length(self, stated: float | None, start: float, end: float | None) -> float | None:
+        """Seconds from ``start``, of a stated length: Matroska and MP4 of fragments may state where the end is instead.
+
+        Args:
+            stated: seconds.
+            start: in the file, seconds.
+            end: of the packets in the file, seconds; None where they are not read yet. None comes after a stated end.
+        """
+        is_end = self._states_ends and stated is not None and 0 < start < stated
+        if stated is None or not is_end or (end is not None and end > stated + start / 2):
+            return stated
+        return stated - start
 
     def _counted_ends(self) -> dict[int, float]:
         """Where the streams end, seconds, by a look at every packet; nothing is decoded."""
@@ -270,11 +336,24 @@ class Media:
     def video_start(self) -> float:
         return self._frame_times[0] if self._frame_times else 0.0
 
-    def _promise(self, stream: av.VideoStream | av.AudioStream) -> float | None:
-        """Length that the file states for a stream, seconds. Matroska states one for the whole file alone, and what
-        FFmpeg then says of a stream is a guess; so it is of a format that may restart its time stamps."""
-        guessed = self._restarts or self._stamps.jumps or "matroska" in self._container.format.name
-        return None if guessed else _seconds(stream.duration, stream)
+    def _promise(self, stream: av.VideoStream | av.AudioStream, end: float | None = None) -> float | None:
+        """Length that the file states for a stream, seconds; ``end`` as for `_length`. Matroska may state one by a tag,
+        and what FFmpeg then says of a stream is a guess; so it is of a format that may restart its time stamps."""
+        if self._restarts or self._stamps.jumps:
+            return None
+        stated = (
+            _clock_time(stream.metadata.get("DURATION", "")) if self._states_tags else _seconds(stream.duration, stream)
+        )
+        if stated is not None and self._states_tags and self._container.duration:  # a tag may be left from before a cut
+            stated = min(stated, self._container.duration / av.time_base)
+        return self._length(stated, _seconds(stream.start_time, stream) or 0.0, end)
+
+    def _others(self, kind: str) -> str:
+        """What to do where a stream cannot be used."""
+        if len(self._there[kind]) < 2:
+            return _DO
+        there = ", ".join(_described(index, each) for index, each in enumerate(self._there[kind]))
+        return f"choose another by --{kind}-stream: {there}"
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames of both streams in the file's order, each with its time on the common clock, seconds.
@@ -294,19 +373,37 @@ class Media:
                 if not self._frame_times:
                     self._refuse_if_askew(frame)
                 time = self.video_end if time is None else time
+                time = self._even_time(time)
                 if self._frame_times and time <= self._frame_times[-1]:
                     self._left_out.append(time)  # two pictures for one moment: the first stands
                     continue
                 self._frame_times.append(time)
-                self.video_end = time + (_seconds(frame.duration, frame) or self._frame_seconds())
+                seconds = _seconds(frame.duration, frame) or self._frame_seconds()
+                self.video_end = self._even_time(time + seconds, next_picture=True)
             else:
-                time = self.audio_end if time is None else time
+                seconds = frame.samples / frame.sample_rate
+                if time is None or (not self._exact and abs(time - self.audio_end) <= self._tick):
+                    time = self.audio_end  # a time stamp that is rounded moves nothing
                 self._sound_times.append(time)
-                self.audio_end = time + frame.samples / frame.sample_rate
-                self._audio_seconds += frame.samples / frame.sample_rate
+                self._audio_seconds += seconds
+                if self._primed and time + seconds <= self._tick:
+                    continue
+                self.audio_end = time + seconds
             yield time, frame
         self._refuse_if_joined()
         self._refuse_if_damaged()
+
+    def _even_time(self, time: float, next_picture: bool = False) -> float:
+        """A picture's time before the container rounded it, as long as its pictures come at an even rate."""
+        if not self._rate or not self._frame_times:
+            return time
+        first = self._frame_times[0]
+        even = first + round((time - first) * self._rate) / self._rate
+        if abs(even - time) <= self._tick:
+            return even
+        if not next_picture:
+            self._rate = 0.0
+        return time
 
     def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
         """All frames that can be decoded; the rest is counted."""
@@ -324,8 +421,13 @@ class Media:
         """The packets of the streams that are wanted; None tells a decoder to hand out what it still holds."""
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         try:
-            for packet in self._container.demux(self._clocked):  # one not asked for fills the gaps of the other
+            # One not asked for fills the gaps of the other; any may be the one for which the file lasts.
+            for packet in self._container.demux(*([] if self._whole_counts else [self._clocked])):
                 self._read_bytes = max(self._read_bytes, (packet.pos or 0) + packet.size)
+                if packet.stream not in self._clocked:
+                    end = _seconds((packet.pts or 0) + (packet.duration or 0), packet)
+                    self._others_end = max(self._others_end, end or 0.0)
+                    continue
                 self._stamps.move(packet)
                 if packet.stream in streams:
                     yield packet.stream, packet
@@ -368,21 +470,30 @@ class Media:
     def _refuse_if_damaged(self) -> None:
         if self._video is not None:
             if not self._frame_times:
-                raise AvelError(f"{self.path}: no picture could be decoded", "a video", _DO)
+                raise AvelError(f"{self.path}: no picture could be decoded", "a video", self._others("video"))
             if len(self._frame_times) == 1:
-                raise AvelError(f"{self.path} shows a single picture", "a video", "give a video that moves")
-            inside, outside = _lost_seconds(self._packet_times, self._frame_times, self._frame_seconds())
+                do = self._others("video") if self._there["video"][1:] else "give a video that moves"
+                raise AvelError(f"{self.path} shows a single picture", "a video", do)
+            inside, outside = _lost_seconds(self._packet_times, self._frame_times, self._frame_seconds(), self._tick)
             seconds = self.video_end - self._frame_times[0] - inside
-            self._refuse_if_less(seconds, self._promise(self._video) or seconds + inside + outside, "pictures")
+            self._refuse_if_less(seconds, self._promised(self._video) or seconds + inside + outside, "pictures")
         if self._audio is not None:
-            if not self._audio_seconds:
-                raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", _DO)
-            inside, outside = _lost_seconds(self._sound_packet_times, self._sound_times, self._mean_sound_seconds())
+            if not self._audio_seconds or (self._primed and not self.audio_end):
+                raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", self._others("audio"))
+            inside, outside = _lost_seconds(
+                self._sound_packet_times, self._sound_times, self._mean_sound_seconds(), self._tick
+            )
             seconds = self.audio_end - self._sound_times[0] - inside  # a pause is no loss
-            self._refuse_if_less(seconds, self._promise(self._audio) or seconds + inside + outside, "sound")
-        if self._all_streams and not self._restarts and not self._stamps.jumps:
-            # A length that the file states as a whole is kept by the stream that ends later.
-            self._refuse_if_less(max(self.video_end, self.audio_end), self._whole(), "pictures and sound")
+            self._refuse_if_less(seconds, self._promised(self._audio) or seconds + inside + outside, "sound")
+        if self._whole_counts and not self._stamps.jumps:
+            # A length that the file states as a whole is kept by the stream that ends last.
+            end = max(self._others_end, *(self._stamps.end(stream.index) for stream in self._clocked))
+            seconds = max(self.video_end, self.audio_end, self._others_end - self._zero)
+            self._refuse_if_less(seconds, self._whole(end) or 0.0, "pictures and sound")
+
+    def _promised(self, stream: av.VideoStream | av.AudioStream) -> float | None:
+        """Length that the file states for a stream, seconds, once its packets are read."""
+        return self._promise(stream, self._stamps.end(stream.index))
 
     def _refuse_if_less(self, seconds: float, promised: float, what: str) -> None:
         if seconds < DECODED_SHARE * promised:
@@ -515,7 +626,7 @@ class SoundTrack:
                 piece = min(offset, self._rate)
                 ready.append(self._resample(np.zeros(piece, dtype=np.float32)))
                 offset -= piece
-        elif -offset > _GAP * self._rate:
+        elif offset < 0 and (-offset > _GAP * self._rate or not self._end):
             mono = mono[-offset:]
         self._end += len(mono) / self._rate
         ready.append(self._resample(mono))
@@ -660,7 +771,15 @@ def _seconds(value: int | None, owner: av.stream.Stream | av.VideoFrame | av.Pac
     return None if value is None or owner.time_base is None else float(value * owner.time_base)
 
 
-def _lost_seconds(packets: Sequence[float], frames: Sequence[float], usual: float) -> tuple[float, float]:
+def _clock_time(text: str) -> float | None:
+    """Seconds of ``00:01:02.003``, None where it is nothing of the kind."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
+    return None if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])
+
+
+def _lost_seconds(
+    packets: Sequence[float], frames: Sequence[float], usual: float, rounding: float
+) -> tuple[float, float]:
     """Seconds in which packets came to nothing, between frames and outside them.
 
     A long gap between frames without a packet in it is no loss: the frame rate may vary.
@@ -669,12 +788,13 @@ def _lost_seconds(packets: Sequence[float], frames: Sequence[float], usual: floa
         packets: times of packets, seconds, in any order.
         frames: times of decoded frames, seconds, in order.
         usual: seconds from frame to frame.
+        rounding: seconds by which the times of a packet and its frame differ at most.
     """
     if not packets:
         return 0.0, 0.0
     known = np.unique(packets)
     times = np.array(frames)
-    inside = np.searchsorted(known, times[1:] - _TOLERANCE) > np.searchsorted(known, times[:-1] + _TOLERANCE)
+    inside = np.searchsorted(known, times[1:] - rounding) > np.searchsorted(known, times[:-1] + rounding)
     between = np.maximum(np.diff(times) - usual, 0)[inside].sum()
     outside = max(0, times[0] - known[0] - usual) + max(0, known[-1] - times[-1] - usual)
     return float(between), float(outside)
@@ -689,8 +809,8 @@ def _is_cover(stream: av.VideoStream) -> bool:
 _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
 
-def _chosen(path: Path, streams: Sequence[_Stream], number: int | None) -> _Stream:
-    """The stream of that number, the first where none is asked for."""
+def _chosen(path: Path, streams: Sequence[_Stream], number: int | None, frames: int) -> _Stream:
+    """The stream of that number; where none is asked for, the first of which so many frames can be decoded."""
     if number is not None and not 0 <= number < len(streams):
         kind, there = streams[0].type, ", ".join(_described(index, each) for index, each in enumerate(streams))
         raise AvelError(
@@ -698,7 +818,24 @@ def _chosen(path: Path, streams: Sequence[_Stream], number: int | None) -> _Stre
             f"one of its {kind} streams, counted from 0: {there}",
             f"name one of them by --{kind}-stream, or leave it out to take the first",
         )
-    return streams[number or 0]
+    return streams[number if number is not None else _first_whole(path, streams, frames) if streams[1:] else 0]
+
+
+def _first_whole(path: Path, streams: Sequence[_Stream], frames: int) -> int:
+    """Which stream is the first of which so many frames can be decoded; 0 where none is."""
+    decoded = {stream.index: 0 for stream in streams if stream.codec_context is not None}
+    with _container(path) as container, suppress(av.error.FFmpegError, OSError, IndexError):
+        candidates = [container.streams[index] for index in decoded]
+        for each in candidates:
+            each.codec_context.thread_count = 1  # hands out each picture at once
+        for packet in container.demux(candidates) if candidates else ():
+            index = packet.stream.index
+            if decoded[index] < frames:
+                with suppress(av.error.FFmpegError, OSError):
+                    decoded[index] += len(packet.decode())
+            if decoded[next(iter(decoded))] >= frames:  # no earlier one is left
+                break
+    return next((number for number, each in enumerate(streams) if decoded.get(each.index, 0) >= frames), 0)
 
 
 def _described(index: int, stream: av.VideoStream | av.AudioStream) -> str:
@@ -716,20 +853,23 @@ def _described(index: int, stream: av.VideoStream | av.AudioStream) -> str:
 
 
 def _in_words(
-    pictures: Sequence[av.VideoStream],
-    video: av.VideoStream | None,
-    sounds: Sequence[av.AudioStream],
-    audio: av.AudioStream | None,
+    there: Mapping[str, Sequence[av.VideoStream | av.AudioStream]],
+    asked: Streams,
+    *taken: av.VideoStream | av.AudioStream | None,
 ) -> str:
-    """Which streams are taken, "" where there is no choice."""
-    if len(pictures) < 2 and len(sounds) < 2:
+    """Which streams are taken, "" where there is no choice; after that, which were passed over and why."""
+    if all(len(streams) < 2 for streams in there.values()):
         return ""
-    words = []
-    for kind, there, taken in (("video", pictures, video), ("audio", sounds, audio)):
-        if taken is not None:
-            index = list(there).index(taken)
-            words.append(f"{kind} {_described(index, taken).replace(' ', f' of {len(there)} ', 1)}")
-    return ", ".join(words)
+    words, passed_over = [], ""
+    for (kind, streams), stream, number in zip(there.items(), taken, asked, strict=True):
+        if stream is None:
+            continue
+        index = list(streams).index(stream)
+        words.append(f"{kind} {_described(index, stream).replace(' ', f' of {len(streams)} ', 1)}")
+        if index and number is None:
+            why = "cannot be decoded" + (" or shows a single picture" if kind == "video" else "")
+            passed_over += f"; {kind} {' and '.join(map(str, range(index)))} {why}"
+    return ", ".join(words) + passed_over
 
 
 def _several_in_one(path: Path, seconds: float) -> AvelError:
