@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from avel.data.table import Clip, classes_of, read_table, write_table
+from avel.data.table import Clip, classes_of, read_table, read_truth, write_table
 from avel.errors import AvelError
 from avel.types import Span
 
@@ -52,6 +52,94 @@ def test_read(folder: Path) -> None:
         Clip("a.mp4", folder / "a.mp4", (Span("dog", 0.5, 2),)),
     ]
     assert classes_of(clips) == ("bell", "dog")  # in order of time within the first clip
+
+
+GERMAN = """video;start;end;label;split
+"sub dir/c,1.mp4";0,5;2,25;Glöckchen;train
+a.mp4;3;4,75;dog;train
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_spreadsheets_write_is_read(folder: Path, encoding: str, delimiter: str, end: str) -> None:
+    text = GERMAN.replace(";", delimiter).replace("\n", end)
+    if encoding == "utf-16-be":
+        text = f"\ufeff{text}"
+    assert read_table(table(folder, text.encode(encoding))) == [
+        Clip("sub dir/c,1.mp4", folder / "sub dir/c,1.mp4", (Span("Glöckchen", 0.5, 2.25),), ("train",)),
+        Clip("a.mp4", folder / "a.mp4", (Span("dog", 3, 4.75),), ("train",)),
+    ]
+
+
+def test_the_line_that_tells_excel_the_delimiter_is_no_header(folder: Path) -> None:
+    for text in ("sep=;\n", '"sep=;"\r\n', "\nsep=;\r\n"):
+        (clip,) = read_table(table(folder, f"{text}video;start;end;label\na.mp4;0;1;dog\n"))
+        assert clip.spans == (Span("dog", 0, 1),)
+    error = refusal(folder, "sep=;\nvideo;start;end;label\na.mp4;0;1:5;dog\n")
+    assert "line 3, column end" in error.found
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "do"),
+    [
+        ("video|start|end|label\na.mp4|0|1|dog\n", "no column 'video' in 'video|start|end|label'", "semicolons"),
+        ("video;start;end;label\na.mp4,0,1,dog\n", "line 2, column", ""),
+        ("video;start;end;label\na.mp4;0;1;dog;bell\n", "5 fields under a header of 4", "holds a semicolon"),
+        ("video,start,end,label\na.mp4,0,5,2,5,dog\n", "6 fields under a header of 4", "with a point, as 2.5"),
+        ('video,start,end,label\na.mp4,"0,5",1,dog\n', "column start: '0,5' is no time", ""),
+        ("video;start;end;label\na.mp4;0,5;1.5;dog\n", "column end: '1.5', though", "in one way"),
+        ("video\tstart\tend\tlabel\na.mp4\t1,500\t1600\tdog\n", "'1,500' is 1.500 with a decimal", "1500"),
+        ("video;start;end;label\na.mp4;1.000,5;1.600,5;dog\n", "column start: '1.000,5' is no time", ""),
+        ("video,start,end,label\na.mp4,0,1,dog\n".encode("utf-16-le"), "no column 'video'", "UTF-8"),
+        ("video,start,end,label\na.mp4,0,1,dog\n".encode("utf-16")[:-1], "not UTF-8", "UTF-8"),
+    ],
+)
+def test_what_cannot_be_read_in_one_way_is_named(folder: Path, text: str | bytes, found: str, do: str) -> None:
+    error = refusal(folder, text)
+    assert found in error.found and do in error.do
+
+
+def test_seconds_may_not_mix_decimal_marks_but_whole_seconds_mix_with_both(folder: Path) -> None:
+    (clip,) = read_table(table(folder, "video\tstart\tend\tlabel\na.mp4\t1.5\t2\tdog\na.mp4\t3\t4.\tdog\n"))
+    assert clip.spans == (Span("dog", 1.5, 2), Span("dog", 3, 4))
+
+
+COMPOSED, DECOMPOSED = "é/ü.mp4", "e\u0301/u\u0308.mp4"
+
+
+@pytest.mark.parametrize(("there", "written"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_both_unicode_forms_of_a_name_are_one_name(tmp_path: Path, there: str, written: str) -> None:
+    (tmp_path / there).parent.mkdir()
+    (tmp_path / there).touch()
+    rows = f"video,start,end,label,split\n{written},0,1,dog,train\n{there},2,3,dog,train\n"
+    (clip,) = read_table(table(tmp_path, rows))
+    assert clip.id == written and clip.path == tmp_path / there and len(clip.spans) == 2
+    truth, told = read_truth(tmp_path / "clips.csv", [tmp_path / there])
+    assert truth[tmp_path / there] == Clip(written, tmp_path / there, clip.spans) and not told
+    with pytest.raises(AvelError, match="column split"):  # of one video
+        read_table(table(tmp_path, rows[:-6] + "test\n"))
+    other = tmp_path / "other" / Path(there).name
+    truth, told = read_truth(table(tmp_path, rows), [other])
+    assert truth[other].spans == clip.spans and "the same file name" in told[0]
+
+
+def test_two_files_that_differ_in_form_alone_stay_two(tmp_path: Path) -> None:
+    for name in (COMPOSED, DECOMPOSED):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    rows = f"video,start,end,label,split\n{COMPOSED},0,1,dog,train\n{DECOMPOSED},2,3,bell,test\n"
+    clips = read_table(table(tmp_path, rows))
+    assert [(clip.id, clip.path) for clip in clips] == [(name, tmp_path / name) for name in (COMPOSED, DECOMPOSED)]
+    truth, told = read_truth(tmp_path / "clips.csv", [tmp_path / DECOMPOSED, tmp_path / COMPOSED])
+    assert {str(video.relative_to(tmp_path)): clip.spans[0].label for video, clip in truth.items()} == {
+        DECOMPOSED: "bell",
+        COMPOSED: "dog",
+    }
+    assert not told
+    truth, told = read_truth(table(tmp_path, rows[: rows.index(DECOMPOSED)]), [*truth])
+    assert [*truth] == [tmp_path / COMPOSED] and "no truth for 1" in told[0]
 
 
 def test_touching_events_are_no_overlap(folder: Path) -> None:

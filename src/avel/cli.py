@@ -18,18 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
     ArgumentParser,
     DefaultHelpFormatter,
     Namespace,
+    get_loader,
+    set_loader,
     set_parsing_settings,
 )
 
 import avel
 from avel.config import TrainConfig
 from avel.errors import AvelError
-from avel.files import check_cell, check_folder, file_sha256, make_folder, write_file
+from avel.files import check_folder, file_sha256, make_folder, write_file
 from avel.text import visible
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
@@ -48,6 +51,8 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 FORMATS = ["json", "csv", "vtt", "audacity", "png", "html", "elan", "label-studio", "sed-eval"]
 SECONDS_BETWEEN_LINES = 60  # of a training whose epochs are long, where no bar can be drawn
 WORTH_AN_ESTIMATE = 8  # clips; the estimate itself decodes two
+
+_read_yaml = get_loader("yaml")
 
 
 def demo(arguments: Namespace) -> int:
@@ -425,7 +430,6 @@ def _floors(arguments: Namespace) -> int:
 def localize(arguments: Namespace) -> int:
     from avel.data.table import read_truth
     from avel.present import FINGERPRINT, file_names, fingerprint, finished, present
-    from avel.timeline import seen_from
     from avel.web import check_index, index_page, terminal_timeline
 
     _refuse_two_ways(arguments)
@@ -452,8 +456,6 @@ def localize(arguments: Namespace) -> int:
         try:  # before any work, so that nobody waits for what cannot be written
             labelled = [astuple(span) for span in truth[video].spans] if video in truth else None
             mark = fingerprint(video, arguments.out, **made_from, truth=labelled)
-            if "csv" in formats:
-                check_cell(arguments.out / f"{name}.csv", "video", seen_from(arguments.out / f"{name}.csv", video))
             known = None if arguments.overwrite else finished(video, arguments.out, name, formats, mark)
             todo.append((video, name, mark, known))
         except AvelError as error:
@@ -875,8 +877,16 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    options = words[: words.index("--")] if "--" in words else words
+    try:
+        _refuse_dashed_names(options)
+    except AvelError as error:
+        complain(f"avel: {error}")
+        return BAD_INPUT
+    words = [*map(_underscored, options), *words[len(options) :]]
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_loader("yaml", _value, exceptions=(yaml.YAMLError,))
     parser = _parser(prog="avel", description="Find, second by second, what in a video is both seen and heard.")
     parser.add_argument("--version", action="version", version=f"avel {avel.__version__}")
     _add_verbs(parser, VERBS, words)
@@ -936,6 +946,31 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
 def _parser(**settings: Any) -> ArgumentParser:
     return _Parser(formatter_class=_HelpFormatter, **settings)
+
+
+def _refuse_dashed_names(words: Sequence[str]) -> None:
+    """AvelError where a word is a file's name that would be taken for an option, as a shell makes of ``*.mp4``."""
+    for word in words:
+        with suppress(ValueError):
+            float(word)  # such as -1
+            continue
+        long = word.startswith("--")
+        name = os.path.lexists(word) and not re.fullmatch(r"--[a-z][a-z_-]*", word) if long else word[:1] == "-"
+        if name and word not in ("-", "-h"):
+            raise AvelError(
+                f"{word} begins with a dash, as an option does, and is none",
+                "`--` before names that begin with a dash, or a path such as ./*.mp4",
+                f"put the options first, then `--`, then the names; or write ./{word}",
+            )
+
+
+def _value(text: str) -> Any:
+    """A value of the command line as jsonargparse reads it; a file name that is not UTF-8 can only be text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text
+    return _read_yaml(text)
 
 
 def _underscored(word: str) -> str:

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from avel.errors import AvelError
-from avel.text import csv_cell, csv_path, has_controls
+from avel.text import csv_cell, csv_path, has_controls, path_written_out, written_out
 
 _BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -376,23 +376,28 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
     """Write a CSV whose first column is the relative path of a video; no spreadsheet runs a cell of it (`avel.text`).
 
     Raises:
-        AvelError: a cell holds control characters or is no UTF-8 text, or there is no room.
+        AvelError: a cell holds control characters or is no UTF-8 text, a path cannot be told from that of another
+            file, or there is no room.
     """
+    path = Path(path)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer, quoting = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     writer.writerow(header)
     for video, *cells in rows:
-        for name, cell in zip(header, (video, *cells), strict=True):
-            check_cell(path, name, cell)
-        writer.writerow([csv_path(video), *map(csv_cell, cells)])
+        shown = written_out(video)
+        if shown != video and (path_written_out(shown) != video or os.path.lexists(path.parent / shown)):
+            raise AvelError(
+                f"{path}, column video: {video!r} is written out as {shown!r}, which would not lead back to it",
+                "a name in UTF-8 without control characters",
+                "rename the file",
+            )
+        for name, cell in zip(header[1:], cells, strict=True):
+            if has_controls(cell):
+                raise AvelError(
+                    f"{path}, column {name}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
+                    "plain text in one line, which a CSV can hold",
+                    "choose another name",
+                )
+        row = [csv_path(shown), *map(csv_cell, cells)]
+        (quoting if "\r" in shown else writer).writerow(row)  # Python before 3.13 writes a bare \r without quotes
     write_file(path, text.getvalue())
-
-
-def check_cell(path: str | Path, column: str, cell: str) -> None:
-    """Raises AvelError where a text cannot stand in a CSV: it holds control characters or is no UTF-8 text."""
-    if has_controls(cell):
-        raise AvelError(
-            f"{path}, column {column}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
-            "plain text in one line, which a CSV can hold",
-            "rename the file, or write no CSV of it" if column == "video" else "choose another name",
-        )

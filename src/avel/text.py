@@ -54,9 +54,33 @@ def csv_text(cell: str) -> str:
 
 def csv_path(path: str) -> str:
     """A relative path as a CSV's cell: ``./-abc.mp4`` for ``-abc.mp4``, which any program finds all the same."""
-    return f"./{path}" if re.match(f"(\\./)*{_FORMULA}", path) else path
+    return f"./{path}" if re.match(f"(\\./)*[\t\r\n]*{_FORMULA}", path) else path
 
 
 def csv_path_text(cell: str) -> str:
     """The path that `csv_path` wrote."""
-    return cell[2:] if re.match(f"(\\./)+{_FORMULA}", cell) else cell
+    return cell[2:] if re.match(f"(\\./)+[\t\r\n]*{_FORMULA}", cell) else cell
+
+
+def written_out(path: str) -> str:
+    r"""A path in UTF-8 text without control characters: ``caf\xe9.mp4`` for bytes that are no UTF-8, ``\u001b``.
+
+    Tabs and line ends stay: between the quotes of a CSV every reader takes them for what they are.
+    """
+
+    def code_of(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        if match[0] in "\t\r\n":
+            return match[0]
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return _CONTROLS.sub(code_of, path)
+
+
+def path_written_out(text: str) -> str:
+    """The path that `written_out` wrote. A path that held such text before is not told apart: look for that first."""
+    return re.sub(
+        r"\\x([89a-f][0-9a-f])|\\u([0-9a-f]{4})",
+        lambda match: chr(0xDC00 + int(match[1], 16) if match[1] else int(match[2], 16)),
+        text,
+    )

@@ -2,6 +2,9 @@
 
 Header ``video,start,end,label[,split]``; one row per event; times in decimal seconds; paths relative to the CSV. A
 video without any event is one row whose start, end and label are empty. Further columns are ignored.
+
+Spreadsheets write semicolons or tabs for the commas, decimal commas with them, and UTF-16: the header and the first
+bytes tell, and all of it is read.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import io
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import pairwise
@@ -21,11 +26,12 @@ from avel.data.splits import read_split
 from avel.errors import AvelError
 from avel.files import write_csv
 from avel.reading import LARGE_FILE, read_bytes
-from avel.text import csv_path_text, csv_text, has_controls
+from avel.text import csv_path_text, csv_text, has_controls, path_written_out
 from avel.types import BACKGROUND, Span
 
 _COLUMNS = ("video", "start", "end", "label")
 _SECONDS = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _HEADER = "a first line `video,start,end,label` or `video,start,end,label,split`"
 
 
@@ -54,6 +60,7 @@ class _Video:
 
     line: int
     split: str
+    path: Path
     events: list[tuple[Span, int]]
     background_line: int | None = None
 
@@ -103,8 +110,8 @@ def read_tables(csv_paths: Sequence[str | Path], *, extra_splits: Collection[str
 def read_truth(csv_path: str | Path, videos: Sequence[str | Path]) -> tuple[dict[Path, Clip], list[str]]:
     """The true events of videos, from a CSV of clips whose splits do not matter, and whose files need not all exist.
 
-    A row belongs to the video at its path. Failing that, it belongs to the video that it leads to by a link, or to the
-    only one of its file name.
+    A row belongs to the video at its path. Failing that, it belongs to the video that it leads to by a link, to that
+    whose path has the same letters in another form of Unicode, or to the only one of its file name.
 
     Args:
         csv_path: the CSV.
@@ -124,9 +131,10 @@ def read_truth(csv_path: str | Path, videos: Sequence[str | Path]) -> tuple[dict
     for how, key in (
         ("", os.path.abspath),
         ("; it is the same file", os.path.realpath),
-        ("; it has the same file name", os.path.basename),
+        ("; its letters are in another form of Unicode", lambda video: _composed(os.path.realpath(video))),
+        ("; it has the same file name", lambda video: _composed(os.path.basename(video))),
     ):
-        taken = {clip.id for clip in found.values()} if key is os.path.basename else set()
+        taken = set() if key is os.path.realpath else {clip.id for clip in found.values()}
         rows: dict[str, list[Clip]] = {}
         for clip in clips:
             if clip.id not in taken:
@@ -162,29 +170,35 @@ def _read(path: Path, split_of: Callable[[str, str], str], *, must_exist: bool) 
     """The clips of a CSV; ``split_of(name, place)`` reads a split, and without ``must_exist`` no file is looked for."""
     videos: dict[str, _Video] = {}
     ids: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}  # videos whose paths differ in the form of Unicode at most
     for line, row in _rows(path):
-        video = row["video"]
         place = f"{path} line {line}"
         if row["split"]:
             row["split"] = split_of(row["split"], f"{place}, column split")
-        if not video:
+        if not row["video"]:
             raise AvelError(f"{place}, column video: empty", "the path of a video", "fill it in or delete the line")
-        if video not in videos:
-            file = path.parent / video
-            if (must_exist or "\0" in video) and not os.path.isfile(file):  # False, too, for impossible names
+        if row["video"] not in ids:
+            video, file = find_file(path.parent, row["video"])
+            if file is None and (must_exist or "\0" in video):
                 raise AvelError(
-                    f"{place}, column video: no such file {str(file)!r}",
+                    f"{place}, column video: no such file {str(path.parent / video)!r}",
                     "paths relative to the CSV's own folder (or absolute)",
                     "correct the path or delete the line",
                 )
-            other = ids.setdefault(os.path.normpath(file), video)
-            if other != video:
+            file = file or path.parent / video
+            others = alike.setdefault(_composed(os.path.normpath(file)), [])
+            other = next((each for each in others if _is_same(videos[each].path, file)), video)
+            if _composed(other) != _composed(video):
                 raise AvelError(
                     f"{place}, column video: {video!r} is the file that line {videos[other].line} calls {other!r}",
                     "one spelling for one video",
                     f"write {other!r} here",
                 )
-            videos[video] = _Video(line, row["split"], [])
+            ids[row["video"]] = other
+            if other not in videos:
+                videos[other] = _Video(line, row["split"], file, [])
+                others.append(other)
+        video = ids[row["video"]]
         known = videos[video]
         if row["split"] != known.split:
             raise AvelError(
@@ -207,7 +221,7 @@ def _read(path: Path, split_of: Callable[[str, str], str], *, must_exist: bool) 
     if not videos:
         raise AvelError(f"{path} has no rows", "at least one video", "add a line per event under the header")
     return [
-        Clip(video, path.parent / video, _in_order(path, video, known.events), (known.split,) if known.split else ())
+        Clip(video, known.path, _in_order(path, video, known.events), (known.split,) if known.split else ())
         for video, known in videos.items()
     ]
 
@@ -238,11 +252,77 @@ def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(span.label for clip in clips for span in clip.spans))
 
 
+def find_file(folder: Path, name: str) -> tuple[str, Path | None]:
+    """The file that a table or a list in a folder means by a path, None where there is none; and the path.
+
+    A name that `write_csv` had to write out is read back. Letters may be composed or not: a Mac does not keep "é" as
+    one character, other systems do.
+    """
+    for path in dict.fromkeys((name, path_written_out(name))):
+        file = folder / path
+        if os.path.isfile(file):  # False, too, for impossible names
+            return path, file
+        there = Path(file.anchor)
+        for part in file.parts[len(there.parts) :]:
+            forms = dict.fromkeys((part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part)))
+            there = next((there / form for form in forms if os.path.lexists(there / form)), there / part)
+        if os.path.isfile(there):
+            return path, there
+    return name, None
+
+
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths of equal spelling are one file, as on disks that know one form of Unicode only."""
+    if os.path.normpath(one) == os.path.normpath(other):
+        return True
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a CSV of clips: by its suffix; a text file, as Excel's "Unicode text" is, by its header.
+
+    Raises:
+        AvelError: a text file cannot be read.
+    """
+    if path.suffix.lower() != ".txt" or not os.path.isfile(path):
+        return path.suffix.lower() in (".csv", ".tsv") and not os.path.isdir(path)
+    with suppress(UnicodeDecodeError):
+        return _delimiter(decoded(read_bytes(path, LARGE_FILE)))[0] != ""
+    return False
+
+
+def decoded(data: bytes, errors: str = "strict") -> str:
+    """Text in UTF-8, or in UTF-16 with its byte order mark, as Excel and Notepad write it.
+
+    Raises:
+        UnicodeDecodeError: it is neither, and ``errors`` does not help.
+    """
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors)
+
+
+def _delimiter(text: str) -> tuple[str, int]:
+    """What stands between the columns, "" where the header tells none; and how many lines come before the header."""
+    lines = io.StringIO(text, newline="")
+    skipped = 0
+    # A line such as `sep=;` is Excel's own.
+    while (line := lines.readline()) and (not line.strip() or re.fullmatch(r'"?sep=.?"?\s*', line)):
+        skipped += 1
+    for delimiter in _DELIMITERS:
+        with suppress(csv.Error):
+            if {field.strip() for field in next(csv.reader([line], delimiter=delimiter))}.issuperset(_COLUMNS):
+                return delimiter, skipped
+    return "", skipped
+
+
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Lines and their five fields, "" where the table has none."""
+    """Lines and their five fields, "" where the table has none; times with a decimal point."""
     try:
         data = read_bytes(path, LARGE_FILE)
-        text = data.decode("utf-8-sig")
+        text = decoded(data)
     except FileNotFoundError:
         raise AvelError(f"no such file: {path}", _HEADER, "check the path of the CSV") from None
     except UnicodeDecodeError as error:
@@ -250,30 +330,32 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise AvelError(
             f"{path} line {line}: not UTF-8 text", "a CSV saved as UTF-8", "save it again as UTF-8"
         ) from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] | None = None
+    marks: dict[str, str] = {}
+    delimiter, skipped = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or ",", strict=True)
     try:
         for fields in reader:
             line = reader.line_num
-            if not any(field.strip() for field in fields):
+            if line <= skipped or not any(field.strip() for field in fields):
                 continue
             if header is None:
                 header = [field.strip() for field in fields]
-                missing = [name for name in _COLUMNS if name not in header]
-                doubled = [name for name in (*_COLUMNS, "split") if header.count(name) > 1]
-                if missing or doubled:
-                    what = f"no column {missing[0]!r}" if missing else f"column {doubled[0]!r} twice"
-                    raise AvelError(f"{path} line {line}: {what} in {','.join(header)!r}", _HEADER, "mend the header")
+                _check_header(header, f"{path} line {line}")
                 continue
             if len(fields) > len(header):
                 raise AvelError(
                     f"{path} line {line}: {len(fields)} fields under a header of {len(header)}",
                     "as many fields as the header has",
-                    "put a path or label that holds a comma in double quotes",
+                    f"put a path or label that holds a {_DELIMITERS[delimiter]} in double quotes"
+                    + ("; write seconds with a point, as 2.5" if delimiter == "," else ""),
                 )
             given = dict(zip(header, fields, strict=False))
             row = {name: csv_text(given.get(name, "").strip()) for name in ("start", "end", "label", "split")}
+            if delimiter != ",":
+                for name in ("start", "end"):
+                    row[name] = _with_point(row[name], delimiter, marks, f"{path} line {line}, column {name}")
             rows.append((line, {"video": csv_path_text(given.get("video", "")), **row}))
     except csv.Error as error:
         raise AvelError(
@@ -282,6 +364,45 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     if header is None:
         raise AvelError(f"{path} is empty", _HEADER, "write one line per event under that header")
     return rows
+
+
+def _check_header(header: Sequence[str], place: str) -> None:
+    """AvelError where a column is missing or there twice."""
+    missing = [name for name in _COLUMNS if name not in header]
+    doubled = [name for name in (*_COLUMNS, "split") if header.count(name) > 1]
+    if not missing and not doubled:
+        return
+    what = f"no column {missing[0]!r}" if missing else f"column {doubled[0]!r} twice"
+    do = "mend the header; commas, semicolons or tabs may stand between its names"
+    if any("\0" in name for name in header):
+        do = "save the file again as UTF-8: this looks like UTF-16 without its byte order mark"
+    raise AvelError(f"{place}: {what} in {','.join(header)!r}", _HEADER, do)
+
+
+def _with_point(text: str, delimiter: str, marks: dict[str, str], place: str) -> str:
+    """Seconds with a decimal point; a table without commas between its columns may have decimal commas.
+
+    Args:
+        marks: the place of the first time with either mark so far.
+    """
+    mark = "," if re.fullmatch(r"[0-9]+,[0-9]*|,[0-9]+", text) else "." if _SECONDS.fullmatch(text) else ""
+    if mark not in text or not mark:
+        return text
+    if delimiter == "\t" and re.fullmatch(r"[1-9][0-9]{0,2},[0-9]{3}", text):
+        raise AvelError(
+            f"{place}: {text!r} is {text.replace(',', '.')} with a decimal comma, and {text.replace(',', '')} without",
+            "seconds that can be read in one way",
+            f"write {text.replace(',', '.')} or {text.replace(',', '')}",
+        )
+    other = marks.get("." if mark == "," else ",")
+    if other is not None:
+        raise AvelError(
+            f"{place}: {text!r}, though {other} has the other decimal mark",
+            "decimal points in all times, or decimal commas in all",
+            "write them in one way",
+        )
+    marks.setdefault(mark, place)
+    return text.replace(",", ".")
 
 
 def _span(row: dict[str, str], place: str) -> Span | None:
@@ -321,7 +442,9 @@ def _span(row: dict[str, str], place: str) -> Span | None:
 def _seconds(text: str, place: str) -> float:
     value = float(text) if _SECONDS.fullmatch(text) else math.inf
     if math.isinf(value):
-        raise AvelError(f"{place}: {text!r} is no time", "decimal seconds, such as 3 or 3.25", "correct the time")
+        raise AvelError(
+            f"{place}: {text!r} is no time", "seconds with a decimal point, such as 3 or 3.25", "correct the time"
+        )
     return value
 
 
