@@ -125,6 +125,12 @@ def test_both_unicode_forms_of_a_name_are_one_name(tmp_path: Path, there: str, w
     assert truth[other].spans == clip.spans and "the same file name" in told[0]
 
 
+def test_both_unicode_forms_of_a_label_and_of_a_split_are_one(folder: Path) -> None:
+    rows = "video,start,end,label,split\na.mp4,0,1,e\u0301,fold e\u0301\nb.mp4,0,1,é,fold é\n"
+    clips = read_table(table(folder, rows), extra_splits=["fold é"])
+    assert classes_of(clips) == ("é",) and [clip.splits for clip in clips] == [("fold é",)] * 2
+
+
 def test_two_files_that_differ_in_form_alone_stay_two(tmp_path: Path) -> None:
     for name in (COMPOSED, DECOMPOSED):
         (tmp_path / name).parent.mkdir()

@@ -206,7 +206,7 @@ def test_what_a_spreadsheet_would_run_goes_through_a_csv(tmp_path: Path) -> None
 
 def test_a_csv_holds_no_control_character_but_line_ends_and_tabs(tmp_path: Path) -> None:
     header = ["video", "start", "end", "label"]
-    with pytest.raises(AvelError, match="column label.*control characters") as error:
+    with pytest.raises(AvelError, match=r"column label.*control characters") as error:
         write_csv(tmp_path / "t.csv", header, [["a.mp4", "0", "1", EVIL]])
     assert harmless(str(error.value)) and not list(tmp_path.iterdir())
     write_csv(tmp_path / "t.csv", header, [[f"{EVIL}\t.mp4", "", "", ""]])

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from avel.errors import AvelError
-from avel.text import csv_cell, csv_path, has_controls, path_written_out, written_out
+from avel.text import csv_cell, csv_path, has_controls, utf8_path, utf8_path_text
 
 _BLOCK = 2**22  # bytes
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -384,8 +384,8 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
     writer, quoting = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
     writer.writerow(header)
     for video, *cells in rows:
-        shown = written_out(video)
-        if shown != video and (path_written_out(shown) != video or os.path.lexists(path.parent / shown)):
+        shown = utf8_path(video)
+        if shown != video and (utf8_path_text(shown) != video or os.path.lexists(path.parent / shown)):
             raise AvelError(
                 f"{path}, column video: {video!r} is written out as {shown!r}, which would not lead back to it",
                 "a name in UTF-8 without control characters",

@@ -62,7 +62,7 @@ def csv_path_text(cell: str) -> str:
     return cell[2:] if re.match(f"(\\./)+[\t\r\n]*{_FORMULA}", cell) else cell
 
 
-def written_out(path: str) -> str:
+def utf8_path(path: str) -> str:
     r"""A path in UTF-8 text without control characters: ``caf\xe9.mp4`` for bytes that are no UTF-8, ``\u001b``.
 
     Tabs and line ends stay: between the quotes of a CSV every reader takes them for what they are.
@@ -77,8 +77,8 @@ def written_out(path: str) -> str:
     return _CONTROLS.sub(code_of, path)
 
 
-def path_written_out(text: str) -> str:
-    """The path that `written_out` wrote. A path that held such text before is not told apart: look for that first."""
+def utf8_path_text(text: str) -> str:
+    """The path that `utf8_path` wrote. A path that held such text before is not told apart: look for that first."""
     return re.sub(
         r"\\x([89a-f][0-9a-f])|\\u([0-9a-f]{4})",
         lambda match: chr(0xDC00 + int(match[1], 16) if match[1] else int(match[2], 16)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import unicodedata
 from collections.abc import Collection
 
 from avel.errors import AvelError
@@ -52,8 +53,10 @@ def read_split(written: str, place: str, extra: Collection[str] = ()) -> str:
     meant = meant_split(written)
     if meant:
         raise AvelError(f"{place}: {written!r}", f"the name used here: {meant}", f"write {meant} instead")
-    if written.strip() in extra:
-        return written.strip()
+    name = unicodedata.normalize("NFC", written.strip())
+    own = next((each for each in extra if unicodedata.normalize("NFC", each.strip()) == name), None)
+    if own is not None:
+        return own.strip()
     near = difflib.get_close_matches(written.strip().casefold(), KNOWN, 1)
     raise AvelError(
         f"{place}: {written!r} is no split that training or evaluation uses",

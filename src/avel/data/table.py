@@ -1,7 +1,8 @@
 """A CSV of your own clips.
 
 Header ``video,start,end,label[,split]``; one row per event; times in decimal seconds; paths relative to the CSV. A
-video without any event is one row whose start, end and label are empty. Further columns are ignored.
+video without any event is one row whose start, end and label are empty. Further columns are ignored. Labels are kept in
+Unicode's composed form (NFC), so that no class is two because a Mac wrote its "é" as two characters.
 
 Spreadsheets write semicolons or tabs for the commas, decimal commas with them, and UTF-16: the header and the first
 bytes tell, and all of it is read.
@@ -26,7 +27,7 @@ from avel.data.splits import read_split
 from avel.errors import AvelError
 from avel.files import write_csv
 from avel.reading import LARGE_FILE, read_bytes
-from avel.text import csv_path_text, csv_text, has_controls, path_written_out
+from avel.text import csv_path_text, csv_text, has_controls, utf8_path_text
 from avel.types import BACKGROUND, Span
 
 _COLUMNS = ("video", "start", "end", "label")
@@ -258,7 +259,7 @@ def find_file(folder: Path, name: str) -> tuple[str, Path | None]:
     A name that `write_csv` had to write out is read back. Letters may be composed or not: a Mac does not keep "é" as
     one character, other systems do.
     """
-    for path in dict.fromkeys((name, path_written_out(name))):
+    for path in dict.fromkeys((name, utf8_path_text(name))):
         file = folder / path
         if os.path.isfile(file):  # False, too, for impossible names
             return path, file
@@ -436,7 +437,7 @@ def _span(row: dict[str, str], place: str) -> Span | None:
             "a name in one line of plain text",
             "take them out",
         )
-    return Span(row["label"], start, end)
+    return Span(_composed(row["label"]), start, end)
 
 
 def _seconds(text: str, place: str) -> float:
