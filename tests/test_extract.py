@@ -284,7 +284,7 @@ def test_sources(tiny_clips: Clips, tmp_path: Path) -> None:
         (folder / "clip0.mp4", ["clip0.mp4"]),
         (tmp_path / "list.txt", ["clips/clip1.mp4", "clips/clip0.mp4"]),
     ):
-        clips, labelled = read_source(source)
+        clips, labelled, _ = read_source(source)
         assert [clip.id for clip in clips] == ids and not labelled
         assert all(clip.path.is_file() and clip.spans == () and clip.splits == () for clip in clips)
     extract(tmp_path / "list.txt", tmp_path / "store", workers=0)

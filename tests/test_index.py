@@ -9,7 +9,8 @@ import pytest
 
 from avel import cli
 from avel.errors import AvelError
-from avel.features.extract import read_source, videos_in
+from avel.features.extract import read_source
+from avel.features.folders import videos_in
 from avel.timeline import Timeline
 from avel.types import Event
 from avel.web import check_index, index_page
@@ -53,7 +54,7 @@ def test_a_folder_is_localized_as_it_is_extracted(
     shutil.copy(tiny_video, videos / "below" / ("index.mkv" if index == "videos.html" else "b.mkv"))
     (videos / "broken.mp4").write_bytes(b"no video")
     (videos / "notes.txt").write_text("no video either")
-    assert [clip.path for clip in read_source(videos)[0]] == videos_in(videos)
+    assert [clip.path for clip in read_source(videos)[0]] == videos_in(videos)[0]
 
     def find(video: Path, **_: object) -> Timeline:
         if video.name == "broken.mp4":

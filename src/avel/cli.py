@@ -230,6 +230,7 @@ def _print_tasks(found: Survey) -> None:
 
 def extract(arguments: Namespace) -> int:
     from avel.features.extract import estimate_seconds, extract, read_source
+    from avel.features.folders import in_words
 
     recipe = {
         "visual": arguments.visual,
@@ -247,8 +248,10 @@ def extract(arguments: Namespace) -> int:
         "clip_seconds_limit": arguments.clip_seconds_limit,
         "clip_memory_limit": arguments.clip_memory_limit,
     }
-    clips, _ = read_source(arguments.source, videos=arguments.videos, extra_splits=arguments.extra_splits)
-    number = len(clips)
+    found = read_source(arguments.source, videos=arguments.videos, extra_splits=arguments.extra_splits)
+    number = len(found.clips)
+    if found.left_out:
+        complain(in_words(found.left_out))
     if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
         with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
             seconds = estimate_seconds(arguments.source, **recipe)
@@ -492,10 +495,18 @@ def localize(arguments: Namespace) -> int:
 
 
 def _videos_of(paths: Sequence[Path]) -> list[Path]:
-    """The videos that were named, those of a folder in its place."""
-    from avel.features.extract import videos_in
+    """The videos that were named, those of a folder in its place; tells what of it was left out."""
+    from avel.features.folders import in_words, videos_in
 
-    return [video for path in paths for video in (videos_in(path) if os.path.isdir(path) else [path])]
+    videos: list[Path] = []
+    left_out: dict[Path, str] = {}
+    for path in paths:
+        there, others = videos_in(path) if os.path.isdir(path) else ([path], {})
+        videos += there
+        left_out |= others
+    if left_out:
+        complain(in_words(left_out))
+    return videos
 
 
 def _refuse_two_ways(arguments: Namespace) -> None:

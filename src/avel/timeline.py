@@ -202,7 +202,7 @@ class Timeline:
         Blanks around a label, which every reader of a CSV takes off, are written out as ``\\x20``.
 
         Raises:
-            AvelError: the video's name holds control characters or is no UTF-8 text.
+            AvelError: no path in UTF-8 text can lead back to the video.
         """
         video = seen_from(path, self.video)
         rows = [[_seconds(e.start), _seconds(e.end), re.sub(_EDGES, _codes, visible(e.label))] for e in self.events]

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,11 +35,12 @@ from avel.data.store import (
     stored_part,
     write_part,
 )
-from avel.data.table import Clip, classes_of, read_tables
+from avel.data.table import Clip, classes_of, decoded, find_file, is_table, read_tables
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe, device_for, run_on
 from avel.features.clip import BATCH_SEGMENTS, MIXING, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
+from avel.features.folders import MEDIA_SUFFIXES, is_video, videos_in
 from avel.features.video import FIRST_STREAMS, Streams, probe
 from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
 from avel.files import (
@@ -68,7 +69,6 @@ CLIP_MEMORY_LIMIT = 2.0
 DEVICE_HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 5 * 2**30
 FAILURES = "failures.jsonl"  # in the store
 TIMED_SECONDS = 5.0  # that a clip is worked at for an estimate, and a batch more: a video may last for hours
-MEDIA_SUFFIXES = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class ExtractReport:
             more than two channels of sound: what was read.
         mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
         device: where the networks of the extractors run; ``cpu`` where none of them is a network.
+        left_out: of a folder, each file that was not taken for a video, and why.
     """
 
     done: int
@@ -93,6 +94,7 @@ class ExtractReport:
     choices: list[tuple[str, str]] = field(default_factory=list)
     mute: list[str] = field(default_factory=list)
     device: str = "cpu"
+    left_out: dict[Path, str] = field(default_factory=dict)
 
 
 def extract(
@@ -122,7 +124,8 @@ def extract(
     So it is with a clip that crashes the process which decodes it, or goes over a limit.
 
     Args:
-        source: a CSV of clips or several, a folder of media, a media file, or a ``.txt`` list of media files.
+        source: a CSV of clips or several, a folder of media, a media file, or a ``.txt`` list of media files. What is
+            taken of a folder `avel.features.folders.videos_in` says.
         out: folder of the store; an unfinished or older one of the same extractors is continued.
         visual: name of a visual extractor.
         audio: name of an audio extractor.
@@ -161,7 +164,7 @@ def extract(
         if folder is not None and os.path.isdir(folder):
             refuse_around(out, folder)
     refuse_foreign(out / FAILURES, _are_failures)
-    clips, labelled = read_source(source, videos=videos, extra_splits=extra_splits)
+    clips, labelled, left_out = read_source(source, videos=videos, extra_splits=extra_splits)
     limits = _limits(clip_seconds_limit, clip_memory_limit)
     if engine not in ("local", "ray"):
         raise AvelError(f"no engine {engine!r}", "local or ray", "choose one of them")
@@ -195,6 +198,7 @@ def extract(
         [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
         [clip.id for clip in packed if not clip.part.audio_valid],
         recipe.device,
+        left_out,
     )
 
 
@@ -310,7 +314,7 @@ def estimate_seconds(
     Raises:
         AvelError: the source or the clips cannot be read, or there is no such device.
     """
-    clips = read_source(source, videos=videos, extra_splits=extra_splits)[0]
+    clips = read_source(source, videos=videos, extra_splits=extra_splits).clips
     recipe = Recipe.of(
         visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
     )
@@ -341,25 +345,12 @@ def estimate_seconds(
     return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
 
-def videos_in(folder: Path) -> list[Path]:
-    """The videos in a folder and in those below it, sorted.
+class Source(NamedTuple):
+    """What an extraction reads: the clips, whether they are labelled, and what of a folder was left out, with why."""
 
-    Raises:
-        AvelError: there are none.
-    """
-    # Links that lead nowhere are among them, and fail later: nothing that looks like a video is left out in silence.
-    files = sorted(
-        f
-        for f in folder.rglob("*")
-        if f.suffix.lower() in MEDIA_SUFFIXES and (os.path.isfile(f) or (f.is_symlink() and not f.exists()))
-    )
-    if not files:
-        raise AvelError(
-            f"no videos in the folder {folder}",
-            f"files that end in {', '.join(sorted(MEDIA_SUFFIXES))}",
-            "give another folder, or the files themselves",
-        )
-    return files
+    clips: list[Clip]
+    labelled: bool
+    left_out: dict[Path, str]
 
 
 def read_source(
@@ -367,8 +358,8 @@ def read_source(
     *,
     videos: str | Path | None = None,
     extra_splits: Collection[str] = (),
-) -> tuple[list[Clip], bool]:
-    """The clips of what `extract` takes, and whether they are labelled.
+) -> Source:
+    """The clips of what `extract` takes.
 
     Raises:
         AvelError: there is no such source, it names no videos, a listed file does not exist, several sources are not
@@ -376,9 +367,9 @@ def read_source(
             `read_ave`.
     """
     sources = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
-    no_table = [each for each in sources if each.suffix.lower() != ".csv" or os.path.isdir(each)]
+    no_table = [each for each in sources if not is_table(each)]
     if not no_table and sources and videos is None:
-        return read_tables(sources, extra_splits=extra_splits), True
+        return Source(read_tables(sources, extra_splits=extra_splits), True, {})
     if len(sources) != 1:
         raise AvelError(
             f"{len(sources)} sources" + (f", and {no_table[0]} is no CSV" if no_table else ""),
@@ -393,9 +384,11 @@ def read_source(
             "leave out --extra-splits, or give a CSV",
         )
     if videos is not None:
-        return read_ave(source, videos), True
+        return Source(read_ave(source, videos), True, {})
     if os.path.isdir(source):
-        return [Clip(file.relative_to(source).as_posix(), file, ()) for file in videos_in(source)], False
+        there, left_out = videos_in(source)
+        clips = [Clip(file.relative_to(source).as_posix(), file, ()) for file in there]
+        return Source(clips, False, {file.relative_to(source): reason for file, reason in left_out.items()})
     try:
         check_regular(source)
     except FileNotFoundError:
@@ -405,23 +398,23 @@ def read_source(
             "check the path",
         ) from None
     if source.suffix.lower() != ".txt":
-        return [Clip(source.name, source, ())], False
+        return Source([Clip(source.name, source, ())], False, {})
     # As the system writes names, whatever the encoding: so a list can name every file.
-    lines = read_bytes(source, LARGE_FILE).decode("utf-8-sig", "surrogateescape").splitlines()
-    clips = {}
+    lines = decoded(read_bytes(source, LARGE_FILE), "surrogateescape").splitlines()
+    listed: dict[Path, Clip] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            path = source.parent / line.strip()
-            if not os.path.isfile(path):
+            name, path = find_file(source.parent, line.strip())
+            if path is None:
                 raise AvelError(
-                    f"{source} line {number}: no such file {str(path)!r}",
+                    f"{source} line {number}: no such file {str(source.parent / name)!r}",
                     "paths relative to the list's own folder (or absolute)",
                     "correct the path or delete the line",
                 )
-            clips[line.strip()] = Clip(line.strip(), path, ())
-    if not clips:
+            listed.setdefault(path, Clip(name, path, ()))
+    if not listed:
         raise AvelError(f"{source} is empty", "a path of a video on each line", "write them there")
-    return list(clips.values()), False
+    return Source(list(listed.values()), False, {})
 
 
 def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
@@ -439,8 +432,11 @@ def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
     annotations, videos = Path(annotations), Path(videos)
     rows = read_annotations(annotations)
     splits = read_splits(annotations.parent, len(rows))
-    files = {f.stem: f for f in sorted(videos.glob("*")) if f.suffix.lower() in MEDIA_SUFFIXES and f.is_file()}
-    if not any(row.video in files for row in rows):
+    ids = {row.video for row in rows}
+    there = [file for file in videos.glob("*") if file.stem in ids and is_video(file)]
+    # Of several files of one id the last counts: one whose suffix is that of a video, where there is one.
+    files = {f.stem: f for f in sorted(there, key=lambda f: (f.suffix.lower() in MEDIA_SUFFIXES, f))}
+    if not files:
         raise AvelError(
             f"no video of {annotations} in {videos}",
             f"files named by their YouTube ids, such as {rows[0].video}.mp4",
