@@ -210,6 +210,20 @@ def remux(source: Path, out: Path, options: dict[str, str] | None = None) -> Pat
     return out
 
 
+def later(source: Path, out: Path, video: float, audio: float, options: dict[str, str] | None = None) -> Path:
+    """The packets of a file in another one, with the stamps of either stream so many seconds later."""
+    by = {"video": video, "audio": audio}
+    with av.open(str(source)) as there, av.open(str(out), "w", options=options or {}) as here:
+        streams = {stream.index: here.add_stream_from_template(stream) for stream in there.streams}
+        for packet in there.demux():
+            if packet.dts is not None and packet.pts is not None:
+                ticks = round(by[packet.stream.type] / packet.time_base)
+                packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+                packet.stream = streams[packet.stream.index]
+                here.mux(packet)
+    return out
+
+
 def transcode(source: Path, out: Path, video_codec: str, audio_codec: str, sample_rate: int) -> Path:
     """A file's pictures and sound through other codecs."""
     with av.open(str(source)) as there, av.open(str(out), "w") as here:

@@ -13,11 +13,14 @@ from importlib.resources import files
 import av
 import numpy as np
 import pytest
+from media import Pictures, Sound, later, write_streams
 from rich.console import Console
 
 from avel.errors import AvelError
+from avel.features.video import probe, sample_frames
 from avel.localization import find_events
 from avel.plots import class_bars, class_color, clock
+from avel.present import write_page
 from avel.timeline import Timeline
 from avel.types import Event, Span
 from avel.web import demo_page, terminal_timeline, timeline_page
@@ -31,7 +34,7 @@ NASTY = '<b>"x"&.mp4'
 CHROMIUM = os.environ.get("AVEL_CHROMIUM") or shutil.which("chromium")
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--allow-file-access-from-files",
 ]  # fmt: skip
 
 
@@ -505,6 +508,105 @@ def test_playing_one_clip_of_the_demo_pauses_the_others(visit):
     page.wait_for_function("document.querySelectorAll('video')[1].currentTime > 0.2")
     assert page.evaluate("[...document.querySelectorAll('video')].map(v => v.paused)") == [True, False, True, True]
     assert page.locator(".clip").nth(1).locator(".playhead b").evaluate("b => parseFloat(b.style.left)") > 0
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+delay_moov+default_base_moof+frag_discont"}
+#: What is played, with the seconds by which its pictures and its sound start late.
+CLOCKS = {
+    "plain.mp4": (0, 0, {}),  # but for the priming of the sound
+    "edit-list.mp4": (3, 3, {}),
+    "sound-first.mp4": (3.5, 3, {}),
+    "fragments.mp4": (3, 3, FRAGMENTS),
+    "late.mov": (3, 3, {}),
+    "late.mkv": (3, 3, {}),
+    "late.webm": (3, 3, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def flashes(tmp_path_factory):
+    """Dark pictures with a flash around second 5, as H.264 with AAC and as VP8 with Opus."""
+    folder = tmp_path_factory.mktemp("flashes")
+
+    def picture(time):
+        return np.full((64, 64, 3), 235 if 4.35 < time < 5.45 else 20, np.uint8)
+
+    def tone(times):
+        return 0.3 * np.sin(2 * np.pi * 440 * times)
+
+    for name, video, audio in (("source.mp4", "libx264", "aac"), ("source.webm", "libvpx", "libopus")):
+        write_streams(folder / name, Pictures(picture, 8, 10, video), Sound(tone, 8, 48_000, audio))
+    return folder
+
+
+def brightness(page):
+    """Of the picture that the player shows, 0 to 255."""
+    page.wait_for_function("(v => !v.seeking && v.readyState >= 2)(document.querySelector('video'))")
+    return page.evaluate(
+        """() => {
+        const pen = document.createElement("canvas").getContext("2d");
+        pen.drawImage(document.querySelector("video"), 0, 0, 64, 64);
+        return pen.getImageData(32, 32, 1, 1).data[0];
+    }"""
+    )
+
+
+def flashing(visit, path, page_path, picture, **options):
+    """The page of a clip in which an event was found where the flash is."""
+    made = timeline([BACKGROUND] * 5 + [1] + [BACKGROUND] * 2, video=str(path), truth=False)
+    if options:
+        timeline_page(made, path, page_path, **options)
+    else:
+        write_page(made, page_path, picture)
+    return ready(visit(page_path))
+
+
+def second_shown(page):
+    return float(page.locator(".track").get_attribute("aria-valuenow"))
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_click_shows_what_avel_saw_whatever_clock_the_file_has(visit, flashes, picture, name):
+    video, audio, options = CLOCKS[name]
+    source = flashes / f"source.{'webm' if name.endswith('.webm') else 'mp4'}"
+    path = later(source, flashes / name, video, audio, options)
+    if name != "fragments.mp4":
+        assert sample_frames(path, [2.0, 5.0, 7.0], 64).mean((1, 2, 3)) == pytest.approx([20, 235, 20], abs=8)
+    assert probe(path).start == pytest.approx(audio, abs=0.05)
+    page = flashing(visit, path, flashes / f"{name}.html", picture)
+    assert brightness(page) < 60 and second_shown(page) < 0.05
+    page.locator(".events button").click()
+    assert brightness(page) > 200
+    assert second_shown(page) == pytest.approx(5, abs=0.002)
+    assert page.locator(".playhead b").evaluate("b => parseFloat(b.style.left)") == pytest.approx(500 / 8, abs=0.05)
+    assert page.locator(".events [aria-current=true]").count() == 1
+    strip = page.locator(".strip").first
+    strip.click(position={"x": strip.bounding_box()["width"] * 2 / 8, "y": 5})
+    assert brightness(page) < 60 and second_shown(page) == pytest.approx(2, abs=0.02)
+
+
+def test_keys_count_from_the_start_of_a_file_that_starts_late(visit, flashes, picture):
+    path = later(flashes / "source.mp4", flashes / "keys.mp4", 3, 3)
+    page = flashing(visit, path, flashes / "keys.html", picture)
+    assert brightness(page) < 60
+    track = page.locator(".track")
+    track.focus()
+    for key, second in (("Home", 0), ("PageDown", 5), ("ArrowRight", 6), ("PageUp", 5), ("ArrowLeft", 4), ("End", 8)):
+        page.keyboard.press(key)
+        assert second_shown(page) == pytest.approx(second, abs=0.002)
+        assert (brightness(page) > 200) == (second == 5)
+    for key in ("Home", "PageDown", "+", "+", "+"):
+        page.keyboard.press(key)
+    view, line = track.bounding_box(), page.locator(".playhead b").bounding_box()
+    assert view["x"] <= line["x"] <= view["x"] + view["width"]
+
+
+def test_a_player_whose_clock_starts_with_the_clip(visit, flashes, picture):
+    """As Firefox's, here by a file that starts at 0 in the place of one that starts at 3 s."""
+    page = flashing(visit, flashes / "source.mp4", flashes / "zero.html", picture, start=3.0)
+    assert brightness(page) < 60
+    page.locator(".events button").click()
+    assert now(page) == 5 and brightness(page) > 200
 
 
 def test_a_clip_that_cannot_play_is_told(visit):

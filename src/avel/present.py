@@ -172,9 +172,7 @@ def _refuse(files: Iterable[Path]) -> None:
 
 def draw(timeline: Timeline, path: str | Path) -> None:
     """Draw a timeline with the frames and the sound of its video, which is read once more; see `Timeline.plot`."""
-    named = timeline.tags.get("streams", "")
-    chosen = re.match(r"video (\d+) of .*, audio (\d+) of ", named)
-    streams = Streams(int(chosen[1]), int(chosen[2])) if chosen else FIRST_STREAMS
+    named, streams = timeline.tags.get("streams", ""), _streams(timeline)
     there = probe(timeline.video, streams=streams).streams
     if there != named:
         raise AvelError(
@@ -187,13 +185,20 @@ def draw(timeline: Timeline, path: str | Path) -> None:
     timeline_picture(timeline, frames, waveform, WAVEFORM_RATE, path)
 
 
+def _streams(timeline: Timeline) -> Streams:
+    """Those of its video that were localized."""
+    chosen = re.match(r"video (\d+) of .*, audio (\d+) of ", timeline.tags.get("streams", ""))
+    return Streams(int(chosen[1]), int(chosen[2])) if chosen else FIRST_STREAMS
+
+
 def write_page(timeline: Timeline, path: str | Path, picture: str | Path | None = None) -> None:
     """Write a timeline's page with its picture, which is drawn unless it is there already; see `Timeline.to_html`."""
     with TemporaryDirectory() as folder:
         if picture is None:
             picture = Path(folder) / "timeline.png"
             draw(timeline, picture)
-        timeline_page(timeline, timeline.video, path, picture=picture)
+        start = probe(timeline.video, streams=_streams(timeline)).start
+        timeline_page(timeline, timeline.video, path, picture=picture, start=start)
 
 
 def file_names(videos: Sequence[Path]) -> list[str]:

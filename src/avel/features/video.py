@@ -72,6 +72,7 @@ class MediaInfo:
         frame_rate: pictures a second, on average.
         sample_rate: of the sound, Hz.
         channels: of the sound.
+        start: where the common clock starts on the file's own, seconds.
         streams: which of several streams are taken, in words ("video 0 of 1 (h264, 320x240), audio 1 of 2 (...)"); ""
             where there is no choice.
     """
@@ -84,6 +85,7 @@ class MediaInfo:
     frame_rate: float
     sample_rate: int
     channels: int
+    start: float = 0.0
     streams: str = ""
 
 
@@ -302,6 +304,7 @@ class Media:
             frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
             sample_rate=audio.codec_context.sample_rate if audio else 0,
             channels=audio.codec_context.layout.nb_channels if audio else 0,
+            start=self._zero,
             streams=streams,
         )
 

@@ -35,7 +35,12 @@ _CAPTIONS = {
 
 
 def timeline_page(
-    timeline: Timeline, media: str | Path | None, out: str | Path, *, picture: str | Path | None = None
+    timeline: Timeline,
+    media: str | Path | None,
+    out: str | Path,
+    *,
+    picture: str | Path | None = None,
+    start: float = 0.0,
 ) -> None:
     """Write one clip's page: the player, a timeline to click and zoom, the events, the probabilities.
 
@@ -45,6 +50,7 @@ def timeline_page(
             the player out.
         out: the HTML file to write.
         picture: a PNG to embed, such as `avel.plots.timeline_picture` made.
+        start: where the timeline starts on the clock of the file, seconds, see `avel.features.video.MediaInfo`.
 
     Raises:
         AvelError: the disk is full.
@@ -57,7 +63,7 @@ def timeline_page(
         _frame(name),
         heading=_text(name),
         summary=f"{_seconds(timeline.duration)} · {number or 'no'} event{'' if number == 1 else 's'} found",
-        clip=_clip(timeline, address, "page", picture, name),
+        clip=_clip(timeline, address, "page", picture, name, start),
         notes=_notes(timeline),
     )
     write_file(out, content)
@@ -109,7 +115,9 @@ def demo_page(
 # Parts
 
 
-def _clip(timeline: Timeline, address: str | None, layout: str, picture: str | Path | None, name: str) -> str:
+def _clip(
+    timeline: Timeline, address: str | None, layout: str, picture: str | Path | None, name: str, start: float = 0.0
+) -> str:
     length = max(timeline.duration, len(timeline.probabilities) * timeline.segment_seconds)
     spans = [("truth", timeline.truth)] if timeline.truth is not None else []
     spans.append(("found", timeline.events))
@@ -143,6 +151,7 @@ def _clip(timeline: Timeline, address: str | None, layout: str, picture: str | P
     )
     data = {
         "length": length,
+        "start": 0 if address is None else max(0, round(start, 6)),  # no player shows a time before 0
         "segment": timeline.segment_seconds,
         "steps": TICK_STEPS,
         "names": list(map(visible, labels)),

@@ -1,6 +1,6 @@
 "use strict";
 for (const clip of document.querySelectorAll("[data-clip]")) {
-  const { length, segment, steps, names, inks, lanes, thousandths } = JSON.parse(clip.querySelector("script").textContent);
+  const { length, start: fileStart, segment, steps, names, inks, lanes, thousandths } = JSON.parse(clip.querySelector("script").textContent);
   const found = lanes[lanes.length - 1]; // [start, end, number of the label] of every event
   const video = clip.querySelector("video") || Object.assign(new EventTarget(), { currentTime: 0, paused: true });
   const track = clip.querySelector(".track");
@@ -11,10 +11,13 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   const list = clip.querySelector("ol");
   const items = [...clip.querySelectorAll("li button")];
   const pen = document.createElement("canvas").getContext("2d");
+  // The player's clock may be the file's, which may start late, as in Chromium, or start with the clip, as in Firefox.
+  let offset = fileStart;
   let zoom = 1;
   let following = true; // the view goes with the playhead until the user scrolls away from it
 
   const between = (value, least, most) => Math.min(Math.max(value, least), most);
+  const played = () => between(video.currentTime - offset, 0, length); // seconds on the timeline
   const clock = (seconds, decimals = 0) => {
     if (length < 120) return seconds.toFixed(decimals);
     const whole = Math.round(seconds * 10 ** decimals) / 10 ** decimals;
@@ -73,7 +76,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   const most = () => Math.max(1, Math.min(160 * length / segment, 4e6) / track.clientWidth);
   const visible = (place) => place >= track.scrollLeft && place <= track.scrollLeft + track.clientWidth;
   const middle = () => {
-    const place = video.currentTime * scale();
+    const place = played() * scale();
     return visible(place) ? place - track.scrollLeft : track.clientWidth / 2;
   };
   const zoomTo = (value, at = middle()) => {
@@ -106,7 +109,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   }, { passive: false });
   let waiting = 0;
   track.addEventListener("scroll", () => {
-    following = visible(video.currentTime * scale());
+    following = visible(played() * scale());
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(draw);
   });
@@ -118,7 +121,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
       best.map(([value, index]) => `${names[index]} ${value.toFixed(2)}`).join(" · ");
   };
   const show = () => {
-    const now = Math.min(video.currentTime, length), place = now * scale();
+    const now = played(), place = now * scale();
     playhead.style.left = `${100 * now / length}%`;
     if (following && !visible(place)) track.scrollLeft = place - 0.1 * track.clientWidth;
     // a seek may land a hair before the asked second
@@ -134,7 +137,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
     if (video.paused) track.setAttribute("aria-valuetext", reading.textContent); // not read out while the clip plays
   };
   const seek = (seconds) => {
-    video.currentTime = between(seconds, 0, length);
+    video.currentTime = offset + between(seconds, 0, length);
     following = true;
     show();
   };
@@ -166,7 +169,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
 
   // The keyboard: on the timeline, and one stop for the whole list of events.
   track.addEventListener("keydown", (event) => {
-    const now = video.currentTime, starts = found.map(([start]) => start);
+    const now = played(), starts = found.map(([start]) => start);
     const keys = {
       ArrowRight: () => seek((Math.floor(now / segment + 0.01) + 1) * segment),
       ArrowLeft: () => seek((Math.ceil(now / segment - 0.01) - 1) * segment),
@@ -204,6 +207,9 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   video.addEventListener("error", refuse);
   video.addEventListener("loadedmetadata", () => { if (!video.videoWidth) refuse(); });
   if (video.error) refuse();
+  const settle = () => { if (fileStart - video.currentTime > 0.1) offset = 0; show(); }; // it now stands at its start
+  if (video.readyState >= 2) settle(); // HAVE_CURRENT_DATA
+  else video.addEventListener("loadeddata", settle, { once: true });
   video.addEventListener("play", () => {
     for (const other of document.querySelectorAll("video")) if (other !== video) other.pause();
     const step = () => { show(); if (!video.paused && !video.ended) requestAnimationFrame(step); };
