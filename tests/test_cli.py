@@ -1,5 +1,6 @@
 """The command line: answers at once, says what is wrong in a line, exits with the right code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import rich.progress
 
 from avel import cli
+from avel.data.store import open_store
 from avel.errors import AvelError
 
 ROOT = Path(__file__).parents[1]
@@ -166,3 +168,83 @@ def test_the_time_left_of_steps_that_take_minutes(monkeypatch: pytest.MonkeyPatc
             progress("extract", done, 10)
             now += 100
         assert drawn[0].tasks[0].time_remaining == pytest.approx(600)
+
+
+# Names of files that begin with a dash: 1,012 of AVE's ids do.
+
+
+@pytest.mark.parametrize("name", ["-0abc.mp4", "-hello.mp4", "--a-b.mp4", "--12UOziMF0.mp4"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["localize", "--model", "m"],
+        ["extract", "--out", "o"],
+        ["evaluate"],
+        ["data", "check"],
+        ["data", "render", "--out"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_begins_with_a_dash_is_told_how_to_be_written(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert cli.main([*words, "good.mp4", name, "-x.mp4"]) == 2
+    told = capsys.readouterr().err
+    assert f"{name} begins with a dash" in told and "`--` before names" in told and f"./{name}" in told
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["extract", "--clip-seconds-limit", "9", "--out", "new", "--", "--a-b.mp4"],
+            "no such file or folder: --a-b.mp4",
+        ),
+        (
+            ["localize", "--min-seconds", "1", "--model", "m", "--", "-x", "--a-b.mp4"],
+            "no such run folder or checkpoint: m",
+        ),
+        (["evaluate", "--", "--a-b"], "no such run folder: --a-b"),
+        (["data", "check", "--", "--a-b"], "--a-b is neither"),
+        (["data", "compare", "--", "-a", "--b-c"], "no feature store in -a"),
+        (["export-h5", "--", "--a-b", "new"], "no feature store in --a-b"),
+        (["train", "--store", "s", "--out", "new", "--seeds", "-1"], "seeds -1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_after_two_dashes_a_name_is_taken_as_it_is(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_file_with_dashes_and_one_that_is_not_utf_8_are_read(
+    tiny_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("--a-b_c.mp4", os.fsdecode(b"caf\xe9.mp4")):
+        (tmp_path / name).symlink_to(tiny_video)
+        assert cli.main(["extract", "--workers", "0", "--out", "store", "--", name]) == 0
+        assert [clip.id for clip in open_store(tmp_path / "store").clips] == [name]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--store", "STORE", "--out", "new"],
+        ["localize", "VIDEO", "--model", "m", "--truth", "TRUTH"],
+        ["evaluate", "RUN", "--against", "OTHER"],
+        ["data", "check", "STORE"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_is_not_utf_8_is_a_path(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    odd = [os.fsdecode(b"\xe9") + word if word.isupper() else word for word in words]
+    assert cli.main(odd) == 2
+    told = capsys.readouterr().err
+    assert "avel: " in told and "usage" not in told and "codec" not in told

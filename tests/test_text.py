@@ -8,6 +8,8 @@ import json
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,10 +24,11 @@ from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
 from avel.features.video import probe
 from avel.files import write_csv
+from avel.present import file_names
 from avel.text import csv_cell, csv_path, csv_path_text, csv_text, has_controls, visible
 from avel.timeline import Timeline
 from avel.types import Event, Span
-from avel.web import PlainConsole, terminal_timeline
+from avel.web import PlainConsole, index_page, terminal_timeline, timeline_page
 from avel.zero_shot import check_labels
 
 #: Sets the title, hides what follows, writes the clipboard, turns the line around, climbs a line up.
@@ -146,6 +149,33 @@ def test_localization_of_files_with_odd_names(
         assert file.suffix in (".png", ".mp4") or harmless(file.read_bytes().decode().replace("\r", ""))
     (table,) = out.glob("*.csv")
     assert read_table(table)[0].path.samefile(evil_folder / f"good{EVIL}.mp4")
+
+
+def test_localization_of_a_file_that_is_not_utf_8(
+    tmp_path: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_by_model", lambda _: (lambda video, **_: timeline("dog", str(video)), {}))
+    video, out = tmp_path / os.fsdecode(b"caf\xe9.mp4"), tmp_path / "out"
+    video.symlink_to(tiny_video)
+    (tmp_path / "caf%E9.mp4").symlink_to(tiny_video)  # which the name must not be taken for
+    words = ["localize", str(video), "--model", "m", "--out", str(out), "--formats"]
+    assert cli.main([*words, "json", "csv", "vtt", "audacity", "elan", "label-studio", "sed-eval"]) == 0
+    names = sorted(file.name for file in out.iterdir())
+    assert len(names) == 7 and all(name.startswith("caf%E9.") for name in names)
+    for file in out.iterdir():
+        file.read_bytes().decode()
+    assert Timeline.from_json(out / "caf%E9.json").video == str(video)
+    assert json.loads((out / "caf%E9.label-studio.json").read_text())[0]["data"]["video"] == str(video)
+    (clip,) = read_table(out / "caf%E9.csv")
+    assert clip.path.name == video.name and clip.path.samefile(video)
+    url = ElementTree.parse(out / "caf%E9.eaf").find(".//MEDIA_DESCRIPTOR").get("MEDIA_URL")
+    assert unquote_to_bytes(url) == b"file://" + os.fsencode(video)
+    timeline_page(timeline("dog", str(video)), video, tmp_path / "page.html")
+    assert r"caf\xe9.mp4" in (tmp_path / "page.html").read_bytes().decode()
+    page = tmp_path / os.fsdecode(b"\xe9.html")
+    index_page(tmp_path / "index.html", [(timeline("dog", str(video)), page)])
+    assert 'href="%E9.html"' in (tmp_path / "index.html").read_bytes().decode()
+    assert file_names([video, tmp_path / "caf%E9.mp4"]) == ["caf%E9-1", "caf%E9-2"]
 
 
 def test_a_word_of_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,8 @@ def write_page(timeline: Timeline, path: str | Path, picture: str | Path | None 
 def file_names(videos: Sequence[Path]) -> list[str]:
     """A file name without suffix for every video: its stem, shortened where it is too long, numbered where it must be.
 
-    No two videos share a file, even where upper and lower case are one.
+    Bytes that are no UTF-8 are written as in a URL, ``caf%E9``: not every disk takes them. No two videos share a file,
+    even where upper and lower case are one.
     """
     stems = [_shortened(video.stem) for video in videos]
     numbers = Counter(map(_key, stems))
@@ -221,7 +222,8 @@ def file_names(videos: Sequence[Path]) -> list[str]:
 
 
 def _shortened(stem: str) -> str:
-    """A name of at most LONGEST_NAME bytes, cut between two characters, that no other name is cut to."""
+    """A name in UTF-8 of at most LONGEST_NAME bytes, cut between two characters, that no other name is cut to."""
+    stem = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", stem)
     if len(os.fsencode(stem)) <= LONGEST_NAME:
         return stem
     mark = "-" + hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]

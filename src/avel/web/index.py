@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def _entry(timeline: Timeline, page: Path) -> str:
         for event in timeline.events
     )
     return (
-        f'<li><h2><a href="{quote(page.name)}">{_text(name)}</a></h2>'
+        f'<li><h2><a href="{quote(os.fsencode(page.name))}">{_text(name)}</a></h2>'
         f"<p>{_seconds(timeline.duration)} · {_text(told)}</p>"
         f'<svg viewBox="0 0 {timeline.duration:g} 1" preserveAspectRatio="none" role="img" '
         f'aria-label="{_text(f"events of {name} over its length: {told}")}">{bars}</svg></li>'
