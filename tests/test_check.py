@@ -159,6 +159,11 @@ def unused(made: MadeStore) -> None:
     made.classes = (*CLASSES, "cat")
 
 
+def one_class(made: MadeStore) -> None:
+    made.classes = ("bell",)
+    change(*range(12), spans=(Span("bell", 1.0, 3.0),))(made)
+
+
 def a_third_class(*numbers: int, **facts: Any) -> Callable[[MadeStore], None]:
     def apply(made: MadeStore) -> None:
         unused(made)
@@ -169,6 +174,8 @@ def a_third_class(*numbers: int, **facts: Any) -> Callable[[MadeStore], None]:
 
 NEGATIVE = "negative values, usual in classical features, unusual in those of VGG and VGGish, in"
 NAN, INF = float("nan"), float("inf")
+
+NO_EVENT = "no event that a segment carries"
 
 #: What is changed in a clean store, and the lines that must come of it: these and no others.
 CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
@@ -299,6 +306,43 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         a_third_class(1, 4),
         ["error classes of split val: in no clip of split train (1): cat (c1)"],
     ),
+    (
+        "no event in train",
+        change(0, 3, 6, 9, spans=()),
+        [
+            "error split train: no event that a segment carries in any of its 4 clips",
+            "error classes of split val: in no clip of split train (2): bell (c4), dog (c1)",
+            "error classes of split test: in no clip of split train (2): bell (c2), dog (c5)",
+        ],
+    ),
+    (
+        "no event in test, but one without length",
+        both(change(2, 5, 8, spans=()), change(11, spans=(Span("bell", 2.0, 2.0),))),
+        [
+            "note  labels: events of no length, which no segment carries (1): c11 bell 2-2 s",
+            "error split test: no event that a segment carries in any of its 4 clips",
+        ],
+    ),
+    (
+        "no event at all",
+        change(*range(12), spans=()),
+        [
+            "note  labels: classes in no clip (2): bell, dog",
+            f"error labels: {NO_EVENT} in any of 12 labelled clips, so that there is nothing to learn",
+        ],
+    ),
+    (
+        "events without length alone",
+        change(*range(12), spans=(Span("bell", 2.0, 2.0),)),
+        [
+            "note  labels: events of no length, which no segment carries (12): c0 bell 2-2 s, c1 bell 2-2 s, "
+            "c2 bell 2-2 s, c3 bell 2-2 s, c4 bell 2-2 s, c5 bell 2-2 s, c6 bell 2-2 s, c7 bell 2-2 s, c8 bell 2-2 s, "
+            "c9 bell 2-2 s, ... and 2 more",
+            "note  labels: classes in no clip (1): dog",
+            f"error labels: {NO_EVENT} in any of 12 labelled clips, so that there is nothing to learn",
+        ],
+    ),
+    ("one class", one_class, []),
     ("unused", unused, ["note  labels: classes in no clip (1): cat"]),
     (
         "unlabelled",

@@ -82,7 +82,7 @@ def test_found_events_are_corrected_and_learnt_from(
     assert run("evaluate", tmp_path / "run", "--split", "train") == 0
     assert "chosen on train" in " ".join(capsys.readouterr().out.split())
 
-    correct(tables[2], split="val")
+    correct(tables[2], start="0", end="1", label="siren", split="val")
     assert run("extract", *tables, "--out", store, "--workers", 0) == 0
     assert "0 clips extracted, 4 were there already" in capsys.readouterr().out
     assert run("train", "--store", store, "--out", tmp_path / "chosen", *TINY) == 0

@@ -16,7 +16,9 @@ import torch
 from avel.checkpoint import LoadedModel, load, seeds_of
 from avel.cml import DIRECTIONS, MODES, events, located, located_floors
 from avel.config import read_metrics, read_run
+from avel.data.labels import refuse_background
 from avel.data.loader import Batch, Windows, task_split
+from avel.data.splits import BACKGROUND_SPLIT
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, make_folder, refuse_foreign_json, replacing, write_file
@@ -199,7 +201,7 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
         split: train, val or test; for the windows its ``_match`` counterpart where there is one.
 
     Raises:
-        AvelError: the path is none of these, or has no such split.
+        AvelError: the path is none of these, or has no such split, or that has no event.
     """
     path = Path(path)
     if (path / "Annotations.txt").is_file() and not (path / "store.json").exists():
@@ -219,6 +221,7 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
     if split not in labels:
         there = ", ".join(labels) or "none"
         raise AvelError(f"{path} has no split {split!r}", f"one of its splits: {there}", "name another --split")
+    refuse_background(f"split {split} of {path}", labels[split], num_classes)
     match = f"{split}_match" if f"{split}_match" in labels else split
     trained = "train_match" if match.endswith("_match") else "train"
     masks = {name: [row < num_classes for row in labels.get(name, [])] for name in (trained, match)}
@@ -347,6 +350,10 @@ def open_run(run: str | Path, split: str, device: str) -> OpenRun:
             f"no clip of split {split} has one event of a part of its length in {store.path}",
             "events that begin or end inside a clip",
             "evaluate on another split",
+        )
+    if split != BACKGROUND_SPLIT:  # that one shows false alarms
+        refuse_background(
+            f"split {split} of {store.path}", (store.labels(index).numpy() for index in clips), len(store.classes)
         )
     check_folder(run)
     refuse_foreign_json(run / f"evaluation_{split}.json", {"run", "split"})

@@ -85,8 +85,8 @@ def class_names(names: Sequence[str]) -> None:
             raise ValueError(f"a class called {name[:40]!r}")
         if has_controls(name):
             raise ValueError(f"a class called {name[:40]!r}, with a control character")
-        if name == BACKGROUND:
-            raise ValueError(f"a class called {BACKGROUND!r}, which is what no event covers")
+        if name.casefold() == BACKGROUND:
+            raise ValueError(f"a class called {name!r}, which is what no event covers")
     if len(set(names)) != len(names):
         raise ValueError("two classes of one name")
 

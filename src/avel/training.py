@@ -30,6 +30,7 @@ from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_
 from avel.config import RunFacts, TrainConfig, read_metrics, read_run, wrong_numbers
 from avel.curves import Curves, check_tensorboard
 from avel.data.ave import CLASSES as AVE_CLASSES
+from avel.data.labels import refuse_background
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.splits import BACKGROUND_SPLIT, KNOWN
 from avel.data.store import Store, open_store
@@ -116,9 +117,8 @@ def train(
     _check_splits(config, store)
     train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
     choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
-    if config.task == "cml":
-        _check_events(config, store, train_windows, choose_windows)
-    else:
+    _check_events(config, train_windows, choose_windows)
+    if config.task != "cml":
         _check_classes(config, store)
     fabric = _fabric(config, place)
     started = _by_first(
@@ -516,14 +516,16 @@ def _check_classes(config: TrainConfig, store: Store) -> None:
             )
 
 
-def _check_events(config: TrainConfig, store: Store, *windows: Windows) -> None:
+def _check_events(config: TrainConfig, *windows: Windows) -> None:
+    """AvelError where no event is to be learnt, or to choose the epoch by: a model that says background is right."""
     for each, split in zip(windows, ("train", config.select_on), strict=True):
-        if not events(each):
+        if config.task == "cml" and not events(each):
             raise AvelError(
                 f"no clip that task cml has in split {split} of {config.store} has one event of a part of its length",
                 "events that begin or end inside a clip: task cml looks for them",
                 "train another task on these clips, or extract clips with shorter events",
             )
+        refuse_background(f"split {split} of {config.store}", each.labels.numpy(), each.num_classes)
 
 
 def _save_epoch(

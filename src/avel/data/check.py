@@ -81,7 +81,8 @@ def _check_store(path: Path, window: int, progress: Progress | None) -> list[Fin
     findings = _of_store(store)
     if store.clips:
         findings += _of_features(store, progress)
-    return findings + _of_splits(store) + _of_labels(store) + _of_classes(store) + _of_windows(store, window)
+    findings += _of_splits(store) + _of_labels(store) + _of_events(store) + _of_classes(store)
+    return findings + _of_windows(store, window)
 
 
 def _of_store(store: Store) -> list[Finding]:
@@ -90,7 +91,13 @@ def _of_store(store: Store) -> list[Finding]:
     total = sum(clip.segments for clip in store.clips)
     shape = f"visual (T, {store.grid[0]}, {store.grid[1]}, {store.visual_dim}), audio (T, {store.audio_dim})"
     text = f"{counted(len(store.clips), 'clip')}, {counted(total, 'segment')} of {store.segment_seconds:g} s, {shape}"
-    findings = [Finding("ok" if store.clips else "error", place, f"{text}, {len(store.classes)} classes")]
+    findings = [
+        Finding(
+            "ok" if store.clips else "error",
+            place,
+            f"{text}, {len(store.classes)} class{'' if len(store.classes) == 1 else 'es'}",
+        )
+    ]
     for kind in ("visual", "audio"):
         name, tag = (store.extractors[kind].get(key) for key in ("name", "tag"))
         if tag:
@@ -228,9 +235,25 @@ def _of_labels(store: Store) -> list[Finding]:
     used = {span.label for clip in labelled for span in clip.spans or ()}
     unused = [name for name in store.classes if labelled and name not in used]
     findings += listed("note", "labels", "classes in no clip", unused)
-    if labelled and not any(found.values()):
-        events = sum(len(clip.spans or ()) for clip in labelled)
+    events = sum(len(clip.spans or ()) for clip in labelled)
+    if events and not any(found.values()):
         findings.append(Finding("ok", "labels", f"{counted(events, 'event')} in {counted(len(labelled), 'clip')}"))
+    return findings
+
+
+def _of_events(store: Store) -> list[Finding]:
+    """Whether there is an event to learn, and one in each split: a model that says background would be all right."""
+    labelled = [clip for clip in store.clips if clip.spans is not None]
+    eventful = [clip for clip in labelled if any(_wrong_with(s, clip, store) in ("", "late") for s in clip.spans or ())]
+    nothing = "no event that a segment carries in any of"
+    if labelled and not eventful:
+        text = f"{nothing} {counted(len(labelled), 'labelled clip')}, so that there is nothing to learn"
+        return [Finding("error", "labels", text)]
+    findings = []
+    for name in (name for family in FAMILIES.values() for name in family):
+        members = [clip for clip in labelled if name in clip.splits]
+        if members and not any(name in clip.splits for clip in eventful):
+            findings.append(Finding("error", f"split {name}", f"{nothing} its {counted(len(members), 'clip')}"))
     return findings
 
 

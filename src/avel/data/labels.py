@@ -11,7 +11,7 @@ cml         (T,) whether a segment holds the event: `segment_labels` < C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,25 @@ def segment_labels(
         covered = np.minimum(starts + segment_seconds, span.end) - np.maximum(starts, span.start)
         labels[covered >= segment_seconds / 2 - 1e-6] = classes.index(span.label)  # 1e-6: 0.1 + 0.2 is not 0.3
     return labels
+
+
+def refuse_background(place: str, labels: Iterable[np.ndarray], num_classes: int) -> None:
+    """Refuse clips without any event: to say background everywhere would be right there, and look like success.
+
+    Args:
+        place: which clips, for the message.
+        labels: class ids of the segments of each clip, (T,).
+        num_classes: C, the id of background.
+
+    Raises:
+        AvelError: no segment carries an event.
+    """
+    if not any((of_clip < num_classes).any() for of_clip in labels):
+        raise AvelError(
+            f"no event in {place}: all of it is background",
+            "clips with events, each covering half a segment or more",
+            "fill in start, end and label of events in the CSV and run `avel extract` again: finished clips are kept",
+        )
 
 
 def consecutive_windows(num_segments: int, window: int) -> list[int]:

@@ -425,9 +425,9 @@ def _span(row: dict[str, str], place: str) -> Span | None:
             "an end later than the start",
             "correct the times; an event without length is none",
         )
-    if row["label"] == BACKGROUND:
+    if row["label"].casefold() == BACKGROUND:
         raise AvelError(
-            f"{place}, column label: {BACKGROUND!r}",
+            f"{place}, column label: {row['label']!r}",
             "the name of an event; background is what no event covers",
             "delete the line, or leave start, end and label empty if the video has no event at all",
         )

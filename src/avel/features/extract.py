@@ -362,14 +362,21 @@ def read_source(
     """The clips of what `extract` takes.
 
     Raises:
-        AvelError: there is no such source, it names no videos, a listed file does not exist, several sources are not
-            all CSVs, or ``extra_splits`` are given with what has no splits of one's own; or as `read_tables` and
-            `read_ave`.
+        AvelError: there is no such source, it names no videos, CSVs name no event, a listed file does not exist,
+            several sources are not all CSVs, or ``extra_splits`` are given with what has no splits of one's own; or as
+            `read_tables` and `read_ave`.
     """
     sources = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
     no_table = [each for each in sources if not is_table(each)]
     if not no_table and sources and videos is None:
-        return Source(read_tables(sources, extra_splits=extra_splits), True, {})
+        table = read_tables(sources, extra_splits=extra_splits)
+        if not any(clip.spans for clip in table):
+            raise AvelError(
+                f"no event in {', '.join(map(str, sources))}: start, end and label are empty on every line",
+                "at least one event to learn or to test on",
+                "fill in the events; or, for features without labels, give the folder of the videos or a .txt list",
+            )
+        return Source(table, True, {})
     if len(sources) != 1:
         raise AvelError(
             f"{len(sources)} sources" + (f", and {no_table[0]} is no CSV" if no_table else ""),
