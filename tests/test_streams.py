@@ -349,6 +349,8 @@ def test_a_store_says_how_channels_were_mixed_and_keeps_no_clip_that_does_not(
     assert "a.mp4, what was read: channels 5.1: mixed as FFmpeg does, without LFE" in capsys.readouterr().out
     first, plain = open_store(out).clips
     assert first.streams == "channels 5.1: mixed as FFmpeg does, without LFE" and plain.streams == ""
+    tags = extract_clip(tmp_path / "a.mp4", GreyMeans(), EndsOfSound()).tags
+    assert tags == {"channels": "5.1: mixed as FFmpeg does, without LFE"}  # which a timeline carries
     assert extract(tmp_path, out, workers=0).skipped == 2
     index = out / "store.json"
     index.write_text(index.read_text().replace(f', "streams": "{first.streams}"', ""))  # as it was when avel averaged
