@@ -481,7 +481,7 @@ def localize(arguments: Namespace) -> int:
             complain(f"failed: {visible(str(video))}: {error}")
             continue
         console().print(terminal_timeline(timeline))
-        for tag in ("framing", "streams", "time stamps", "channels"):
+        for tag in ("framing", "streams", "time stamps", "length", "channels"):
             if tag in timeline.tags:
                 say(f"{video}, what was read: {tag} {timeline.tags[tag]}")
         say(f"Written: {', '.join(str(file) for file in files)}")

@@ -174,7 +174,7 @@ def draw(timeline: Timeline, path: str | Path) -> None:
     """Draw a timeline with the frames and the sound of its video, which is read once more; see `Timeline.plot`."""
     named, streams = timeline.tags.get("streams", ""), _streams(timeline)
     there = probe(timeline.video, streams=streams).streams
-    if there != named:
+    if there != named.partition("; ")[0]:  # after that, which were passed over
         raise AvelError(
             f"{timeline.video} has other streams than when it was localized: {there or 'one of each kind'}",
             named or "one video and one audio stream",

@@ -72,8 +72,8 @@ class StoredClip:
         audio_valid: False where the audio features stand for no sound that was decoded.
         source: sha256 of the media file; "" where the features were imported and no media were there.
         bad_packets: packets and frames of the media file that could not be decoded.
-        streams: which of several streams of the media file were taken, where its time stamps jump, and how more than
-            two channels were mixed, in words; "" where there is nothing to say.
+        streams: which of several streams of the media file were taken, where its time stamps jump, which of picture and
+            sound ends early, and how more than two channels were mixed, in words; "" where there is nothing to say.
     """
 
     id: str

@@ -13,6 +13,7 @@ from avel.data.ave import SEGMENTS
 from avel.errors import AvelError
 from avel.features.extractor import AudioExtractor, OwnMemory, OwnResampling, OwnResize, SoundSpans, VisualExtractor
 from avel.features.video import (
+    DECODED_SHARE,
     FIRST_STREAMS,
     FrameChooser,
     Media,
@@ -43,6 +44,7 @@ class ClipFeatures:
         audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
         streams: which of several streams were taken, in words; "" where there was no choice.
         jumps: where time stamps started again or jumped, in words; "" where they did not.
+        length: which of picture and sound ends early, in words; "" where both last for 95% of the longer one.
         mixing: how more than two channels became one, in words; "" where there were no more.
         uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
             time, see `AvePictures`.
@@ -55,13 +57,14 @@ class ClipFeatures:
     audio_valid: bool = True
     streams: str = ""
     jumps: str = ""
+    length: str = ""
     mixing: str = ""
     uneven: int = 0
 
     @property
     def tags(self) -> dict[str, str]:
         """What a timeline says of how the file was read."""
-        told = {"streams": self.streams, "time stamps": self.jumps, MIXING: self.mixing}
+        told = {"streams": self.streams, "time stamps": self.jumps, "length": self.length, MIXING: self.mixing}
         return {key: words for key, words in told.items() if words}
 
 
@@ -150,6 +153,7 @@ def extract_clip(
             media.has_sound,
             media.info.streams,
             media.jumps,
+            _unequal(media) if media.has_sound else "",
             sounds.mixing,
             pictures.by_time if isinstance(pictures, AvePictures) else 0,
         )
@@ -157,6 +161,16 @@ def extract_clip(
         if not np.isfinite(values).all():
             raise AvelError(f"{path}: its {name} features are not finite", "numbers", "leave this file out")
     return features
+
+
+def _unequal(media: Media) -> str:
+    """``sound ends at 2.00 s, pictures at 10.00 s: the first 2.00 s used``; "" where the difference is small."""
+    ends = {"sound": media.audio_end, "pictures": media.video_end}
+    shorter, longer = sorted(ends, key=lambda kind: ends[kind])
+    if ends[shorter] >= DECODED_SHARE * ends[longer]:
+        return ""
+    end, verb = ends[shorter], "end" if shorter == "pictures" else "ends"
+    return f"{shorter} {verb} at {end:.2f} s, {longer} at {ends[longer]:.2f} s: the first {end:.2f} s used"
 
 
 def check_choices(segment_seconds: float, framing: str, missing_audio: str) -> None:

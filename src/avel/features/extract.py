@@ -80,8 +80,8 @@ class ExtractReport:
         skipped: clips that were finished before.
         failed: ``{"id", "cause"}`` of each clip that the store lacks.
         store: the folder.
-        choices: ``(id, words)`` of each clip in the store with several streams, with time stamps that jump, or with
-            more than two channels of sound: what was read.
+        choices: ``(id, words)`` of each clip in the store with several streams, with time stamps that jump, with
+            picture and sound of unequal length, or with more than two channels of sound: what was read.
         mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
         device: where the networks of the extractors run; ``cpu`` where none of them is a network.
         left_out: of a folder, each file that was not taken for a video, and why.
@@ -540,10 +540,13 @@ class Recipe:
         if channels > 2 and not re.search(rf"(^|; ){MIXING} ", part.streams):  # once averaged, and nothing was said
             return False
         words = part.streams if " of " in part.streams else "video 0 of 1, audio 0 of 1"
-        asked = {"video": self.streams.video or 0, "audio": self.streams.audio or 0}
+        asked = {"video": self.streams.video, "audio": self.streams.audio}
         if not part.audio_valid:  # there was no audio stream to choose
             del asked["audio"]
-        return all(f"{kind} {number} of " in words for kind, number in asked.items())
+        return all(  # where none is asked for, the first, or one after it where it was passed over
+            f"{kind} {number or 0} of " in words or (number is None and f"; {kind} 0" in words)
+            for kind, number in asked.items()
+        )
 
     def settings(self) -> Settings:
         """What the store says of it."""

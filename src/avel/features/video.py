@@ -38,7 +38,8 @@ _SHARES = {
     **dict.fromkeys(("FL", "FR", "FLC", "FRC", "TFL", "TFR"), math.sqrt(0.5)),
     **dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5),
 }
-_PRIMING = 2112  # samples that an encoder puts before its first sound, at most: Apple's AAC
+_PRIMINGS = (256, 312, 481, 1024, 1105, 2048, 2112)  # samples before the first sound: AC-3, Opus, MP2, AAC, MP3, AAC
+_PRIMING = max(_PRIMINGS)
 _PRIMING_LONG = 5186  # the same where a packet holds 2048 samples or more: HE-AAC, which decodes to twice the rate
 _HEAD = 2**16  # bytes that tell a file's format
 _RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
@@ -397,16 +398,25 @@ class Media:
                 self.video_end = self._even_time(time + seconds, next_picture=True)
             else:
                 seconds = frame.samples / frame.sample_rate
-                if time is None or (not self._exact and abs(time - self.audio_end) <= self._tick):
-                    time = self.audio_end  # a time stamp that is rounded moves nothing
+                if self._primed and not self._sound_times:
+                    time = self._first_sound(time, frame.sample_rate)
+                elif time is None:
+                    time = self.audio_end
+                elif not self._exact:  # a time stamp that is rounded moves nothing
+                    time = next((each for each in (self.audio_end, 0.0) if abs(time - each) <= self._tick), time)
                 self._sound_times.append(time)
                 self._audio_seconds += seconds
-                if self._primed and time + seconds <= self._tick:
-                    continue
                 self.audio_end = time + seconds
+                if self._primed and self.audio_end <= self._tick:
+                    continue
             yield time, frame
         self._refuse_if_joined()
         self._refuse_if_damaged()
+
+    def _first_sound(self, time: float | None, sample_rate: int) -> float:
+        """The time of the first sound, before the container rounded it."""
+        exact = min((-samples / sample_rate for samples in _PRIMINGS), key=lambda each: abs(each - (time or 0.0)))
+        return time if time is not None and abs(exact - time) > self._tick else exact
 
     def _even_time(self, time: float, next_picture: bool = False) -> float:
         """A picture's time before the container rounded it, as long as its pictures come at an even rate."""
@@ -493,7 +503,7 @@ class Media:
             seconds = self.video_end - self._frame_times[0] - inside
             self._refuse_if_less(seconds, self._promised(self._video) or seconds + inside + outside, "pictures")
         if self._audio is not None:
-            if not self._audio_seconds or (self._primed and not self.audio_end):
+            if not self._audio_seconds or (self._primed and self.audio_end <= self._tick):
                 raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", self._others("audio"))
             inside, outside = _lost_seconds(
                 self._sound_packet_times, self._sound_times, self._mean_sound_seconds(), self._tick
