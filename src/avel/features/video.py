@@ -407,7 +407,7 @@ class Media:
                 self._sound_times.append(time)
                 self._audio_seconds += seconds
                 self.audio_end = time + seconds
-                if self._primed and self.audio_end <= self._tick:
+                if self._primed and self.audio_end <= _TOLERANCE:
                     continue
             yield time, frame
         self._refuse_if_joined()
