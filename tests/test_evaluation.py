@@ -115,8 +115,85 @@ def test_a_store_that_is_gone_or_changed_is_refused(folder: Path, tmp_path: Path
     with pytest.raises(AvelError, match="has changed since"):
         evaluate(run, "test")
     shutil.rmtree(tmp_path / "copy" / "store")
-    with pytest.raises(AvelError, match="no feature store"):
+    with pytest.raises(AvelError, match=f"is not at {tmp_path / 'copy' / 'store'}") as error:
         evaluate(run, "test")
+    assert "--store" in error.value.do
+
+
+def moved(folder: Path, to: Path) -> Path:
+    """A copy of the run and its store in another place; the old place is no longer known to the run."""
+    shutil.copytree(folder, to)
+    facts = json.loads((to / "run" / "run.json").read_text())
+    facts["config"] |= {"store": "/gone/project/store", "out": "/gone/project/run"}
+    (to / "run" / "run.json").write_text(json.dumps(facts))
+    return to
+
+
+def test_run_and_store_are_found_after_they_were_moved_together(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avel.evaluation.draw", lambda *_: None)
+    new = moved(folder, tmp_path / "new")
+    scores = evaluate(new / "run", "test")
+    monkeypatch.chdir(new / "run")
+    assert evaluate(".", "test")["segment_accuracy"] == scores["segment_accuracy"]
+    assert floors(".").clips == scores["clips"]
+
+
+def test_a_store_that_was_moved_alone_is_named_by_an_option(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avel.evaluation.draw", lambda *_: None)
+    new = moved(folder, tmp_path / "new")
+    shutil.move(new / "store", tmp_path / "elsewhere")
+    words = ["evaluate", str(new / "run")]
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert f"is not at /gone/project/store, nor at {new / 'store'}" in said and "--store STORE" in said
+    for more in ([], ["--floors"]):
+        assert cli.main([*words, *more, "--store", str(tmp_path / "elsewhere")]) == 0
+    write_store(tmp_path / "other", seed=1)
+    capsys.readouterr()
+    assert cli.main([*words, "--store", str(tmp_path / "other")]) == 2
+    said = capsys.readouterr().err
+    checksums = [open_store(tmp_path / name).checksum[:12] for name in ("other", "elsewhere")]
+    assert f"{tmp_path / 'other'} is not the store of" in said and all(checksum in said for checksum in checksums)
+    assert cli.main([*words, "--store", str(tmp_path / "nowhere")]) == 2
+    assert "no feature store in" in capsys.readouterr().err
+
+
+def test_a_run_of_an_older_version_names_its_store_from_where_training_began(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("avel.evaluation.draw", lambda *_: None)
+    new = moved(folder, tmp_path / "new")
+    facts = json.loads((new / "run" / "run.json").read_text())
+    facts["config"] |= {"store": "store", "out": "run"}
+    (new / "run" / "run.json").write_text(json.dumps(facts))
+    write_store(tmp_path / "store", seed=1)  # another one of that name, where the command runs
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("new/run", "test")["clips"] == 6
+    monkeypatch.chdir(new)
+    assert evaluate("run", "test")["clips"] == 6
+
+
+def test_a_training_that_was_moved_goes_on_and_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avel.evaluation.draw", lambda *_: None)
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    write_store(Path("store"))
+    settings = {"window": 6, "options": {"width": 8, "heads": 1}, "device": "cpu", "threads": 1}
+    train(TrainConfig("store", "run", epochs=1, **settings))  # type: ignore[arg-type]
+    known = json.loads(Path("run/run.json").read_text())["config"]
+    assert (known["store"], known["out"]) == (str(tmp_path / "old" / "store"), str(tmp_path / "old" / "run"))
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("old/run")["clips"] == 6
+    shutil.move("old/run", "run")
+    shutil.move("old/store", "features")
+    run = train(TrainConfig("features", "run", epochs=2, **settings))  # type: ignore[arg-type]
+    assert [line["epoch"] for line in run.metrics] == [1, 2]
+    monkeypatch.chdir("/")
+    assert evaluate(tmp_path / "run")["clips"] == 6
 
 
 def test_a_run_folder_without_a_checkpoint(tmp_path: Path) -> None:

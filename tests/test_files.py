@@ -102,7 +102,7 @@ def test_a_name_that_is_guessed_is_not_taken(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("secrets.token_hex", lambda _: "0" * 16)
     (tmp_path / "victim").write_text("precious")
     (tmp_path / f".avel-{'0' * 16}.tmp").symlink_to(tmp_path / "victim")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(AvelError, match="File exists"):
         write_file(tmp_path / "file", "new")
     assert (tmp_path / "victim").read_text() == "precious"
 

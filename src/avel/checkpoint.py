@@ -11,7 +11,6 @@ A run folder holds two, ``best`` and ``last``:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from avel import devices
-from avel.errors import AvelError
+from avel.errors import AvelError, UnreadableError
 from avel.files import file_sha256, write_file
 from avel.models import build_model
 from avel.reading import (
@@ -191,13 +190,14 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     """
     place, path = devices.device(device), best_seed(path)
     description_file = path / "best.json" if path.is_dir() else path.with_suffix(".json")
-    if not os.path.exists(description_file):
+    try:
+        description = read_description(description_file)
+    except FileNotFoundError:
         raise AvelError(
             f"no checkpoint in {path}" if path.exists() else f"no such run folder or checkpoint: {path}",
             f"a run folder that `avel train` wrote, holding {description_file.name} and its .safetensors",
             "give the folder named by --out in `avel train`; if that run was stopped early, run it again to finish it",
-        )
-    description = read_description(description_file)
+        ) from None
     weights = description_file.with_suffix(".safetensors")
     arguments = msgspec.structs.asdict(description.network)
     options = arguments.pop("options")
@@ -298,7 +298,8 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     """Put a saved state back into ``network`` and ``optimizer``; return its ``facts``.
 
     Raises:
-        AvelError: the file is damaged or belongs to another network.
+        UnreadableError: the file may not be read.
+        AvelError: it is damaged or belongs to another network.
     """
     weights = list(network.parameters())
     planned = {f"network.{key}": value for key, value in network.state_dict().items()}
@@ -315,6 +316,8 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
                 planned[f"optimizer.{index}.step"] = step
             _check_shapes(path, found, planned)
             tensors = {key: file.get_tensor(key).clone() for key in planned}
+    except UnreadableError:
+        raise
     except (FileNotFoundError, ValueError, AvelError) as error:
         raise AvelError(
             f"cannot resume from {path}: {error.found if isinstance(error, AvelError) else error}",

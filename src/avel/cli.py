@@ -1,16 +1,19 @@
 """The command line: one small function per verb, each calling the public Python.
 
-Exit codes: 0 all done, 1 some clips failed, 2 usage or bad input, 130 Ctrl-C.
+Exit codes: 0 all done, 1 some clips failed, 2 usage, bad input or a disk that fails, 130 Ctrl-C, 141 where the reader
+of a pipe is gone, as `head` is after its lines.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
@@ -31,7 +34,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 
 import avel
 from avel.config import TrainConfig
-from avel.errors import AvelError
+from avel.errors import AvelError, AvelNotice
 from avel.files import check_folder, file_sha256, make_folder, write_file
 from avel.text import visible
 
@@ -340,7 +343,12 @@ def evaluate(arguments: Namespace) -> int:
         return _floors(arguments)
     with bars() as progress:
         scores = evaluate_runs(
-            arguments.run, arguments.split, against=arguments.against, device=arguments.device, progress=progress
+            arguments.run,
+            arguments.split,
+            against=arguments.against,
+            store=arguments.store,
+            device=arguments.device,
+            progress=progress,
         )
     _print_run(scores[0]) if len(scores) == 1 else _print_runs(scores)
     _print_floors(scores)
@@ -418,7 +426,7 @@ def _floors(arguments: Namespace) -> int:
     from avel.floors import TOLD
 
     for path in arguments.run:
-        found = floors(seeds_of(path)[0], arguments.split)
+        found = floors(seeds_of(path)[0], arguments.split, store=arguments.store)
         title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
         table = Table("task", "split", "floor", "%", title=title)
         for name, value in found.segment.items():
@@ -733,6 +741,7 @@ def _train_options(parser: ArgumentParser) -> None:
 def _evaluate_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", type=Path, nargs="+", help="Run folders of `avel train`, of one seed or of several.")
     parser.add_argument("--split", default="test", help="Split to score: train, val or test.")
+    parser.add_argument("--store", type=Path, help="Where the store of the runs lies now, if it was moved.")
     _device_option(parser)
     parser.add_argument(
         "--against", type=Path, help="An evaluated run: print and write each run's difference to it, with its interval."
@@ -888,6 +897,9 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks is written out, as \u4f1a
+            stream.reconfigure(errors="backslashreplace")
     words = [*(sys.argv[1:] if argv is None else argv)]
     options = words[: words.index("--")] if "--" in words else words
     try:
@@ -912,15 +924,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(verb, dict):
         verb, chosen = verb[chosen.verb], chosen[chosen.verb]
     try:
-        if chosen.get("out") is not None:
-            check_folder(chosen.out)
-        return verb.run(chosen)
-    except AvelError as error:
-        complain(f"avel: {error}")
+        with _notices():
+            if chosen.get("out") is not None:
+                check_folder(chosen.out)
+            return verb.run(chosen)
+    except (AvelError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # not of a file or disk
+            raise
+        with suppress(AvelError, OSError):  # standard error may be what fails
+            complain(f"avel: {_told_of_disk(error) if isinstance(error, OSError) else error}")
         return BAD_INPUT
     except KeyboardInterrupt:
         complain("stopped; run the same command again to go on from here")
         return INTERRUPTED
+
+
+def _told_of_disk(error: OSError) -> AvelError:
+    """What the disk answered, as an error of ours."""
+    places = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return AvelError(
+        f"{error.strerror}: {places}" if places else f"{error.strerror}",
+        "files and folders that can be read and written",
+        "check their permissions and the disk",
+    )
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Tell notices as a line, without the place in the code that a warning names."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, AvelNotice):
+                complain(f"note: {message}")
+            else:
+                shown(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _add_verbs(parser: ArgumentParser, verbs: dict[str, Any], words: Sequence[str]) -> None:

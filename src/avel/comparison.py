@@ -20,9 +20,9 @@ from avel import devices
 from avel.checkpoint import read_description, seeds_of
 from avel.cml import DIRECTIONS, MODES
 from avel.data.loader import task_split
-from avel.data.store import Store, open_store
+from avel.data.store import Store
 from avel.errors import AvelError
-from avel.evaluation import OpenRun, open_run, read_predictions, run_facts, score_run
+from avel.evaluation import OpenRun, open_run, read_predictions, run_facts, score_run, store_of
 from avel.files import refuse_foreign_json, write_file
 from avel.metrics import Interval, paired_interval
 from avel.reading import read_json
@@ -83,6 +83,7 @@ def evaluate_runs(
     split: str = "test",
     *,
     against: str | Path | None = None,
+    store: str | Path | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Scores]:
@@ -96,6 +97,7 @@ def evaluate_runs(
         split: train, val or test.
         against: another run, whose predictions on the split lie there already, or which is one of ``runs``. Its store
             may hold other features, but its split the same clips with the same labels.
+        store: where the store of ``runs`` lies now; None looks where it lay, and beside each run as it lay then.
         device: as in `avel.evaluate`.
 
     Returns:
@@ -110,7 +112,7 @@ def evaluate_runs(
     named = {folder.resolve() for folder in folders}
     if len(named) < len(folders):
         raise AvelError("a run is named twice", "each run once", "leave one of them out")
-    opened = {folder: [open_run(seed, split, device) for seed in seeds_of(folder)] for folder in folders}
+    opened = {folder: [open_run(seed, split, device, store) for seed in seeds_of(folder)] for folder in folders}
     every = [run for seeds in opened.values() for run in seeds]
     for run in every[1:]:
         _check_alike(every[0], run.folder, run.facts)
@@ -214,7 +216,7 @@ def _check_clips(run: OpenRun, other: Path, facts: dict[str, Any], split: str) -
     """AvelError unless both runs have the same clips in the split, with the same labels."""
     if run.store.checksum == facts["store_checksum"]:
         return
-    store = open_store(facts["config"]["store"])
+    store = store_of(other, facts)
     mine, others = _labels(run.store, run.clips), _labels(store, task_split(store, split, facts["config"]["task"]))
     if [*mine.items()] == [*others.items()]:
         return

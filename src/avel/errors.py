@@ -1,4 +1,8 @@
-"""The one error a user meets: what was found, what was expected, what to do."""
+"""The one error a user meets: what was found, what was expected, what to do. And the one kind of notice."""
+
+import os
+import warnings
+from pathlib import Path
 
 from avel.text import visible
 
@@ -21,3 +25,22 @@ class AvelError(Exception):
     def __str__(self) -> str:
         expected, do = visible(self.expected, keep_lines=True), visible(self.do, keep_lines=True)
         return f"{visible(self.found)}\n  expected: {expected}\n  do this:  {do}"
+
+
+class UnreadableError(AvelError):
+    """A file that is there and cannot be read: nothing says that it is damaged."""
+
+
+class AvelNotice(UserWarning):
+    """Avel goes on, in another way than usual; the text says what that costs."""
+
+
+_NOTICED: set[tuple[str, int]] = set()
+
+
+def notice_of_disk(lacking: str, folder: str | Path, message: str) -> None:
+    """Warn of what the disk of a folder lacks, once a process and disk."""
+    disk = (lacking, os.stat(folder).st_dev)
+    if disk not in _NOTICED:
+        _NOTICED.add(disk)
+        warnings.warn(visible(message), AvelNotice, stacklevel=3)

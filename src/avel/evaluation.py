@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from avel.data.loader import Batch, Windows, task_split
 from avel.data.splits import BACKGROUND_SPLIT
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.files import check_folder, file_sha256, make_folder, refuse_foreign_json, replacing, write_file
+from avel.files import check_folder, file_sha256, is_missing, make_folder, refuse_foreign_json, replacing, write_file
 from avel.floors import segment_floors, window_floors
 from avel.localization import device_of, find_events, localize_features
 from avel.metrics import (
@@ -193,18 +193,19 @@ class FloorTable:
     windows_counted: int
 
 
-def floors(path: str | Path, split: str = "test") -> FloorTable:
+def floors(path: str | Path, split: str = "test", *, store: str | Path | None = None) -> FloorTable:
     """The floors of a split, from labels alone.
 
     Args:
         path: a feature store, a run folder, or a folder with AVE's Annotations.txt and order files.
         split: train, val or test; for the windows its ``_match`` counterpart where there is one.
+        store: of a run, as for `evaluate`.
 
     Raises:
         AvelError: the path is none of these, or has no such split, or that has no event.
     """
     path = Path(path)
-    if (path / "Annotations.txt").is_file() and not (path / "store.json").exists():
+    if os.path.isfile(path / "Annotations.txt") and is_missing(path / "store.json"):
         from avel.data.ave import CLASSES, full_labels
         from avel.data.ave_survey import survey
 
@@ -213,11 +214,13 @@ def floors(path: str | Path, split: str = "test") -> FloorTable:
         labels = {name: [every[row] for row in order.tolist()] for name, order in found.splits.items()}
         num_classes, origin = len(CLASSES), found.origin
     else:
-        if os.path.lexists(path / "run.json"):
-            path = read_run(path).settings().store
-        store = open_store(path)
-        labels = {name: [store.labels(index).numpy() for index in store.split(name)] for name in store.splits()}
-        num_classes, origin = len(store.classes), store.origin
+        if not is_missing(path / "run.json"):
+            opened = store_of(path, run_facts(path), store)
+            path = opened.path
+        else:
+            opened = open_store(path)
+        labels = {name: [opened.labels(index).numpy() for index in opened.split(name)] for name in opened.splits()}
+        num_classes, origin = len(opened.classes), opened.origin
     if split not in labels:
         there = ", ".join(labels) or "none"
         raise AvelError(f"{path} has no split {split!r}", f"one of its splits: {there}", "name another --split")
@@ -326,8 +329,8 @@ class OpenRun:
     clips: list[int]
 
 
-def open_run(run: str | Path, split: str, device: str) -> OpenRun:
-    """Look at all that scoring a run needs, before anything is computed.
+def open_run(run: str | Path, split: str, device: str, place: str | Path | None = None) -> OpenRun:
+    """Look at all that scoring a run needs, before anything is computed; ``place`` is where its store lies now.
 
     Raises:
         AvelError: as `evaluate`.
@@ -335,13 +338,7 @@ def open_run(run: str | Path, split: str, device: str) -> OpenRun:
     run = Path(run)
     facts = run_facts(run)
     model = load(run, device)
-    store = open_store(facts["config"]["store"])
-    if store.checksum != facts["store_checksum"]:
-        raise AvelError(
-            f"{store.path} has changed since {run} was trained on it",
-            f"the store with checksum {facts['store_checksum'][:12]}...",
-            "train again on the new store",
-        )
+    store = store_of(run, facts, place)
     clips = task_split(store, split, model.task)
     _check_features(model, store)
     store.refuse_mute(clips)
@@ -364,6 +361,40 @@ def open_run(run: str | Path, split: str, device: str) -> OpenRun:
     return OpenRun(run, model, facts, store, clips)
 
 
+def store_of(run: Path, facts: Mapping[str, Any], given: str | Path | None = None) -> Store:
+    """The store that a run was trained on, wherever run and store lie now.
+
+    Looked for at ``given``, or else where it lay, and as far from the run folder as it lay then: both may have been
+    moved together. Runs of older versions name it from the folder that training was started in.
+
+    Raises:
+        AvelError: it is at none of these places, or what is there is another store.
+    """
+    settings, wanted = facts["config"], facts["store_checksum"]
+    places = [Path(given)] if given is not None else [Path(settings["store"])]
+    if given is None and os.path.isabs(settings["store"]) == os.path.isabs(settings["out"]):
+        moved = Path(os.path.normpath(run.absolute() / os.path.relpath(settings["store"], settings["out"])))
+        places += [moved] if moved != places[0].absolute() else []
+    others = []
+    for place in places:
+        if given is None and is_missing(place / "store.json"):
+            continue
+        store = open_store(place)
+        if store.checksum == wanted:
+            return store
+        others.append(store)
+    expected = f"the feature store that it was trained on, whose store.json has sha256 {wanted[:12]}..."
+    if not others:
+        looked = ", nor at ".join(str(place.absolute()) for place in places)
+        raise AvelError(f"the store of {run} is not at {looked}", expected, "say where it lies now, with --store STORE")
+    raise AvelError(
+        f"{others[0].path} is not the store of {run}, or has changed since: its store.json has sha256 "
+        f"{others[0].checksum[:12]}...",
+        expected,
+        "give the right one with --store STORE, or train again on this one",
+    )
+
+
 def run_facts(run: Path) -> dict[str, Any]:
     """The content of a run's ``run.json``.
 
@@ -375,7 +406,7 @@ def run_facts(run: Path) -> dict[str, Any]:
         raise AvelError(
             f"{run} holds runs of several seeds", "the run of one seed", f"name one of them, such as {several[0]}"
         )
-    if not os.path.lexists(run / "run.json"):
+    if is_missing(run / "run.json"):
         raise AvelError(
             f"no run.json in {run}, and so no checkpoint" if run.is_dir() else f"no such run folder: {run}",
             "a run folder that `avel train` wrote",
@@ -386,7 +417,12 @@ def run_facts(run: Path) -> dict[str, Any]:
 
 
 def evaluate(
-    run: str | Path, split: str = "test", *, device: str = "auto", progress: Progress | None = None
+    run: str | Path,
+    split: str = "test",
+    *,
+    store: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a run's best checkpoint on a split of the store that it was trained on.
 
@@ -395,6 +431,7 @@ def evaluate(
     Args:
         run: the folder of one seed that `avel train` wrote; nothing else is needed.
         split: train, val or test.
+        store: where that store lies now; None looks where it lay, and beside the run as it lay then.
         device: where the network runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
 
     Returns:
@@ -404,7 +441,7 @@ def evaluate(
         AvelError: no checkpoint there, the store is gone or has changed, it has no such split, the split no event that
             the task looks for, or there is no such device.
     """
-    return score_run(open_run(run, split, device), split, progress=progress)
+    return score_run(open_run(run, split, device, store), split, progress=progress)
 
 
 def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) -> dict[str, Any]:

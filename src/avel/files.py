@@ -11,13 +11,14 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
-from avel.errors import AvelError
+from avel.errors import AvelError, notice_of_disk
 from avel.text import csv_cell, csv_path, has_controls, utf8_path, utf8_path_text
 
 _BLOCK = 2**22  # bytes
@@ -38,7 +39,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     is in use. Those that a kill left in the folder are not locked, and are removed here.
 
     Raises:
-        AvelError: the disk is full or a file-size limit was hit; nothing is left behind and the old file stands.
+        AvelError: the disk is full, a file-size limit was hit, or the folder cannot be written to; nothing is left
+            behind and the old file stands.
     """
     with _replacing(Path(path), _create) as temporary:
         yield temporary
@@ -63,6 +65,12 @@ def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise no_room(path, error) from error
+            if _TEMPORARY.fullmatch(os.path.basename(os.fsdecode(error.filename or ""))):
+                raise AvelError(
+                    f"cannot write {path}: {error.strerror}",
+                    "a folder that can be written to",
+                    "see to its permissions and its disk, or choose another one",
+                ) from error
             raise
 
 
@@ -133,6 +141,17 @@ def _link(source: Path, path: Path) -> int:
 def _lock(handle: int) -> None:
     with suppress(OSError):  # no locks here, as on some network storage: then none are taken for abandoned either
         fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def is_missing(path: str | Path) -> bool:
+    """Whether nothing stands at a path. What may not be looked at is not missing: reading it will say why."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -256,27 +275,51 @@ def no_room(path: str | Path, error: OSError, *, kept: bool = True) -> AvelError
     )
 
 
+def lock(handle: int, folder: Path, *, wait: bool = True) -> None:
+    """Lock an open file, or a folder, for this process alone until it is closed.
+
+    Storage that knows no locks lets every process in; that is said once.
+
+    Raises:
+        BlockingIOError: another process holds it, and there is no ``wait``.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        notice_of_disk(
+            "locks", folder, f"the disk of {folder} knows no locks: nothing keeps two runs apart that write there"
+        )
+
+
 @contextmanager
-def held_alone(folder: Path) -> Iterator[None]:
+def held_alone(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
     """Keep other runs out of a folder until this one has ended, however it ends.
 
     The folder itself is locked, so that no file stays behind. Storage that knows no locks lets every run in.
 
+    Args:
+        wait_seconds: for another run to end.
+
     Raises:
         AvelError: another run holds it.
     """
+    until = time.monotonic() + wait_seconds
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AvelError(
-                f"another run is writing to {folder}",
-                "one run at a time in a folder",
-                "wait until it has ended or stop it, or choose another --out",
-            ) from None
-        except OSError:
-            pass  # no locks here, as on some network storage
+        while True:
+            try:
+                lock(handle, folder, wait=False)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise AvelError(
+                        f"another run is writing to {folder}",
+                        "one run at a time in a folder",
+                        "wait until it has ended or stop it, or choose another --out",
+                    ) from None
+                time.sleep(0.05)
         yield
     finally:
         os.close(handle)

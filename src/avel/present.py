@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import avel
 from avel.errors import AvelError
 from avel.features.video import FIRST_STREAMS, Streams, probe, read_waveform, sample_frames
-from avel.files import file_sha256, make_folder, together
+from avel.files import file_sha256, held_alone, make_folder, together
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline
 from avel.web import clip_beside, timeline_page
@@ -27,6 +27,7 @@ from avel.web import clip_beside, timeline_page
 WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope
 FRAME_WIDTH = 240  # pixels
 FINGERPRINT = "fingerprint"  # the tag of a timeline that says what it was made from
+_PATIENCE = 10  # seconds: another run has all its files written, and only gives them their names
 LONGEST_NAME = 200  # bytes: a file name may have 255, and suffixes follow
 
 
@@ -77,17 +78,19 @@ def present(
     files = {key: out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats}
     if not overwrite:
         finished(timeline.video, out, name, formats, timeline.tags.get(FINGERPRINT))
-    with TemporaryDirectory() as folder, together(overwrite=overwrite) as now:
+    with TemporaryDirectory() as folder, ExitStack() as alone, together(overwrite=overwrite) as now:
         for key, file in files.items():
             if key in _WRITERS:
                 _WRITERS[key](timeline, file)
-        if not overwrite:
-            _refuse(file for key, file in files.items() if key in _WRITERS and not _same(file, now(file)))
         picture = files.get("png", Path(folder) / "timeline.png")
         if "png" in files or "html" in files:
             draw(timeline, picture)
         if "html" in files:
             write_page(timeline, files["html"], now(picture))
+        # Another run may have written there meanwhile: from here until all files have appeared it waits.
+        alone.enter_context(held_alone(out, wait_seconds=_PATIENCE))
+        if not overwrite:
+            _refuse(file for key, file in files.items() if key in _WRITERS and not _same(file, now(file)))
     return list(files.values())
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import io
 import json
+import mmap
 import os
+import re
 import stat
 import tokenize
 import zipfile
@@ -23,11 +25,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from avel.errors import AvelError
+from avel.errors import AvelError, UnreadableError, notice_of_disk
 from avel.text import has_controls
 from avel.types import BACKGROUND
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
 
 T = TypeVar("T")
@@ -226,10 +229,11 @@ def fitting_json(
 def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit: int = MOST_TENSORS) -> Iterator[Any]:
     """``with open_tensors(path, folder, "pt") as file:`` as `safetensors.safe_open`, of a file inside a folder.
 
-    A file of more than ``limit`` bytes is refused.
+    A file of more than ``limit`` bytes is refused. Where the disk maps no files, the tensors are read instead.
 
     Raises:
         FileNotFoundError: there is no such file.
+        UnreadableError: it cannot be read.
         AvelError: it is no regular file, leads out of the folder, or is damaged, which may show inside the block.
     """
     from safetensors import SafetensorError, safe_open
@@ -241,12 +245,171 @@ def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit
     try:
         with open(real, "rb") as start:
             length = int.from_bytes(start.read(8), "little")
-        if length > _LONGEST_HEADER:
-            raise damaged_tensors(path, f"a header of {length} bytes")
+            if length > _LONGEST_HEADER:
+                raise damaged_tensors(path, f"a header of {length} bytes")
+            mapped = not size or can_be_mapped(start.fileno())
+        if not mapped:
+            notice_of_disk(
+                "maps",
+                real.parent,
+                f"the disk of {path.parent} cannot map files into memory, so they are read: what is in use takes "
+                "memory for a copy, and every use takes the time of a read; a local disk is faster",
+            )
+            yield _ReadTensors(real, framework, size)
+            return
         with safe_open(real, framework) as file:
             yield file
-    except (SafetensorError, OSError, MemoryError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (SafetensorError, MemoryError) as error:
         raise damaged_tensors(path, str(error)) from error
+
+
+def can_be_mapped(handle: int) -> bool:
+    """Whether the disk of an open file, which is not empty, maps it; some network and FUSE file systems do not."""
+    try:
+        mmap.mmap(handle, 0, access=mmap.ACCESS_READ).close()
+    except OSError:
+        return False
+    return True
+
+
+#: Types of tensors as safetensors files call them, with NumPy's and PyTorch's names and their bytes.
+_NUMBERS = {"F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2)}
+_NUMBERS |= {"I64": ("int64", 8)}
+
+
+class _TensorFacts(Struct, forbid_unknown_fields=True):
+    """What the header of a safetensors file says of a tensor."""
+
+    dtype: Literal["F64", "F32", "F16", "BF16", "I64"]
+    shape: list[Annotated[int, Meta(ge=0, le=2**40)]]
+    data_offsets: tuple[int, int]
+
+
+class _ReadTensors:
+    """What `safetensors.safe_open` gives, of a file that is read: nothing of it stays in memory."""
+
+    def __init__(self, path: Path, framework: Literal["np", "pt"], size: int) -> None:
+        self._path, self._framework = path, framework
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            text = file.read(length)
+        self._data = 8 + length
+        try:
+            header = parse_json(text, dict[str, Any])
+            self._metadata = msgspec.convert(header.pop("__metadata__", None), dict[str, str] | None)
+            self._tensors = msgspec.convert(header, dict[str, _TensorFacts])
+            end = 0
+            for name, facts in sorted(self._tensors.items(), key=lambda item: item[1].data_offsets):
+                begin, end = end, end + prod(facts.shape) * _NUMBERS[facts.dtype][1]
+                if facts.data_offsets != (begin, end):
+                    raise ValueError(f"{name[:80]!r} of shape {facts.shape} in bytes {facts.data_offsets}")
+            if self._data + end != size:
+                raise ValueError(f"{size} bytes, where the header says {self._data + end}")
+        except ValueError as error:
+            raise damaged_tensors(path, str(error)) from error
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def metadata(self) -> dict[str, str] | None:
+        return self._metadata
+
+    def get_slice(self, name: str) -> _ReadTensor:
+        return _ReadTensor(self._path, self._framework, self._data, self._tensors[name])
+
+    def get_tensor(self, name: str) -> Any:
+        return self.get_slice(name).whole()
+
+
+class _ReadTensor:
+    """A tensor of a `_ReadTensors`; ``tensor[2:5]`` reads these rows."""
+
+    def __init__(self, path: Path, framework: Literal["np", "pt"], data: int, facts: _TensorFacts) -> None:
+        self._path, self._framework, self._facts = path, framework, facts
+        self._begin = data + facts.data_offsets[0]
+
+    def get_dtype(self) -> str:
+        return self._facts.dtype
+
+    def get_shape(self) -> list[int]:
+        return self._facts.shape
+
+    def whole(self) -> Any:
+        return self._read(0, self._facts.shape)
+
+    def __getitem__(self, rows: slice) -> Any:
+        number, *width = self._facts.shape
+        start, stop, _ = rows.indices(number)
+        return self._read(start * prod(width), [max(stop - start, 0), *width])
+
+    def _read(self, values_before: int, shape: list[int]) -> Any:
+        import numpy as np
+
+        kind, size = _NUMBERS[self._facts.dtype]
+        try:
+            content = np.empty(prod(shape) * size, dtype=np.uint8)
+            with open(self._path, "rb") as file:
+                file.seek(self._begin + values_before * size)
+                read = file.readinto(content.data)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        except MemoryError as error:
+            raise AvelError(
+                f"no memory for {prod(shape) * size} bytes of {self._path}, whose disk cannot map files",
+                "as much free memory",
+                "copy the folder to a local disk, whose files are mapped",
+            ) from error
+        if read != len(content):
+            raise damaged_tensors(self._path, "it ends early")
+        if self._framework == "np":
+            return content.view(kind).reshape(shape)
+        import torch
+
+        of_kind = getattr(torch, kind)
+        return torch.from_numpy(content).view(of_kind).reshape(shape) if read else torch.empty(shape, dtype=of_kind)
+
+
+def rows_of(file: Any, name: str) -> Any:
+    """What gives rows of a tensor of an open file by ``[start:stop]``: views of the map, or rows that it reads then."""
+    return file.get_slice(name) if isinstance(file, _ReadTensors) else file.get_tensor(name)
+
+
+@contextmanager
+def open_h5(path: str | Path) -> Iterator[h5py.File]:
+    """``with open_h5(path) as file:`` as `h5py.File`, to read; without a lock where the disk knows none.
+
+    Raises:
+        UnreadableError: it may not be read, or another program has it open for writing.
+        OSError: there is no such file, or it is no whole HDF5 file.
+    """
+    import h5py
+
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise _unreadable(path, error) from error
+        # The second: of a file that this process has open without a lock already.
+        if not re.search("unable to lock file|file locking flag", str(error)):
+            raise
+        if isinstance(error, BlockingIOError):
+            raise UnreadableError(
+                f"another program has {path} open for writing",
+                "a finished file",
+                "wait until it is written, or close it",
+            ) from error
+        file = h5py.File(path, "r", locking=False)
+        folder = Path(path).parent
+        notice_of_disk(
+            "locks of HDF5",
+            folder,
+            f"the disk of {folder} knows no locks, so HDF5 files are read without (HDF5_USE_FILE_LOCKING=FALSE): "
+            "let no program write to them meanwhile",
+        )
+    with file:
+        yield file
 
 
 def damaged_tensors(path: Path, found: str) -> AvelError:
@@ -286,9 +449,11 @@ def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:
     )
 
 
-def _unreadable(path: str | Path, error: OSError | ValueError) -> AvelError:
-    cause = error.strerror if isinstance(error, OSError) else error
-    return AvelError(f"cannot read {path}: {cause}", "a file that can be read", "check the path and its permissions")
+def _unreadable(path: str | Path, error: OSError | ValueError) -> UnreadableError:
+    cause = getattr(error, "strerror", None) or error
+    return UnreadableError(
+        f"cannot read {path}: {cause}", "a file that can be read", "check the path and its permissions"
+    )
 
 
 def read_arrays(path: Path, folder: Path) -> dict[str, np.ndarray]:

@@ -584,7 +584,10 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
             "at least one of each",
             f"give clips the splits train and {config.select_on} in the CSV's split column, and extract again",
         )
-    settings = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    # Absolute: the run is used from other folders than this one.
+    settings = {
+        key: os.path.abspath(value) if isinstance(value, Path) else value for key, value in asdict(config).items()
+    }
     run_file = config.out / "run.json"
     if os.path.lexists(run_file):
         run = read_run(config.out)
@@ -610,8 +613,9 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
                 "as many epochs or more",
                 "choose another --out",
             )
-        if config.epochs > run.config["epochs"]:
-            run.config["epochs"] = config.epochs
+        now = {key: settings[key] for key in ("epochs", "store", "out")}
+        if not now.items() <= run.config.items():  # more epochs, or run or store were moved
+            run.config |= now
             write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))
         return run
     remove_abandoned(config.out)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from avel.data.labels import segment_labels, video_class, video_labels
 from avel.errors import AvelError
-from avel.reading import LARGE_FILE, read_bytes
+from avel.reading import LARGE_FILE, open_h5, read_bytes
 from avel.types import Span
 
 if TYPE_CHECKING:  # imported where a file is opened: a process that extracts features opens none
@@ -231,15 +231,15 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
     """
     import h5py
 
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise AvelError(
-            f"cannot read {path}: {_first_line(error)}",
-            f"a whole HDF5 file with the data set {key!r}",
-            "compare its size with the original's and copy it again (docs/ave.md)",
-        ) from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_h5(path))
+        except OSError as error:
+            raise AvelError(
+                f"cannot read {path}: {_first_line(error)}",
+                f"a whole HDF5 file with the data set {key!r}",
+                "compare its size with the original's and copy it again (docs/ave.md)",
+            ) from error
         try:
             dataset = file.get(key)
         except (KeyError, OSError, RuntimeError, ValueError) as error:

@@ -394,13 +394,13 @@ def _write_features(
         for number, row in enumerate(some if total else ()):
             part = slice(row.first, row.first + len(row.labels))
             if visual or pooled:
-                cells = store.visual(row.index)[part].float()  # by PyTorch: NumPy converts float16 in software
+                cells = store.visual(row.index, part).float()  # by PyTorch: NumPy converts float16 in software
                 if visual:
                     visual(number, cells.numpy())
                 if pooled:
                     pooled(number, cells.mean((1, 2)).numpy())
             if audio:
-                audio(number, store.audio(row.index)[part].numpy())
+                audio(number, store.audio(row.index, part).numpy())
             if progress:
                 progress("export", before + number + 1, total)
 

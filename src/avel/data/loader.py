@@ -215,8 +215,8 @@ class Windows:
         for place, index in enumerate(indices):
             clip, first, _ = self.items[index]
             segments = slice(first, first + self.window)
-            audio[place].copy_(self.store.audio(clip)[segments])
-            visual[place].copy_(self.store.visual(clip)[segments])
+            audio[place].copy_(self.store.audio(clip, segments))
+            visual[place].copy_(self.store.visual(clip, segments))
         ready = Batch(audio, visual, target, self._counted[chosen])
         return ready if on_cpu else ready.to(self.device)
 

@@ -40,6 +40,7 @@ from avel.reading import (
     open_tensors,
     parse_json,
     read_bytes,
+    rows_of,
     tensor_shapes,
 )
 from avel.types import Progress, Span
@@ -205,6 +206,8 @@ class _PartFacts(Struct, forbid_unknown_fields=True):
 class Store:
     """An opened feature store. Its features are views of the mapped shards: nothing is read before it is used.
 
+    Where the disk maps no files, they are read from the shards at every use.
+
     Attributes:
         path: the folder.
         settings: what made the features; its fields are attributes of the store, too.
@@ -218,7 +221,7 @@ class Store:
     classes: tuple[str, ...]
     clips: tuple[StoredClip, ...]
     checksum: str
-    _shards: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    _shards: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def segment_seconds(self) -> float:
@@ -255,13 +258,13 @@ class Store:
         """Da."""
         return self.settings.audio_dim
 
-    def visual(self, index: int) -> torch.Tensor:
-        """Visual features of a clip, (T, H, W, Dv) float16, a view of the mapped shard."""
-        return self._rows("visual", self.clips[index])
+    def visual(self, index: int, segments: slice = slice(None)) -> torch.Tensor:
+        """Visual features of a clip, or of some consecutive segments of it: (T, H, W, Dv) float16."""
+        return self._rows("visual", self.clips[index], segments)
 
-    def audio(self, index: int) -> torch.Tensor:
-        """Audio features of a clip, (T, Da) float32, a view of the mapped shard."""
-        return self._rows("audio", self.clips[index])
+    def audio(self, index: int, segments: slice = slice(None)) -> torch.Tensor:
+        """Audio features of a clip, or of some consecutive segments of it: (T, Da) float32."""
+        return self._rows("audio", self.clips[index], segments)
 
     def labels(self, index: int) -> torch.Tensor:
         """Class ids of a clip's segments, (T,) int64, background = C.
@@ -335,18 +338,19 @@ class Store:
             if progress:
                 progress("verify", index + 1, len(self.clips))
 
-    def _rows(self, key: str, clip: StoredClip) -> torch.Tensor:
+    def _rows(self, key: str, clip: StoredClip, segments: slice) -> torch.Tensor:
         if clip.shard not in self._shards:
             path = self.path / clip.shard
             try:
                 with open_tensors(path, self.path, "pt") as file:
                     _check_types(path, tensor_shapes(file))
-                    self._shards[clip.shard] = {name: file.get_tensor(name) for name in _TYPES}
+                    self._shards[clip.shard] = {name: rows_of(file, name) for name in _TYPES}
             except FileNotFoundError:
                 raise _damaged(path, "missing") from None
-        rows = self._shards[clip.shard][key][clip.row : clip.row + clip.segments]
+        start, stop, _ = segments.indices(clip.segments)
+        rows: torch.Tensor = self._shards[clip.shard][key][clip.row + start : clip.row + stop]
         width = (*self.grid, self.visual_dim) if key == "visual" else (self.audio_dim,)
-        if tuple(rows.shape) != (clip.segments, *width):
+        if tuple(rows.shape) != (stop - start, *width):
             raise _damaged(self.path / clip.shard, f"{key} features of {clip.id} of shape {tuple(rows.shape)}")
         return rows
 

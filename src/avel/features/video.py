@@ -27,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from avel.errors import AvelError
 from avel.features.stamps import Stamps, in_words
+from avel.reading import check_regular
 
 DECODED_SHARE = 0.95  # of the promised duration, in either stream
 _TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
@@ -140,10 +141,11 @@ def open_media(
         AvelError: as `probe`, of the streams that are needed.
     """
     path = Path(path)
-    if not os.path.isfile(path):
-        found = f"{path} is a folder" if os.path.isdir(path) else f"no such file: {path}"
-        raise AvelError(found, "a video file", "check the path")
-    if not path.stat().st_size:
+    try:
+        size = check_regular(path).st_size
+    except FileNotFoundError:
+        raise AvelError(f"no such file: {path}", "a video file", "check the path") from None
+    if not size:
         raise AvelError(f"{path} is empty (0 bytes)", "a video file", _DO)
     try:
         container = _container(path)
@@ -920,10 +922,10 @@ def _movies(path: Path) -> tuple[int, bool]:
 
 
 def _unreadable(path: Path, error: Exception) -> AvelError:
-    with open(path, "rb") as file:
-        head = file.read(12)
     if isinstance(error, PermissionError):
         return AvelError(f"{path} may not be read", "a readable video file", "check its permissions")
+    with open(path, "rb") as file:
+        head = file.read(12)
     if head[4:8] == b"ftyp":
         return AvelError(
             f"{path} is an MP4 file whose index (moov) cannot be read: it is truncated or damaged", "a whole file", _DO

@@ -6,7 +6,6 @@ downloaded there. Nothing is used whose size and hash are not those that were pu
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -27,7 +26,8 @@ import numpy as np
 import torch
 
 from avel.errors import AvelError
-from avel.files import through_no_link
+from avel.files import lock, through_no_link
+from avel.reading import can_be_mapped, open_h5
 from avel.types import Progress
 
 _PIECE = 2**20  # bytes read at a time
@@ -191,7 +191,7 @@ def download(published: Published, path: Path, progress: Progress | None = None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "ab", opener=through_no_link) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another process may be at it: wait, and find it finished
+            lock(file.fileno(), part.parent)  # another process may be at it: wait, and find it finished
             if path.is_file():
                 return
             file.seek(0, os.SEEK_END)
@@ -284,14 +284,16 @@ def _no_download(published: Published, path: Path, cause: str) -> AvelError:
 
 
 def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict that ``torch.save`` wrote, by name, mapped from the file where its format allows.
+    """The tensors of a state dict that ``torch.save`` wrote, by name, mapped from the file where format and disk allow.
 
     Raises:
         AvelError: it is no state dict, or holds code, which is not run.
     """
     try:
         # Files older than torch 1.6, as both that were published, are no zip files and cannot be mapped.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with open(path, "rb") as file:
+            mapped = zipfile.is_zipfile(file) and can_be_mapped(file.fileno())
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _UNREADABLE as error:
         raise _unfit(path, str(error).partition("\n")[0]) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -308,7 +310,7 @@ def read_keras(path: str | Path) -> dict[str, list[np.ndarray]]:
         AvelError: it is no such file.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_h5(path) as file:
             return {
                 layer: [np.asarray(file[layer][name], dtype=np.float32) for name in _names(file[layer], "weight_names")]
                 for layer in _names(file, "layer_names")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from avel.errors import AvelError
 from avel.plots import class_color, clock, shown_classes, tick_step
 from avel.text import visible
 from avel.timeline import Timeline
@@ -29,6 +32,28 @@ class PlainConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, as rich does.
+
+        Raises:
+            AvelError: what is printed can go nowhere, as to a file on a full disk.
+            SystemExit: the reader of a pipe is gone.
+        """
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            raise AvelError(
+                f"cannot write to standard {'error' if self.stderr else 'output'}: {error.strerror}",
+                "a terminal, or a file or pipe that takes what is printed",
+                "free some space, or send it elsewhere, and run the same command again",
+            ) from error
+
+    def on_broken_pipe(self) -> None:
+        """End quietly, as programs do that the signal of a broken pipe ends; Python itself flushes once more."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise SystemExit(128 + signal.SIGPIPE)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(visible(text), **options)
