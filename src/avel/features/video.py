@@ -505,7 +505,7 @@ class Media:
             seconds = self.video_end - self._frame_times[0] - inside
             self._refuse_if_less(seconds, self._promised(self._video) or seconds + inside + outside, "pictures")
         if self._audio is not None:
-            if not self._audio_seconds or (self._primed and self.audio_end <= self._tick):
+            if not self._audio_seconds or (self._primed and self.audio_end <= _TOLERANCE):
                 raise AvelError(f"{self.path}: no sound could be decoded", "a video with sound", self._others("audio"))
             inside, outside = _lost_seconds(
                 self._sound_packet_times, self._sound_times, self._mean_sound_seconds(), self._tick
