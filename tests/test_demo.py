@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from avel import cli
+from avel.data import rendered_plan
 from avel.data.table import read_table
 from avel.demo import DemoResult, demo
 from avel.errors import AvelError
@@ -15,9 +17,11 @@ from avel.timeline import Timeline
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DemoResult]]:
     out = tmp_path_factory.mktemp("demo") / "demo"
-    return out, demo(out, clips=24, long_videos=1, epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendered_plan, "LONG_SECONDS", (20, 20))
+        yield out, demo(out, clips=24, long_videos=1, epochs=2)
 
 
 def test_the_table_names_networks_rivals_and_floors(small: tuple[Path, DemoResult]) -> None:
@@ -44,6 +48,7 @@ def test_the_page_and_all_it_shows_are_there(small: tuple[Path, DemoResult]) -> 
     assert Timeline.from_json(long_video).truth == read_table(out / "world" / "long.csv")[0].spans
 
 
+@pytest.mark.slow
 def test_again_it_does_nothing_over(small: tuple[Path, DemoResult]) -> None:
     out, first = small
     kept = [

@@ -139,6 +139,7 @@ def real(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_ave_s_own_annotations_and_splits_come_back(real: Path, tmp_path: Path) -> None:
     """The annotations byte for byte; of the h5 files all values in the same order: HDF5 of 2017 laid them out
     otherwise, with the time of writing in them."""

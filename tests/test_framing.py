@@ -87,7 +87,7 @@ def test_ave_framing_goes_by_frames_and_not_by_time(tmp_path: Path) -> None:
     assert np.abs(found - [grey_of(index) for index in ave_frames(60)]).max() < 3
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(number=st.integers(10, 300))
 def test_ave_framing_of_files_with_any_number_of_frames(tmp_path_factory: pytest.TempPathFactory, number: int) -> None:
     path = tmp_path_factory.mktemp("media") / "a.mkv"

@@ -88,25 +88,28 @@ def test_a_pipe_or_a_device_is_no_table(tmp_path: Path, name: str) -> None:
         read_source(tmp_path / name)
 
 
-def test_changed_files_are_read_as_they_say_or_refused(good: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["a fifth", "all"])
+def test_changed_files_are_read_as_they_say_or_refused(good: Path, tmp_path: Path, step: int) -> None:
     folder = Path(shutil.copytree(good, tmp_path / "copy"))
     every = cases(good)
     named = [(case.kind, case.name) for case in every]
     assert len(every) >= 300 and [(case.kind, case.name) for case in cases(good)] == named, (
         "many, and those of the seed"
     )
-    found = [(case, outcome(case, folder)) for case in every]
+    found = [(case, outcome(case, folder)) for case in every[::step]]
     wrong = [f"{case.kind}, {case.name}: {what}" for case, what in found if what not in GOOD]
     assert not wrong, "\n".join(wrong)
     said = Counter(what for _, what in found)
-    assert said["refused"] > 250 and said["as it says"] > 10
+    assert said["refused"] > 250 / step and said["as it says"] > 10 / step
 
 
 @pytest.mark.parametrize(("name", "place", "put"), FOLDERS, ids=[name for name, _, _ in FOLDERS])
-def test_hostile_folders_are_refused_by_every_command(good: Path, tmp_path: Path, name: str, place: str, put) -> None:
+@pytest.mark.parametrize("others", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "others"])
+def test_hostile_folders_are_refused_by_every_command(
+    good: Path, tmp_path: Path, name: str, place: str, put, others: bool
+) -> None:
+    """Commands that read what is hostile refuse it; the others may do their work."""
     make_folder(good, tmp_path, place, put)
-    found = {command: command_outcome(command, tmp_path, place) for command in COMMANDS}
-    assert set(found.values()) <= {"refused", "done"}, found
     concerned = {"store": ("check", "train", "evaluate", "export-h5"), "run": ("evaluate", "localize")}[
         place[: place.index("/")]
     ]
@@ -116,4 +119,9 @@ def test_hostile_folders_are_refused_by_every_command(good: Path, tmp_path: Path
         concerned = ("train",)
     if "metrics" in place:
         concerned = ("evaluate",)
-    assert all(found[command] == "refused" for command in concerned), found
+    if others:
+        found = {command: command_outcome(command, tmp_path, place) for command in COMMANDS if command not in concerned}
+        assert set(found.values()) <= {"refused", "done"}, found
+    else:
+        found = {command: command_outcome(command, tmp_path, place) for command in concerned}
+        assert set(found.values()) == {"refused"}, found

@@ -39,7 +39,7 @@ from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.types import Span
 
-SMALL = {"clips": 6, "long_videos": 0, "seconds": 3}
+SMALL = {"clips": 6, "long_videos": 0, "seconds": 2}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def small(tmp_path_factory):
     """A small world, made by two processes without a break; and the plans it was made from."""
     out = tmp_path_factory.mktemp("world") / "small"
     render(out, **SMALL, workers=2)
-    return out, plan_world(clips=6, long_videos=0, seconds=3)
+    return out, plan_world(clips=6, long_videos=0, seconds=2)
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -262,11 +262,11 @@ def test_both_streams_last_exactly_as_planned(small):
     for plan in plans:
         with av.open(str(out / plan.video)) as file:
             assert [stream.codec_context.name for stream in file.streams] == ["h264", "aac"]
-            assert [float(stream.duration * stream.time_base) for stream in file.streams] == [3, 3]
-            assert file.duration == 3_000_000
+            assert [float(stream.duration * stream.time_base) for stream in file.streams] == [2, 2]
+            assert file.duration == 2_000_000
         pictures, wave, times = decode(out / plan.video)
-        assert len(pictures) == 3 * plan.frame_rate
-        assert 0 <= len(wave) - 3 * sounds.SAMPLE_RATE < 1024  # a decoder gives the last AAC frame whole
+        assert len(pictures) == 2 * plan.frame_rate
+        assert 0 <= len(wave) - 2 * sounds.SAMPLE_RATE < 1024  # a decoder gives the last AAC frame whole
         assert np.allclose(times, np.arange(len(times)) / plan.frame_rate, atol=1e-4)
 
 
@@ -357,7 +357,7 @@ def replace(a, b):
         os.kill(os.getpid(), signal.SIGKILL)
     true_replace(a, b)
 os.replace = replace
-rendered.render(sys.argv[1], clips=6, long_videos=0, seconds=3, workers=0)
+rendered.render(sys.argv[1], clips=6, long_videos=0, seconds=2, workers=0)
 """
 
 
@@ -373,7 +373,7 @@ PLAIN = """
 import sys
 from avel.data.rendered import render
 if __name__ == "__main__":
-    render(sys.argv[1], clips=6, long_videos=0, seconds=3, workers=2, progress=lambda *c: print(*c, flush=True))
+    render(sys.argv[1], clips=6, long_videos=0, seconds=2, workers=2, progress=lambda *c: print(*c, flush=True))
 """
 
 

@@ -447,8 +447,8 @@ def kill_at(config: TrainConfig, module: str, name: str, count: int, before: boo
     ("module", "name", "count", "before"),
     [
         ("avel.training", "fit_epoch", 1, True),  # before anything was learned
-        ("avel.training", "fit_epoch", 3, False),
-        ("avel.training", "scores_on", 2, False),
+        pytest.param("avel.training", "fit_epoch", 3, False, marks=pytest.mark.slow),
+        pytest.param("avel.training", "scores_on", 2, False, marks=pytest.mark.slow),
         # A checkpoint write, half done: an epoch writes best (if better), metrics, last and state, all by write_file.
         ("avel.checkpoint", "write_file", 1, False),  # best's weights without its description
         ("avel.checkpoint", "write_file", 4, True),  # last's description missing
@@ -490,7 +490,6 @@ def others(unkilled: Path) -> Path:
     ("run", "module", "name", "count", "before"),
     [
         ("weak", "avel.training", "fit_epoch", 3, False),
-        ("strict", "avel.training", "fit_epoch", 3, False),
         ("strict", "avel.checkpoint", "save_state", 2, True),
         ("cosine", "avel.training", "fit_epoch", 3, False),
     ],
