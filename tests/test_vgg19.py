@@ -110,12 +110,12 @@ def close(found: np.ndarray, wanted: np.ndarray) -> bool:
 def test_keras_s_preprocessing_and_layout(vgg19: Vgg19, frames: np.ndarray, state: dict[str, torch.Tensor]) -> None:
     bgr = frames[..., ::-1].astype(np.float32) - np.array([103.939, 116.779, 123.68], dtype=np.float32)
     wanted = reference(frames, state, torch.from_numpy(bgr).permute(0, 3, 1, 2).contiguous())
-    assert close(vgg19.block5_pool(frames), wanted)
+    assert close(vgg19.block5_pool(frames[:1]), wanted[:1])
     found = vgg19(frames)
     assert close(found, wanted.reshape(2, 2, 7, 7, 512).mean(1))
     assert found.shape == (2, 7, 7, 512) and found.dtype == np.float32 and found.min() >= 0 and (found == 0).any()
-    swapped = vgg19(np.ascontiguousarray(frames[..., ::-1]))
-    assert not close(swapped, found)  # red is not blue
+    swapped = vgg19(np.ascontiguousarray(frames[:2, ..., ::-1]))
+    assert not close(swapped, found[:1])  # red is not blue
 
 
 def test_torchvision_s_preprocessing_and_layout(
@@ -233,11 +233,11 @@ def test_resize(size: tuple[int, int]) -> None:
 
 def test_frames_of_a_clip_are_resized_here(tmp_path: Path, vgg19: Vgg19, audio: AudioExtractor) -> None:
     """Decoded at their own size and never touched by FFmpeg's scaler, which averages."""
-    path = write_video(tmp_path / "a.mp4", seconds=2, size=(448, 320), noise=60)
+    path = write_video(tmp_path / "a.mp4", seconds=1, size=(448, 320), noise=60)
     with av.open(str(path)) as container:
         native = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert native[0].shape == (320, 448, 3)
-    shown = np.stack([resize_bilinear(native[index][None], 224)[0] for index in (0, 5, 10, 15)])
+    shown = np.stack([resize_bilinear(native[index][None], 224)[0] for index in (0, 5)])
     found = extract_clip(path, vgg19, audio)
-    assert found.visual.shape == (2, 7, 7, 512)
+    assert found.visual.shape == (1, 7, 7, 512)
     assert np.array_equal(found.visual, vgg19(shown).astype(np.float16))

@@ -226,16 +226,16 @@ def test_each_second_is_resampled_by_itself(tmp_path: Path, vggish: Vggish, rate
 @pytest.mark.parametrize("rate", [16_000, 48_000, 44_100, 22_050])
 def test_continuous_framing_is_that_of_the_whole(tmp_path: Path, weights_file: Path, rate: int) -> None:
     """Example t is frames 96 t to 96 t + 95 of the whole sound's spectrogram, though it comes in pieces."""
-    path = write_video(tmp_path / "a.mov", seconds=10, sample_rate=rate, audio_codec="pcm_s16le")
+    path = write_video(tmp_path / "a.mov", seconds=4, sample_rate=rate, audio_codec="pcm_s16le")
     continuous = Vggish(str(weights_file), digest(weights_file), framing="continuous")
     frames = log_mel(resample(read_waveform(path, rate)[None], rate))[0]
-    assert len(frames) == 998
-    wanted = continuous.embed(frames[:960].reshape(10, 96, 64))
+    assert len(frames) == 398
+    wanted = continuous.embed(frames[:384].reshape(4, 96, 64))
     found = extract_clip(path, NoPicture(), continuous).audio
-    assert found.shape == wanted.shape == (10, 128)
+    assert found.shape == wanted.shape == (4, 128)
     assert np.abs(found - wanted).max() < 1e-4 * wanted.max()
     short = extract_clip(path, NoPicture(), continuous, segment_seconds=0.96).audio
-    assert np.abs(short[:10] - found).max() < 1e-4
+    assert np.abs(short[:4] - found).max() < 1e-4
 
 
 def test_continuous_framing_must_not_drift(weights_file: Path) -> None:
