@@ -12,7 +12,7 @@ import numpy as np
 
 from avel.checkpoint import load
 from avel.config import TrainConfig
-from avel.data.rendered import render
+from avel.data.rendered import plan_world, render
 from avel.data.store import Store, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
@@ -114,9 +114,10 @@ def demo(
 
     Raises:
         AvelError: the folder holds a demo with other settings, or files that no demo wrote or that were changed since,
-            or the disk is full.
+            the disk is full, or the clips are so few that a class is in none to train on.
     """
     worker_count(workers)
+    _refuse_few(clips, seed)
     check_folder(out)
     _claim(out)
     seconds: dict[str, float] = {}
@@ -202,6 +203,19 @@ def demo(
     )
     write_file(out / "demo.json", json.dumps(content, indent=1))
     return result
+
+
+def _refuse_few(clips: int, seed: int) -> None:
+    """Refuse a world in which a clip of val or test shows a class that no training clip shows."""
+    labels = {split: {span.label for plan in plan_world(seed, clips, 0) if plan.split == split for span in plan.spans}
+              for split in ("train", "val", "test")}  # fmt: skip
+    missing = sorted((labels["val"] | labels["test"]) - labels["train"])
+    if missing:
+        raise AvelError(
+            f"of {clips} clips (seed {seed}), none in split 'train' shows {', '.join(map(repr, missing))}",
+            "clips of every class to train on",
+            f"render more, such as --clips {max(40, 2 * clips)}",
+        )
 
 
 def _claim(out: Path) -> None:
