@@ -24,6 +24,7 @@ from avel.data.store import open_store
 from avel.data.table import read_table
 from avel.timeline import Timeline
 
+pytestmark = pytest.mark.slow  # clips are rendered, and a model is trained that finds something
 PAGE = ROOT / "docs" / "own-classes.md"
 Rows = list[dict[str, str]]
 
