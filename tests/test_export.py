@@ -276,6 +276,7 @@ def test_ave_s_classes_in_any_order_get_ave_s_columns(tmp_path: Path) -> None:
     assert [clip.spans for clip in open_store(tmp_path / "again").clips] == [clip.spans for clip in store.clips]
 
 
+@pytest.mark.slow
 def test_features_made_by_avel_are_never_taken_for_ave_s(real: Path, tmp_path: Path) -> None:
     """AVE's videos through an extractor of ours: the annotations are AVE's, the features are not."""
     shutil.copytree(real / "store", tmp_path / "store")

@@ -519,10 +519,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     ("place", "moments"),
     [
         ("decode", (5, 25, 30)),
-        ("write", (1, 2, 2)),
-        ("rename", (1, 2, 2)),
+        pytest.param("write", (1, 2, 2), marks=pytest.mark.slow),
+        pytest.param("rename", (1, 2, 2), marks=pytest.mark.slow),
         ("write", (5, 2, 4)),
-        ("rename", (6, 2, 2)),
+        pytest.param("rename", (6, 2, 2), marks=pytest.mark.slow),
         ("clean", (1, 1, 1)),
     ],
 )

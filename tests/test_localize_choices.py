@@ -54,6 +54,7 @@ def test_the_model_says_how_many_frames_a_segment_has(tmp_path: Path, tiny_clips
     assert np.array_equal(features.visual, open_store(tmp_path / "store").visual(0).numpy())
 
 
+@pytest.mark.slow
 def test_options_of_extractors_from_the_command_line_and_weights_at_another_place(
     tmp_path: Path, tiny_clips: Clips, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,13 @@
 """A user's mistakes at every verb: exit code 2, what was found, what is right, what to do; never a traceback."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from synthetic import write_store
 
 from avel import cli
 from avel.config import TrainConfig
@@ -172,3 +174,59 @@ def test_wrong_kinds_of_paths_and_numbers_are_told(
 def test_seeds_named_twice_are_refused_before_the_store_is_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "--store", "nowhere", "--out", "new", "--seeds", "0", "1", "0"]) == 2
     assert "seeds 0, 1, 0" in capsys.readouterr().err
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores and lists of which each has something that a verb refuses, to work in."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny_video, "a.mp4")
+    rows = {"good": "a.mp4,0,1,dog,train", "bad": "a.mp4,0,x,dog,train", "missing": "b.mp4,0,1,dog,train"}
+    for name, row in rows.items():
+        Path(f"{name}.csv").write_text(f"video,start,end,label,split\n{row}\n")
+    Path("list.txt").write_text("b.mp4\n")
+    Path("clips.xlsx").write_bytes(b"PK\x03\x04" + bytes(99))
+    Path("empty").mkdir()
+    write_store(Path("store"))
+    write_store(Path("unlabelled"), labelled=False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extract bad.csv",
+        "extract good.csv bad.csv",
+        "extract missing.csv",
+        "extract list.txt",
+        "extract clips.xlsx",
+        "extract empty",
+        "extract good.csv --visual nonsense",
+        "extract good.csv --visual-options.nonsense 1",
+        "extract good.csv --device banana",
+        "extract good.csv --workers -1",
+        "extract good.csv --engine ray",
+        "train --store empty",
+        "train --store unlabelled",
+        "train --store store",
+        "train --store store --window 6 --model nonsense",
+        "train --store store --window 6 --options.nonsense 1",
+        "train --store store --window 6 --options.heads 7",
+        "localize a.mp4 --model empty",
+        "localize a.mp4 --model store --truth bad.csv",
+        "localize a.mp4 --labels dog --clip empty",
+        "data import-ave empty",
+        "data render --clips -1",
+        "data render --clips 2 --workers -1",
+        "data simulate --videos 0",
+        "data simulate --videos 40 --set-version 9",
+        "data compare store empty",
+        "demo --clips 0",
+        "demo --clips 4 --workers -1",
+    ],
+)
+def test_a_refusal_before_any_work_leaves_no_folder(
+    words: str, inputs: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("avel.features.workers.find_spec", lambda _: None)  # no Ray here
+    assert cli.main([*words.split(), "--out", "new"]) == 2
+    assert "do this:" in capsys.readouterr().err and not Path("new").exists()

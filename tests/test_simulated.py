@@ -132,6 +132,7 @@ def test_aves_own_match_splits_are_those_that_version_2_follows(real_data: Path)
     assert classes["val"] == {0, 1, 2} and classes["train"] == set(range(2, 28))
 
 
+@pytest.mark.slow
 def test_versions_differ_in_the_match_splits_alone_from_500_rows_on() -> None:
     for sizes in ({"videos": 500}, {"train_videos": 800, "val_videos": 800, "test_videos": 2000}):
         one, two = plan(**sizes, version=1), plan(**sizes)

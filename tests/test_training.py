@@ -450,7 +450,9 @@ def kill_at(config: TrainConfig, module: str, name: str, count: int, before: boo
         pytest.param("avel.training", "fit_epoch", 3, False, marks=pytest.mark.slow),
         pytest.param("avel.training", "scores_on", 2, False, marks=pytest.mark.slow),
         # A checkpoint write, half done: an epoch writes best (if better), metrics, last and state, all by write_file.
-        ("avel.checkpoint", "write_file", 1, False),  # best's weights without its description
+        pytest.param(
+            "avel.checkpoint", "write_file", 1, False, marks=pytest.mark.slow
+        ),  # best's weights without its description
         ("avel.checkpoint", "write_file", 4, True),  # last's description missing
         ("avel.checkpoint", "save_state", 2, True),  # everything but the state, which alone finishes an epoch
         ("os", "replace", 12, True),  # a file written under its temporary name and not yet renamed
@@ -479,30 +481,24 @@ OTHERS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def others(unkilled: Path) -> Path:
-    for name, changes in OTHERS.items():
-        train(config(unkilled, out=unkilled / name, **changes))
-    return unkilled
-
-
 @pytest.mark.parametrize(
     ("run", "module", "name", "count", "before"),
     [
-        ("weak", "avel.training", "fit_epoch", 3, False),
-        ("strict", "avel.checkpoint", "save_state", 2, True),
+        pytest.param("weak", "avel.training", "fit_epoch", 3, False, marks=pytest.mark.slow),
+        pytest.param("strict", "avel.checkpoint", "save_state", 2, True, marks=pytest.mark.slow),
         ("cosine", "avel.training", "fit_epoch", 3, False),
     ],
 )
 def test_other_kinds_of_training_resume_exactly_too(
-    run: str, module: str, name: str, count: int, before: bool, others: Path, tmp_path: Path
+    run: str, module: str, name: str, count: int, before: bool, unkilled: Path, tmp_path: Path
 ) -> None:
-    same = config(others, out=tmp_path / "run", **OTHERS[run])
+    train(config(unkilled, out=tmp_path / "never killed", **OTHERS[run]))
+    same = config(unkilled, out=tmp_path / "run", **OTHERS[run])
     assert in_child(kill_at, same, module, name, count, before) == -signal.SIGKILL
     trained: list[int] = []
     train(same, progress=lambda _, done, total: trained.append(done))
     assert trained[0] == count - 1
-    assert outcome(tmp_path / "run") == outcome(others / run)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "never killed")
 
 
 @pytest.mark.slow

@@ -134,6 +134,7 @@ def test_batches_and_segments_do_not_mix(vgg19: Vgg19, frames: np.ndarray, monke
     assert close(vgg19(frames)[1:], vgg19(frames[2:]))
 
 
+@pytest.mark.slow
 def test_bfloat16(keras_file: Path, vgg19: Vgg19, frames: np.ndarray) -> None:
     half = Vgg19(weights_file=str(keras_file), weights_sha=digest(keras_file), precision="bfloat16")
     found, wanted = half.block5_pool(frames[:1]), vgg19.block5_pool(frames[:1])

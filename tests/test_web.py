@@ -361,8 +361,15 @@ def complaints(page):
     }
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", [f"{NASTY}.html", "index.html", "silent.html"])
 def test_axe_finds_nothing(visit, name, width, scheme):
     assert complaints(visit(name, width, scheme)) == {}
@@ -521,6 +528,7 @@ CLOCKS = {
     "late.mkv": (3, 3, {}),
     "late.webm": (3, 3, {}),
 }
+USUAL_CLOCKS = {"plain.mp4", "edit-list.mp4", "late.webm"}
 
 
 @pytest.fixture(scope="module")
@@ -565,7 +573,10 @@ def second_shown(page):
     return float(page.locator(".track").get_attribute("aria-valuenow"))
 
 
-@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in USUAL_CLOCKS else pytest.param(name, marks=pytest.mark.slow) for name in CLOCKS],
+)
 def test_a_click_shows_what_avel_saw_whatever_clock_the_file_has(visit, flashes, picture, name):
     video, audio, options = CLOCKS[name]
     source = flashes / f"source.{'webm' if name.endswith('.webm') else 'mp4'}"

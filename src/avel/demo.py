@@ -12,7 +12,7 @@ import numpy as np
 
 from avel.checkpoint import load
 from avel.config import TrainConfig
-from avel.data.rendered import plan_world, render
+from avel.data.rendered import check_numbers, plan_world, render
 from avel.data.store import Store, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
@@ -117,6 +117,7 @@ def demo(
             the disk is full, or the clips are so few that a class is in none to train on.
     """
     worker_count(workers)
+    check_numbers(clips, long_videos)
     _refuse_few(clips, seed)
     check_folder(out)
     _claim(out)

@@ -123,8 +123,7 @@ def check_regular(path: str | Path) -> os.stat_result:
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        if missing or getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             raise FileNotFoundError(f"no such file: {path}") from error
         raise _unreadable(path, error) from error
     _refuse_irregular(path, status)

@@ -120,6 +120,16 @@ def train(
     _check_events(config, train_windows, choose_windows)
     if config.task != "cml":
         _check_classes(config, store)
+    torch.manual_seed(config.seed)
+    network = build_model(
+        config.model,
+        audio_dim=store.audio_dim,
+        visual_dim=store.visual_dim,
+        grid=store.grid,
+        num_classes=len(store.classes),
+        task=config.task,
+        **config.options,
+    )
     fabric = _fabric(config, place)
     started = _by_first(
         fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
@@ -139,16 +149,6 @@ def train(
     for windows in (train_windows, choose_windows):
         windows.serve(fabric.device, resident=home.fits)
 
-    torch.manual_seed(config.seed)
-    network = build_model(
-        config.model,
-        audio_dim=store.audio_dim,
-        visual_dim=store.visual_dim,
-        grid=store.grid,
-        num_classes=len(store.classes),
-        task=config.task,
-        **config.options,
-    )
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     state_file = config.out / "last.state.safetensors"
     facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}

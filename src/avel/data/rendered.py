@@ -96,7 +96,7 @@ def render(
         AvelError: impossible numbers; a folder that holds another world or other videos; a full disk.
     """
     out = Path(out)
-    _check_numbers(clips, long_videos, seconds)
+    check_numbers(clips, long_videos, seconds)
     number = worker_count(workers)
     plans = plan_world(seed, clips, long_videos, seconds)
     _claim(out, _world(plans, {"seed": seed, "clips": clips, "long_videos": long_videos, "seconds": seconds}))
@@ -243,7 +243,8 @@ def _encode(frames: Iterator[NDArray[np.uint8]], wave: NDArray[np.float32], fram
     return file.getvalue()
 
 
-def _check_numbers(clips: int, long_videos: int, seconds: int) -> None:
+def check_numbers(clips: int, long_videos: int, seconds: int = 10) -> None:
+    """Raises AvelError where a world of these numbers, as for `render`, is impossible."""
     for name, value, least in (("clips", clips, 1), ("long_videos", long_videos, 0), ("seconds", seconds, 2)):
         if value < least:
             raise AvelError(f"{name} = {value}", f"a whole number, at least {least}", f"give {name} another value")

@@ -41,8 +41,8 @@ from avel.features import build_audio, build_visual, describe, device_for, run_o
 from avel.features.clip import BATCH_SEGMENTS, MIXING, ClipFeatures, check_choices, extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.folders import MEDIA_SUFFIXES, is_video, videos_in
-from avel.features.video import FIRST_STREAMS, Streams, probe
-from avel.features.workers import Limits, Work, Worker, in_workers, on_ray
+from avel.features.video import FIRST_STREAMS, Streams, is_media, probe
+from avel.features.workers import Limits, Work, Worker, check_ray, in_workers, on_ray
 from avel.files import (
     check_folder,
     file_sha256,
@@ -171,6 +171,7 @@ def extract(
     if worker_count(workers) == 0 and engine == "ray":
         raise AvelError("0 workers on a Ray cluster", "at least 1", "leave it out for one per processor of the cluster")
     if engine == "ray":
+        check_ray()
         device = _device_of_ray(device)
     recipe = Recipe.of(
         visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
@@ -405,6 +406,12 @@ def read_source(
             "check the path",
         ) from None
     if source.suffix.lower() != ".txt":
+        if source.suffix.lower() not in MEDIA_SUFFIXES and not is_media(source):
+            raise AvelError(
+                f"{source} is not a media file",
+                "a CSV, a folder of media, a media file or a .txt list",
+                "check the path; of a spreadsheet give the table saved as CSV",
+            )
         return Source([Clip(source.name, source, ())], False, {})
     # As the system writes names, whatever the encoding: so a list can name every file.
     lines = decoded(read_bytes(source, LARGE_FILE), "surrogateescape").splitlines()

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -186,6 +187,12 @@ def in_workers(
             worker.end()
 
 
+def check_ray() -> None:
+    """Raises AvelError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise AvelError("Ray is not installed", "Ray with its data part", 'pip install "avel[ray]"')
+
+
 def on_ray(
     tasks: Sequence[Task],
     number: int | None,
@@ -206,11 +213,10 @@ def on_ray(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # and warn of what its own data part does
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise AvelError("Ray is not installed", "Ray with its data part", 'pip install "avel[ray]"') from error
+    check_ray()
+    import ray
+    import ray.data
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plan, and of every stage
     started = not ray.is_initialized()
     if started:
