@@ -171,8 +171,8 @@ def extract(
     if worker_count(workers) == 0 and engine == "ray":
         raise AvelError("0 workers on a Ray cluster", "at least 1", "leave it out for one per processor of the cluster")
     if engine == "ray":
-        check_ray()
         device = _device_of_ray(device)
+        check_ray()
     recipe = Recipe.of(
         visual, audio, segment_seconds, visual_options, audio_options, framing, streams, missing_audio, device
     )
