@@ -36,7 +36,8 @@ def main(demo: Path) -> None:
             for width in (1280, 390):
                 view = browser.new_page(viewport={"width": width, "height": 900})
                 view.goto(file.resolve().as_uri())
-                view.wait_for_timeout(500)
+                view.wait_for_function("[...document.querySelectorAll('video')].every(video => video.readyState >= 2)")
+                view.wait_for_timeout(1000)  # the player takes its sign of loading away
                 view.screenshot(path=images / f"{name}_{width}.png", full_page=True)
         browser.close()
 
