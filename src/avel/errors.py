@@ -32,7 +32,7 @@ class UnreadableError(AvelError):
 
 
 class AvelNotice(UserWarning):
-    """Avel goes on, in another way than usual; the text says what that costs."""
+    """Avel goes on in a slower or less safe way; the text says what that costs."""
 
 
 _NOTICED: set[tuple[str, int]] = set()

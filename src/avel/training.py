@@ -517,7 +517,7 @@ def _check_classes(config: TrainConfig, store: Store) -> None:
 
 
 def _check_events(config: TrainConfig, *windows: Windows) -> None:
-    """AvelError where no event is to be learnt, or to choose the epoch by: a model that says background is right."""
+    """AvelError where there is no event to learn, or none to choose the epoch by."""
     for each, split in zip(windows, ("train", config.select_on), strict=True):
         if config.task == "cml" and not events(each):
             raise AvelError(

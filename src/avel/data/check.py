@@ -242,7 +242,7 @@ def _of_labels(store: Store) -> list[Finding]:
 
 
 def _of_events(store: Store) -> list[Finding]:
-    """Whether there is an event to learn, and one in each split: a model that says background would be all right."""
+    """Whether there is an event to learn, and one in each split, so that answering background does not score 100%."""
     labelled = [clip for clip in store.clips if clip.spans is not None]
     eventful = [clip for clip in labelled if any(_wrong_with(s, clip, store) in ("", "late") for s in clip.spans or ())]
     nothing = "no event that a segment carries in any of"

@@ -37,7 +37,7 @@ def segment_labels(
 
 
 def refuse_background(place: str, labels: Iterable[np.ndarray], num_classes: int) -> None:
-    """Refuse clips without any event: to say background everywhere would be right there, and look like success.
+    """Refuse clips without any event: a model that answers background everywhere would score 100% there.
 
     Args:
         place: which clips, for the message.

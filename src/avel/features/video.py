@@ -152,12 +152,11 @@ def open_media(
     except (av.error.FFmpegError, OSError) as error:
         raise _unreadable(path, error) from error
     with container:
+        fragments = False
         if container.format.name.startswith("mov"):
             movies, fragments = _movies(path)
             if movies > 1 and not fragments:
                 raise _several_in_one(path, (container.duration or 0) / av.time_base)
-        else:
-            fragments = False
         yield Media(path, container, fragments, video, audio, threads, streams, silent)
 
 
@@ -270,20 +269,24 @@ class Media:
         them; sound that comes earlier still starts after its first packet.
         """
         video, audio = self._video, self._audio
-        seen, heard = (None if stream is None else _seconds(stream.start_time, stream) for stream in (video, audio))
-        if seen is None or heard is None or heard >= seen or self._exact:
-            return min((start for start in (seen, heard) if start is not None), default=0.0), False
+        video_start, audio_start = (
+            None if stream is None else _seconds(stream.start_time, stream) for stream in (video, audio)
+        )
+        if video_start is None or audio_start is None or audio_start >= video_start or self._exact:
+            return min((start for start in (video_start, audio_start) if start is not None), default=0.0), False
         assert audio is not None
         if not audio.codec_context.codec.lossy or not audio.codec_context.sample_rate:
-            return heard, False
+            return audio_start, False
         with _container(self.path) as container:
             packet = next((each for each in container.demux(container.streams[audio.index]) if each.size), None)
         if packet is None or packet.has_sidedata("skip_samples"):
-            return heard, False
+            return audio_start, False
         first = _seconds(packet.duration, packet) or 0.0
         rate = audio.codec_context.sample_rate
         priming = (_PRIMING_LONG if round(first * rate) >= 2048 else _PRIMING) / rate
-        return (seen if seen - heard <= max(priming, first) + self._tick else heard + first), True
+        if video_start - audio_start <= max(priming, first) + self._tick:
+            return video_start, True
+        return audio_start + first, True
 
     def _read_info(self, streams: str) -> MediaInfo:
         promises = [None if stream is None else self._promise(stream) for stream in (self._video, self._audio)]
