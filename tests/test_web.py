@@ -605,7 +605,19 @@ def test_keys_count_from_the_start_of_a_file_that_starts_late(visit, flashes, pi
         page.keyboard.press(key)
         assert second_shown(page) == pytest.approx(second, abs=0.002)
         assert (brightness(page) > 200) == (second == 5)
-    for key in ("Home", "PageDown", "+", "+", "+"):
+    # On a busy machine Chromium's player lands up to 5 ms before the second that was asked for.
+    page.evaluate(
+        """() => {
+        const { get, set } = Object.getOwnPropertyDescriptor(HTMLMediaElement.prototype, "currentTime");
+        Object.defineProperty(document.querySelector("video"), "currentTime",
+            { get() { return get.call(this) - 0.005; }, set(value) { set.call(this, value); } });
+    }"""
+    )
+    for key in ("Home", "PageDown"):
+        page.keyboard.press(key)
+        brightness(page)
+    assert second_shown(page) == 5 and page.locator(".events [aria-current=true]").count() == 1
+    for key in ("+", "+", "+"):
         page.keyboard.press(key)
     view, line = track.bounding_box(), page.locator(".playhead b").bounding_box()
     assert view["x"] <= line["x"] <= view["x"] + view["width"]

@@ -17,7 +17,12 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   let following = true; // the view goes with the playhead until the user scrolls away from it
 
   const between = (value, least, most) => Math.min(Math.max(value, least), most);
-  const played = () => between(video.currentTime - offset, 0, length); // seconds on the timeline
+  // Seconds on the timeline. A seek may land a few milliseconds off: while the player stands there, it is where it was sent.
+  let sent = NaN;
+  const played = () => {
+    const now = between(video.currentTime - offset, 0, length);
+    return video.paused && Math.abs(now - sent) < 0.02 ? sent : now;
+  };
   const clock = (seconds, decimals = 0) => {
     if (length < 120) return seconds.toFixed(decimals);
     const whole = Math.round(seconds * 10 ** decimals) / 10 ** decimals;
@@ -124,8 +129,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
     const now = played(), place = now * scale();
     playhead.style.left = `${100 * now / length}%`;
     if (following && !visible(place)) track.scrollLeft = place - 0.1 * track.clientWidth;
-    // a seek may land a hair before the asked second
-    const item = items[found.findIndex(([start, end]) => now >= start - 0.002 && now < end - 0.002)];
+    const item = items[found.findIndex(([start, end]) => now >= start && now < end)];
     const before = list?.querySelector("[aria-current]");
     if (item !== before) {
       before?.removeAttribute("aria-current");
@@ -137,7 +141,8 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
     if (video.paused) track.setAttribute("aria-valuetext", reading.textContent); // not read out while the clip plays
   };
   const seek = (seconds) => {
-    video.currentTime = offset + between(seconds, 0, length);
+    sent = between(seconds, 0, length);
+    video.currentTime = offset + sent;
     following = true;
     show();
   };
@@ -211,6 +216,7 @@ for (const clip of document.querySelectorAll("[data-clip]")) {
   if (video.readyState >= 2) settle(); // HAVE_CURRENT_DATA
   else video.addEventListener("loadeddata", settle, { once: true });
   video.addEventListener("play", () => {
+    sent = NaN;
     for (const other of document.querySelectorAll("video")) if (other !== video) other.pause();
     const step = () => { show(); if (!video.paused && !video.ended) requestAnimationFrame(step); };
     step();
