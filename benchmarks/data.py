@@ -28,15 +28,15 @@ from rich.table import Table
 from avel.checkpoint import LoadedModel, load
 from avel.cli import bars, console
 from avel.config import TrainConfig
-from avel.data.ave import FEATURES
-from avel.data.ave_import import import_ave
+from avel.data.ave.files import FEATURES
+from avel.data.ave.importing import import_ave
 from avel.data.loader import Windows
-from avel.data.simulated import simulate
 from avel.data.store import open_store
 from avel.evaluation import per_video, predict
 from avel.models import build_model
 from avel.training import train
 from avel.types import BACKGROUND
+from avel.worlds.simulated.simulate import simulate
 
 BLOCK = 8 * 2**20
 BATCH = 128

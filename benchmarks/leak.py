@@ -24,8 +24,8 @@ from torch import Tensor
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located, located_floors
 from avel.config import TrainConfig
-from avel.data.ave import CLASSES, SEGMENTS, event_mask
-from avel.data.ave_survey import survey
+from avel.data.ave.files import CLASSES, SEGMENTS, event_mask
+from avel.data.ave.survey import survey
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Settings, Store, StoredClip, checksum, open_store, write_index, write_shard
 from avel.files import write_file

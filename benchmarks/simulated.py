@@ -20,12 +20,12 @@ import torch
 from birth import ROOT, birth
 
 from avel.cli import bars, mean_and_spread
-from avel.data.ave import CLASSES
-from avel.data.simulated import make_scenes
-from avel.data.simulated_features import Scene, World, make_audio, make_visual, make_world
-from avel.data.simulated_plan import VERSION, SimulatedPlan, plan
+from avel.data.ave.files import CLASSES
 from avel.rivals import fit_logistic, standardize
 from avel.types import Progress
+from avel.worlds.simulated.features import Scene, World, make_audio, make_visual, make_world
+from avel.worlds.simulated.plan import VERSION, SimulatedPlan, plan
+from avel.worlds.simulated.simulate import make_scenes
 
 SIZES: dict[str, dict[str, Any]] = {
     "full size, 7 x 7 x 512": {"grid": (7, 7), "visual_dim": 512, "plan": {}},

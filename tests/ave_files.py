@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from avel.data.ave import CLASSES
+from avel.data.ave.files import CLASSES
 
 BACKGROUND = len(CLASSES)
 

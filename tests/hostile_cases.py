@@ -28,8 +28,8 @@ from synthetic import write_store
 import avel
 from avel import checkpoint
 from avel.config import TrainConfig, read_metrics, read_run
+from avel.data.ave.export import export_h5
 from avel.data.check import check, exit_code
-from avel.data.export import export_h5
 from avel.data.store import Settings, open_store, read_part, write_part
 from avel.errors import AvelError
 from avel.evaluation import evaluate, read_predictions

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.rendered import ClipPlan, Second, Shot, render_clip
-from avel.data.rendered_plan import INSTANCES, PLACES
 from avel.data.table import Clip, write_table
+from avel.worlds.rendered.plan import INSTANCES, PLACES
+from avel.worlds.rendered.render import ClipPlan, Second, Shot, render_clip
 
 CLASSES = ("dog", "train", "chainsaw")
 NOTHING = Second((), None)

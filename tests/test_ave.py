@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ave_files import write_ave, write_h5
 
-from avel.data.ave import (
+from avel.data.ave.files import (
     CLASSES,
     OFFICIAL,
     event_mask,
@@ -20,7 +20,7 @@ from avel.data.ave import (
     read_order,
     weak_labels,
 )
-from avel.data.ave_survey import read_splits, repeated_videos, shared_videos, survey
+from avel.data.ave.survey import read_splits, repeated_videos, shared_videos, survey
 from avel.errors import AvelError
 from avel.types import Span
 

@@ -22,8 +22,8 @@ from ave_files import BACKGROUND, write_ave, write_h5
 import avel.data.store as feature_store
 from avel import cli
 from avel.config import TrainConfig
-from avel.data.ave import CLASSES, full_labels, read_annotations
-from avel.data.ave_import import import_ave
+from avel.data.ave.files import CLASSES, full_labels, read_annotations
+from avel.data.ave.importing import import_ave
 from avel.data.loader import Windows
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
@@ -407,7 +407,7 @@ KILL = """
 import os, signal, sys
 from pathlib import Path
 import avel.data.store as store
-from avel.data.ave_import import import_ave
+from avel.data.ave.importing import import_ave
 store.SHARD_BYTES = 4 * 10 * (2 * 3 * 5 * 2 + 4 * 4)  # four clips
 folder, out, place, moment = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 calls = 0

@@ -20,7 +20,7 @@ from ave_files import write_ave, write_h5
 from safetensors.torch import load_file, save_file
 from synthetic import write_store
 
-import avel.data.check_ave as check_ave_module
+import avel.data.ave.check as check_ave_module
 import avel.data.measure as measure_module
 from avel.data.check import check, exit_code
 from avel.data.store import WORK, Packed, Settings, pack, part_file, write_part
@@ -714,7 +714,7 @@ def test_memory_stays_small(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file.create_dataset("avadataset", (80, 10, 7, 7, 512), np.float64)  # zeros, which take no room on the disk
     code = (
-        "import sys\nfrom pathlib import Path\nimport avel.data.check as c, avel.data.check_ave as ave\n"
+        "import sys\nfrom pathlib import Path\nimport avel.data.check as c, avel.data.ave.check as ave\n"
         "ave.CHUNK_BYTES = 2**23\n"
         "def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
         "before = peak(); findings = c.check(sys.argv[1]); print((peak() - before) / 1000)\n"

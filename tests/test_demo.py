@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from avel import cli
-from avel.data import rendered_plan
 from avel.data.table import read_table
 from avel.demo import DemoResult, demo
 from avel.errors import AvelError
@@ -20,7 +19,7 @@ from avel.timeline import Timeline
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DemoResult]]:
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendered_plan, "LONG_SECONDS", (20, 20))
+        patch.setattr(plan, "LONG_SECONDS", (20, 20))
         yield out, demo(out, clips=16, long_videos=1, epochs=2, seed=4)
 
 

@@ -21,15 +21,15 @@ from ave_files import write_ave, write_h5
 from synthetic import relabel, write_store
 
 from avel import cli
-from avel.data.ave import CLASSES, NAMES, full_labels, read_annotations
-from avel.data.ave_import import import_ave
-from avel.data.ave_survey import survey
+from avel.data.ave.export import export_h5
+from avel.data.ave.files import CLASSES, NAMES, full_labels, read_annotations
+from avel.data.ave.importing import import_ave
+from avel.data.ave.survey import survey
 from avel.data.check import check, exit_code
 from avel.data.compare import compare
-from avel.data.export import export_h5
-from avel.data.simulated import simulate
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
+from avel.worlds.simulated.simulate import simulate
 
 ORDERS = [f"{split}_order{match}.h5" for split in ("train", "val", "test") for match in ("", "_match")]
 CLASSES_OF_OUR_OWN = ("bell", "dog", "train")  # of `write_store`
@@ -431,7 +431,7 @@ def test_memory_does_not_grow_with_the_store(store: Store, tmp_path: Path) -> No
 
 KILL = """
 import os, signal, sys
-from avel.data.export import export_h5
+from avel.data.ave.export import export_h5
 store, out, place, moment = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 calls = 0
 def die(*arguments, original=None):

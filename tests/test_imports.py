@@ -19,6 +19,7 @@ USE = {
     "floors",
     "models",
     "data",
+    "worlds",
     "features",
     "checkpoint",
     "cml",
@@ -47,7 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.layers": BASE | {"losses"},
     "models": BASE | {"losses", "models.layers"},
     "data": BASE | {"processors"},
-    "features": BASE | {"data", "memory", "processors"},
+    "worlds": BASE | {"data", "metrics", "processors", "workers"},
+    "workers": BASE | {"memory"},
+    "features": BASE | {"data", "memory", "processors", "workers"},
     "checkpoint": BASE | {"models"},
     "cml": BASE | {"data", "floors", "metrics"},
     "rivals": BASE | {"data", "metrics"},
@@ -70,7 +73,7 @@ LATE: dict[str, set[str]] = {"timeline": {"present", "web"}}
 
 LIGHT = ["avel.timeline"]
 LIGHT += ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.devices", "avel.config", "avel.cli"]
-LIGHT += ["avel.data.table", "avel.data.store", "avel.data.rendered", "avel.features", "avel.features.extract"]
+LIGHT += ["avel.data.table", "avel.data.store", "avel.worlds.rendered.render", "avel.features", "avel.features.extract"]
 LIGHT += ["avel.zero_shot", "avel.floors"]
 
 

@@ -227,6 +227,6 @@ def inputs(tmp_path: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_refusal_before_any_work_leaves_no_folder(
     words: str, inputs: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("avel.features.workers.find_spec", lambda _: None)  # no Ray here
+    monkeypatch.setattr("avel.workers.find_spec", lambda _: None)  # no Ray here
     assert cli.main([*words.split(), "--out", "new"]) == 2
     assert "do this:" in capsys.readouterr().err and not Path("new").exists()

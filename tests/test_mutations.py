@@ -22,7 +22,7 @@ from avel.errors import AvelError
 from avel.features import vgg19
 from avel.features.extract import extract
 from avel.features.video import probe
-from avel.features.workers import Limits, in_workers
+from avel.workers import Limits, in_workers
 
 LIMITS = Limits(seconds=60, memory=2 * 2**30)
 STAGES = ("features", "decode", "open", "killed")

@@ -14,8 +14,7 @@ from synthetic import write_store
 import avel.present
 from avel import cli
 from avel.config import TrainConfig
-from avel.data.export import export_h5
-from avel.data.rendered import render
+from avel.data.ave.export import export_h5
 from avel.data.store import open_store
 from avel.demo import demo
 from avel.errors import AvelError
@@ -23,6 +22,7 @@ from avel.evaluation import evaluate
 from avel.features.extract import extract
 from avel.present import file_names
 from avel.training import train
+from avel.worlds.rendered.render import render
 
 Clips = Callable[[Path, int], Path]
 USUAL = {".json", ".csv", ".vtt", ".txt", ".png"}

@@ -10,22 +10,22 @@ import pytest
 from ave_files import write_ave
 
 from avel import cli, processors
-from avel.data.ave_import import import_ave
-from avel.data.rendered import render
-from avel.data.simulated import simulate
+from avel.data.ave.importing import import_ave
 from avel.demo import demo
 from avel.errors import AvelError
 from avel.features.extract import estimate_seconds, extract
 from avel.processors import as_finished, worker_count
+from avel.worlds.rendered.render import render
+from avel.worlds.simulated.simulate import simulate
 
 Clips = Callable[[Path, int], Path]
 
 #: Verb, its words, and the Python that it calls.
 VERBS = {
     "extract": (["extract", "clip.mp4", "--out", "out"], "avel.features.extract.extract"),
-    "render": (["data", "render", "--out", "out"], "avel.data.rendered.render"),
-    "simulate": (["data", "simulate", "--out", "out"], "avel.data.simulated.simulate"),
-    "import-ave": (["data", "import-ave", "ave", "--out", "out"], "avel.data.ave_import.import_ave"),
+    "render": (["data", "render", "--out", "out"], "avel.worlds.rendered.render.render"),
+    "simulate": (["data", "simulate", "--out", "out"], "avel.worlds.simulated.simulate.simulate"),
+    "import-ave": (["data", "import-ave", "ave", "--out", "out"], "avel.data.ave.importing.import_ave"),
     "demo": (["demo", "--out", "out"], "avel.demo.demo"),
 }
 
@@ -86,7 +86,7 @@ def test_no_workers_start_no_process_and_no_pool(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr("avel.data.rendered.ProcessPoolExecutor", refuse)
+    monkeypatch.setattr("avel.worlds.rendered.render.ProcessPoolExecutor", refuse)
     monkeypatch.setattr("avel.processors.ThreadPoolExecutor", refuse)
     monkeypatch.setattr("avel.features.extract.in_workers", refuse)
     with pytest.raises(AssertionError, match="a worker was started"):

@@ -16,7 +16,7 @@ from worker_tasks import prepare, prepare_badly
 
 from avel.errors import AvelError
 from avel.features.extract import extract
-from avel.features.workers import on_ray
+from avel.workers import on_ray
 
 if not os.environ.get("AVEL_PARITY"):  # `make parity` must not pass without it
     pytest.importorskip("ray.data", reason="Ray with its data part is not installed; see the extra `ray`")

@@ -16,8 +16,8 @@ from tiny_weights import write_tiny
 import avel
 from avel import cli
 from avel.config import TrainConfig
-from avel.data import ave_survey
-from avel.data.ave_import import import_ave
+from avel.data.ave import survey as survey_module
+from avel.data.ave.importing import import_ave
 from avel.errors import AvelError
 from avel.features.clip import ave_frames, extract_clip
 from avel.files import file_sha256
@@ -60,8 +60,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = write_ave(folder / "data", grid=(7, 7), visual_dim=512, audio_dim=128)
     lines = (data / "Annotations.txt").read_text()
     with pytest.MonkeyPatch.context() as patch:
-        official = {**ave_survey.OFFICIAL, "Annotations.txt": file_sha256(data / "Annotations.txt")}
-        patch.setattr(ave_survey, "OFFICIAL", official)
+        official = {**survey_module.OFFICIAL, "Annotations.txt": file_sha256(data / "Annotations.txt")}
+        patch.setattr(survey_module, "OFFICIAL", official)
         # with a header, and other ends of lines, they are the same annotations
         (data / "Annotations.txt").write_bytes(f"Category&VideoID&Quality&StartTime&EndTime\n{lines}".encode())
         report = import_ave(data, folder / "store")

@@ -19,10 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avel.data import rendered_plan as world
-from avel.data import rendered_scenes as scenes
-from avel.data import rendered_sounds as sounds
-from avel.data.rendered import (
+from avel.data.table import read_table
+from avel.errors import AvelError
+from avel.types import Span
+from avel.worlds.rendered import plan as world
+from avel.worlds.rendered import scenes, sounds
+from avel.worlds.rendered.render import (
     CLASSES,
     KINDS,
     ClipPlan,
@@ -34,10 +36,7 @@ from avel.data.rendered import (
     render_clip,
     synthesize_clip,
 )
-from avel.data.rendered_things import THINGS, Canvas, draw, draw_distractor
-from avel.data.table import read_table
-from avel.errors import AvelError
-from avel.types import Span
+from avel.worlds.rendered.things import THINGS, Canvas, draw, draw_distractor
 
 SMALL = {"clips": 6, "long_videos": 0, "seconds": 2}
 
@@ -346,7 +345,7 @@ def test_resume_makes_only_what_is_missing(small, tmp_path):
 
 HOOKED = """
 import os, signal, sys
-from avel.data import rendered
+from avel.worlds.rendered import render as rendered
 import avel.files
 count, place = 0, int(sys.argv[2])
 true_replace = os.replace
@@ -371,7 +370,7 @@ def test_killed_while_writing_then_resumed(small, tmp_path):
 
 PLAIN = """
 import sys
-from avel.data.rendered import render
+from avel.worlds.rendered.render import render
 if __name__ == "__main__":
     render(sys.argv[1], clips=6, long_videos=0, seconds=2, workers=2, progress=lambda *c: print(*c, flush=True))
 """

@@ -12,14 +12,22 @@ import h5py
 import numpy as np
 import pytest
 
-import avel.data.simulated as simulated_module
+import avel.worlds.simulated.simulate as simulated_module
 from avel import cli
-from avel.data.ave import CLASSES, SIMULATED_MARK, event_mask, full_labels, read_annotations, weak_labels
-from avel.data.ave_survey import shared_videos, survey
-from avel.data.simulated import make_scenes, simulate
-from avel.data.simulated_features import make_audio, make_scene, make_visual, make_world
-from avel.data.simulated_plan import CLASS_ROWS, MATCH_CLASSES, MATCH_LEAST, MATCH_WHOLE, REPEATED, plan, repeated_kinds
+from avel.data.ave.files import CLASSES, SIMULATED_MARK, event_mask, full_labels, read_annotations, weak_labels
+from avel.data.ave.survey import shared_videos, survey
 from avel.errors import AvelError
+from avel.worlds.simulated.features import make_audio, make_scene, make_visual, make_world
+from avel.worlds.simulated.plan import (
+    CLASS_ROWS,
+    MATCH_CLASSES,
+    MATCH_LEAST,
+    MATCH_WHOLE,
+    REPEATED,
+    plan,
+    repeated_kinds,
+)
+from avel.worlds.simulated.simulate import make_scenes, simulate
 
 SMALL = {"videos": 60, "grid": (3, 4), "visual_dim": 16, "background_videos": 5}
 EVERY_FILE = {

@@ -16,7 +16,7 @@ from worker_tasks import GIB, prepare, prepare_badly
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features.extract import extract
-from avel.features.workers import Limits, Worker, in_workers
+from avel.workers import Limits, Worker, in_workers
 
 LIMITS = Limits(seconds=20, memory=GIB // 4)
 Clips = Callable[[Path, int], Path]
@@ -82,7 +82,7 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path: Path
     script = tmp_path / "script.py"
     script.write_text(
         "import worker_tasks\n"
-        "from avel.features.workers import Limits, in_workers\n"
+        "from avel.workers import Limits, in_workers\n"
         "print(dict(in_workers(['good'], 1, worker_tasks.prepare, ('done',), Limits(20, 2**30))))\n"
     )
     path = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
     from rich.console import Console
 
     from avel.comparison import Scores
-    from avel.data.ave_survey import Survey
+    from avel.data.ave.survey import Survey
     from avel.features.video import Streams
     from avel.timeline import Timeline
     from avel.types import Finding, Progress, Report, TrainStatus
@@ -79,7 +79,7 @@ def demo(arguments: Namespace) -> int:
 
 
 def data_render(arguments: Namespace) -> int:
-    from avel.data.rendered import render
+    from avel.worlds.rendered.render import render
 
     with bars() as progress:
         table = render(
@@ -95,8 +95,8 @@ def data_render(arguments: Namespace) -> int:
 
 
 def data_import_ave(arguments: Namespace) -> int:
-    from avel.data.ave_import import import_ave
-    from avel.data.ave_survey import survey
+    from avel.data.ave.importing import import_ave
+    from avel.data.ave.survey import survey
 
     if arguments.dry_run:
         found = survey(arguments.folder)
@@ -118,8 +118,8 @@ def data_import_ave(arguments: Namespace) -> int:
 def data_simulate(arguments: Namespace) -> int:
     from rich.filesize import decimal
 
-    from avel.data.simulated import simulate
-    from avel.data.simulated_plan import MATCH_CLASSES, MATCH_WHOLE, VERSION
+    from avel.worlds.simulated.plan import MATCH_CLASSES, MATCH_WHOLE, VERSION
+    from avel.worlds.simulated.simulate import simulate
 
     settings = {key: value for key, value in arguments.items() if key not in ("out", "grid", "set_version")}
     version = VERSION if arguments.set_version is None else arguments.set_version
@@ -186,7 +186,7 @@ def data_compare(arguments: Namespace) -> int:
 def export_h5(arguments: Namespace) -> int:
     from rich.filesize import decimal
 
-    from avel.data.export import export_h5
+    from avel.data.ave.export import export_h5
 
     settings = {key: value for key, value in arguments.items() if key not in ("store", "out")}
     with bars() as progress:
@@ -209,7 +209,7 @@ def _print_files(found: Survey) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from avel.data.ave import NAMES
+    from avel.data.ave.files import NAMES
 
     table = Table("file", "", "what", "size", title=f"{found.folder}: {found.origin}")
     for key, names in NAMES.items():

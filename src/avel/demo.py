@@ -12,7 +12,6 @@ import numpy as np
 
 from avel.checkpoint import load
 from avel.config import TrainConfig
-from avel.data.rendered import check_numbers, plan_world, render
 from avel.data.store import Store, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
@@ -28,6 +27,7 @@ from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
 from avel.types import BACKGROUND, Progress
 from avel.web import demo_page
+from avel.worlds.rendered.render import check_numbers, plan_world, render
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -206,8 +206,8 @@ def floors(path: str | Path, split: str = "test", *, store: str | Path | None = 
     """
     path = Path(path)
     if os.path.isfile(path / "Annotations.txt") and is_missing(path / "store.json"):
-        from avel.data.ave import CLASSES, full_labels
-        from avel.data.ave_survey import survey
+        from avel.data.ave.files import CLASSES, full_labels
+        from avel.data.ave.survey import survey
 
         found = survey(path)
         every = full_labels(found.annotations)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from avel.data.ave import SEGMENTS
+from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
 from avel.timeline import Timeline
 from avel.types import Event, Progress

@@ -29,7 +29,7 @@ from avel import checkpoint
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_floors, query
 from avel.config import RunFacts, TrainConfig, read_metrics, read_run, wrong_numbers
 from avel.curves import Curves, check_tensorboard
-from avel.data.ave import CLASSES as AVE_CLASSES
+from avel.data.ave.files import CLASSES as AVE_CLASSES
 from avel.data.labels import refuse_background
 from avel.data.loader import Batch, Windows, residence, task_split
 from avel.data.splits import BACKGROUND_SPLIT, KNOWN

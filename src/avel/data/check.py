@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avel.data.ave import CLASSES, NAMES
-from avel.data.check_ave import check_ave
+from avel.data.ave.check import check_ave
+from avel.data.ave.files import CLASSES, NAMES
 from avel.data.labels import consecutive_windows, segment_labels
 from avel.data.measure import (
     LISTED,
@@ -45,7 +45,7 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
     Damage is a finding of level ``error``, not an exception. All features are read.
 
     Args:
-        path: a folder with ``store.json``, or one that holds files of `avel.data.ave.NAMES`.
+        path: a folder with ``store.json``, or one that holds files of `avel.data.ave.files.NAMES`.
         window: T of the windows that a model would be trained on; for a store alone, AVE's clips have 10.
         progress: called as ``progress("check", clips done, clips in all)`` or ``progress(file, rows done, in all)``.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from avel.data.ave import SEGMENTS
+from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
 from avel.features.extractor import AudioExtractor, OwnMemory, OwnResampling, OwnResize, SoundSpans, VisualExtractor
 from avel.features.video import (

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from avel import devices
-from avel.data.ave import CLASSES, read_annotations
-from avel.data.ave_survey import read_splits
+from avel.data.ave.files import CLASSES, read_annotations
+from avel.data.ave.survey import read_splits
 from avel.data.store import (
     WORK,
     Packed,
@@ -42,7 +42,6 @@ from avel.features.clip import BATCH_SEGMENTS, MIXING, ClipFeatures, check_choic
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.features.folders import MEDIA_SUFFIXES, is_video, videos_in
 from avel.features.video import FIRST_STREAMS, Streams, is_media, probe
-from avel.features.workers import Limits, Work, Worker, check_ray, in_workers, on_ray
 from avel.files import (
     check_folder,
     file_sha256,
@@ -56,6 +55,7 @@ from avel.files import (
 from avel.processors import worker_count
 from avel.reading import LARGE_FILE, check_regular, read_bytes
 from avel.types import Progress
+from avel.workers import Limits, Work, Worker, check_ray, in_workers, on_ray
 
 __all__ = ["ClipFeatures", "ExtractReport", "Recipe", "estimate_seconds", "extract", "extract_clip"]
 __all__ += ["read_ave", "read_source"]

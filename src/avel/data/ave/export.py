@@ -23,7 +23,7 @@ import numpy as np
 from msgspec import Struct
 
 import avel
-from avel.data.ave import CLASSES, EXPORT_MARK, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
+from avel.data.ave.files import CLASSES, EXPORT_MARK, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
 from avel.data.labels import consecutive_windows, video_class, video_labels
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Store, StoredClip, open_store

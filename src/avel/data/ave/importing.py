@@ -20,8 +20,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from avel.data import store as feature_store
-from avel.data.ave import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
-from avel.data.ave_survey import Survey, survey
+from avel.data.ave.files import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
+from avel.data.ave.survey import Survey, survey
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import (
     WORK,
@@ -101,7 +101,7 @@ def import_ave(
     ``visual_feature_vec.h5`` are taken, a grid of one cell, which serves cross-modality localization alone.
 
     Args:
-        folder: AVE's files, see `avel.data.ave.NAMES`.
+        folder: AVE's files, see `avel.data.ave.files.NAMES`.
         out: folder of the store; an import that was stopped there is resumed.
         workers: threads; None for one per processor, 0 for none: all is done in the caller's.
         progress: called as ``progress("import", clips done, clips in all)``.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from avel.data.rendered_things import THINGS, Rng
 from avel.types import Span
+from avel.worlds.rendered.things import THINGS, Rng
 
 CLASSES: tuple[str, ...] = tuple(THINGS)
 KINDS = ("event", "sound_only", "sight_only", "wrong_sound", "neither")

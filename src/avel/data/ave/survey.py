@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from avel.data.ave import (
+from avel.data.ave.files import (
     CLASSES,
     EXPORT_MARK,
     FEATURES,
@@ -48,13 +48,13 @@ class Survey:
 
     Attributes:
         folder: the folder.
-        files: what is there: a key of `avel.data.ave.NAMES` -> path.
+        files: what is there: a key of `avel.data.ave.files.NAMES` -> path.
         annotations: the rows; how much of everything else there must be follows from them.
         splits: name -> rows, of the families of splits that are whole.
         shapes: key -> shape of the feature files that are there.
         findings: what to know.
         simulated: what ``simulated.json`` says, None for AVE itself.
-        exported: what made the features, where `avel.data.export` wrote the files; else None.
+        exported: what made the features, where `avel.data.ave.export` wrote the files; else None.
     """
 
     folder: Path

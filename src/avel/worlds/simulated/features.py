@@ -18,8 +18,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from avel.data.ave import CLASSES, SEGMENTS
-from avel.data.simulated_plan import GROUP_OF, GROUPS, SEED_KEY
+from avel.data.ave.files import CLASSES, SEGMENTS
+from avel.worlds.simulated.plan import GROUP_OF, GROUPS, SEED_KEY
 
 Rng = np.random.Generator
 Floats = NDArray[np.float32]

@@ -61,7 +61,7 @@ SEGMENTS = 10  # T, of one second each
 #: The file that simulated data carries, so that nobody takes it for AVE.
 SIMULATED_MARK = "simulated.json"
 
-#: The file that `avel.data.export` writes beside its files: what made the features, which AVE's files cannot say.
+#: The file that `avel.data.ave.export` writes beside its files: what made the features, which AVE's files cannot say.
 EXPORT_MARK = "export.json"
 
 FEATURES, ORDER = "avadataset", "order"  # the key of the one data set in each file

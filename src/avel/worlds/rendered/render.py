@@ -39,17 +39,27 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 import avel
-from avel.data import rendered_plan as world
-from avel.data import rendered_sounds as sounds
-from avel.data.rendered_plan import CLASSES, KINDS, ClipPlan, Second, Shot, generator, pace, plan_world, pool_generator
-from avel.data.rendered_scenes import Actor, Camera, draw_frames, paint_place
-from avel.data.rendered_things import THINGS, Rng
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
 from avel.files import make_folder, write_file
 from avel.processors import worker_count
 from avel.reading import LARGE_FILE, read_json
 from avel.types import Progress
+from avel.worlds.rendered import plan as world
+from avel.worlds.rendered import sounds
+from avel.worlds.rendered.plan import (
+    CLASSES,
+    KINDS,
+    ClipPlan,
+    Second,
+    Shot,
+    generator,
+    pace,
+    plan_world,
+    pool_generator,
+)
+from avel.worlds.rendered.scenes import Actor, Camera, draw_frames, paint_place
+from avel.worlds.rendered.things import THINGS, Rng
 
 __all__ = [
     "CLASSES",

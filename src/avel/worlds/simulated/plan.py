@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avel.data.ave import CLASSES, SEGMENTS
+from avel.data.ave.files import CLASSES, SEGMENTS
 from avel.errors import AvelError
 
 Rng = np.random.Generator

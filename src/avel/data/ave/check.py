@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from avel.data.ave import FEATURES, NAMES, SEGMENTS, damaged, open_dataset, read_rows
-from avel.data.ave_survey import FEATURE_FILES, survey
+from avel.data.ave.files import FEATURES, NAMES, SEGMENTS, damaged, open_dataset, read_rows
+from avel.data.ave.survey import FEATURE_FILES, survey
 from avel.data.measure import Kind, Measured, Places, in_threads, measure, of_values, of_zeros, refused
 from avel.errors import AvelError
 from avel.types import Finding, Progress

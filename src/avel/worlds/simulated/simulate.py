@@ -24,8 +24,13 @@ import numpy as np
 from msgspec import Struct
 
 import avel
-from avel.data.ave import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
-from avel.data.simulated_features import (
+from avel.data.ave.files import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
+from avel.errors import AvelError
+from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
+from avel.processors import as_finished, worker_count
+from avel.reading import Count, Sha256, read_json
+from avel.types import Progress
+from avel.worlds.simulated.features import (
     AUDIO_DIM,
     Floats,
     Scene,
@@ -35,12 +40,7 @@ from avel.data.simulated_features import (
     make_visual,
     make_world,
 )
-from avel.data.simulated_plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
-from avel.errors import AvelError
-from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
-from avel.processors import as_finished, worker_count
-from avel.reading import Count, Sha256, read_json
-from avel.types import Progress
+from avel.worlds.simulated.plan import BACKGROUND_VIDEOS, SPLITS, VERSION, VIDEOS, SimulatedPlan, plan
 
 _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders, the head of each HDF5 file
 

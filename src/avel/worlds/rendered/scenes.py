@@ -10,7 +10,7 @@ from math import pi, sin
 import numpy as np
 from numpy.typing import NDArray
 
-from avel.data.rendered_things import THINGS, Canvas, Look, Rng, draw, draw_distractor
+from avel.worlds.rendered.things import THINGS, Canvas, Look, Rng, draw, draw_distractor
 
 Picture = NDArray[np.uint8]
 
