@@ -13,6 +13,7 @@ from avel.data.table import read_table
 from avel.demo import DemoResult, demo
 from avel.errors import AvelError
 from avel.timeline import Timeline
+from avel.worlds.rendered import plan
 
 
 @pytest.fixture(scope="module")
