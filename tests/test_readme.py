@@ -1,5 +1,6 @@
 """What the README says can be done, can be; its numbers are those under results/."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pages import blocks, commands
 from avel import cli
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -51,13 +53,27 @@ def test_every_command_is_one_that_exists(page: str, line: str) -> None:
 
 
 def test_the_tables_are_those_of_the_results() -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
     from readme import BLOCK, PAGES, filled
 
     for page in PAGES:
         text = page.read_text()
         assert BLOCK.search(text), page
         assert filled(text) == text, "run: python benchmarks/readme.py"
+
+
+def test_the_numbers_of_the_findings_stand_in_the_tables() -> None:
+    findings = re.sub(r"\(the paper[^)]*\)", "", (ROOT / "docs" / "study.md").read_text())
+    numbers = re.findall(r"\d+\.\d", findings)
+    assert len(numbers) > 50
+    assert not set(numbers) - set(re.findall(r"\d+\.\d", (ROOT / "docs" / "study-tables.md").read_text()))
+
+
+def test_tables_read_the_baselines_of_old_and_new_results() -> None:
+    from readme import TABLES
+
+    old = json.loads((ROOT / "results" / "study_full_cml.json").read_text())
+    new = {("baselines" if key == "floors" else key): value for key, value in old.items()}
+    assert TABLES["study_full_cml.json"](new) == TABLES["study_full_cml.json"](old)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
