@@ -377,7 +377,7 @@ def test_whatever_the_hub_raises(monkeypatch: pytest.MonkeyPatch, error: Excepti
 def test_the_docs_and_the_error_give_the_same_command(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
     monkeypatch.delenv("AVEL_CACHE")
     monkeypatch.setenv("HOME", "/home/me")
-    text = (Path(__file__).parents[1] / "docs" / "words.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "zero-shot.md").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith(f"hf download {weights.partition('@')[0]} ")]
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: 1 / 0)
     with pytest.raises(AvelError) as caught:
@@ -508,7 +508,7 @@ def test_a_pickle_converted_as_the_docs_say(tmp_path: Path, clip_folder: Path) -
     import torch
     from safetensors.torch import load_file
 
-    text = (Path(__file__).parents[1] / "docs" / "words.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "zero-shot.md").read_text()
     code = text.split("```python\n# convert")[1].split("\n", 1)[1].split("```")[0]
     folder = copy(clip_folder, tmp_path / "pickled")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -372,7 +372,7 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
             f"{folder} has no {_WEIGHTS}" + (", only pytorch_model.bin, a pickle, which is never opened" * pickled),
             _FILES,
             "download the whole folder again, in a revision that has that file, or convert the pickle once, as "
-            "docs/words.md says",
+            "docs/zero-shot.md says",
         )
     sha256, config_sha256 = _sha256(file), _sha256(folder / "config.json")
     if weights_sha and sha256 != weights_sha.lower():
