@@ -2,11 +2,11 @@
 
     python benchmarks/leak.py --ave FOLDER --store small-store --work runs/leak
 
-FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``: the noise has AVE's real starts and lengths. What scores
-above the floors there has not looked and not listened; it was told where the event is by the stream that it searches
-with. As a control the same noise has its sound silenced outside the event: a leak that is there, and that a test must
-show. The last part takes a model trained ``joint`` on simulated features and lets the stream that is searched meet
-the partner stream of another video before distances are taken: what that costs is what the aligned partner brought.
+FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``: the noise has AVE's real starts and lengths. A model that
+scores above the trivial baselines there was told the answer by the stream that it searches with. As a control, the same
+noise has its sound silenced outside the event: a leak that a test must show. The last part takes a model trained
+``joint`` on simulated features and lets the stream that is searched meet the partner stream of another video before
+distances are taken: what that costs is what the aligned partner brought.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from birth import ROOT, birth
 from torch import Tensor
 
 from avel.checkpoint import load
-from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located, located_floors
+from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located, located_baselines
 from avel.config import TrainConfig
 from avel.data.ave.files import CLASSES, SEGMENTS, event_mask
 from avel.data.ave.survey import survey
@@ -208,13 +208,13 @@ def main() -> None:
                     row |= with_a_strangers_partner(network, windows, seed)
                 rows[mode].append(row)
                 print(name, "trained", mode, seed, {key: round(value, 3) for key, value in row.items()}, flush=True)
-        floors = located_floors(Windows(store, task_split(store, "train", "cml"), SEGMENTS), windows)
+        trivial = located_baselines(Windows(store, task_split(store, "train", "cml"), SEGMENTS), windows)
         results[name] = {
             **about,
             "title": part.title or store.origin,
             "trained": {mode: gathered(of) for mode, of in rows.items()},
-            "floors": floors.values,
-            "events": floors.counted,
+            "baselines": trivial.values,
+            "events": trivial.counted,
         }
         ordered = {each: results[each] for each in PARTS if each in results}
         write_file(file, json.dumps(ordered, indent=1) + "\n")

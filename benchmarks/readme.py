@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from avel.floors import TOLD
+from avel.baselines import full_name
 
 ROOT = Path(__file__).parents[1]
 #: The name of a row in results/leak.json, and its name in the table.
@@ -310,7 +310,7 @@ def _baselines(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trivial(scores: dict[str, float]) -> str:
-    return ", ".join(f"{TOLD.get(name, name)} {100 * value:.1f}" for name, value in scores.items())
+    return ", ".join(f"{full_name(name)} {100 * value:.1f}" for name, value in scores.items())
 
 
 def _plain(value: Any) -> str:

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from birth import ROOT, birth
 
+from avel.baselines import fit_logistic, standardize
 from avel.cli import bars, mean_and_spread
 from avel.data.ave.files import CLASSES
-from avel.rivals import fit_logistic, standardize
 from avel.types import Progress
 from avel.worlds.simulated.features import Scene, World, make_audio, make_visual, make_world
 from avel.worlds.simulated.plan import VERSION, SimulatedPlan, plan

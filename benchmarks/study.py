@@ -35,13 +35,13 @@ import torch
 import yaml
 from birth import ROOT, birth
 
+from avel.baselines import segment_baselines
 from avel.checkpoint import load
-from avel.cml import DIRECTIONS, MODES, events, located, located_floors
+from avel.cml import DIRECTIONS, MODES, events, located, located_baselines
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import open_store
 from avel.files import replacing, write_file
-from avel.floors import segment_floors
 from avel.metrics import paired_interval
 from avel.training import plan, train, train_clips
 
@@ -279,16 +279,16 @@ def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode:
     return line
 
 
-def floors_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Task -> split -> what its videos give without looking or listening."""
+def baselines_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Task -> split -> what the trivial baselines score."""
     store = open_store(store_path)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
         windows = {split: Windows(store, task_split(store, split, task), WINDOW) for split in ("train", "val", "test")}
         found[task] = {
-            split: located_floors(windows["train"], windows[split]).values
+            split: located_baselines(windows["train"], windows[split]).values
             if task == "cml"
-            else segment_floors(windows[split].labels.numpy(), len(store.classes))
+            else segment_baselines(windows[split].labels.numpy(), len(store.classes))
             for split in ("val", "test")
         }
     return found
@@ -339,7 +339,7 @@ def main() -> None:
             for split in ("train", "val", "test")
         },
         "events": len(events(Windows(store, task_split(store, "test", "cml"), WINDOW))),
-        "floors": floors_of(arguments.store, arguments.tasks),
+        "baselines": baselines_of(arguments.store, arguments.tasks),
     }
 
     def write_table() -> None:

@@ -27,7 +27,7 @@ from avel.data.ave.importing import import_ave
 from avel.data.loader import Windows
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import evaluate, floors
+from avel.evaluation import baselines, evaluate
 from avel.files import make_work_folder
 from avel.training import train
 
@@ -144,13 +144,13 @@ def test_a_store_of_ave_trains_evaluates_and_names_the_shared_videos(whole: Stor
     assert scores["segment_accuracy"] == pytest.approx(right.mean())
 
 
-def test_the_floors_of_a_store_are_those_of_its_files(folder: Path, whole: Store) -> None:
+def test_the_baselines_of_a_store_are_those_of_its_files(folder: Path, whole: Store) -> None:
     for split in ("train", "val", "test", "test_match"):
-        of_files, of_store = floors(folder, split), floors(whole.path, split)
+        of_files, of_store = baselines(folder, split), baselines(whole.path, split)
         assert of_files == of_store
         assert of_store.windows_split == (split if "_" in split else f"{split}_match")
     with pytest.raises(AvelError, match="train_match"):
-        floors(folder, "dev")
+        baselines(folder, "dev")
 
 
 def test_the_loader_serves_the_background_clips_too(whole: Store) -> None:

@@ -99,7 +99,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         ),
         (["train", "--store", "no-such-store", "--out", "run"], "no-such-store"),
         (["evaluate", "no-such-run"], "no-such-run"),
-        (["evaluate", "no-such-run", "--floors"], "no-such-run"),
+        (["evaluate", "no-such-run", "--baselines"], "no-such-run"),
         (["localize", "clip.mp4", "--model", "no-such-run"], "no-such-run"),
         (["localize", "clip.mp4"], "neither --model nor --labels"),
         (["localize", "clip.mp4", "--model", "no-such-run", "--labels", "dog"], "both --model and --labels"),

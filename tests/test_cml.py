@@ -1,4 +1,4 @@
-"""Cross-modality localization: what is asked, what is found, against plain Python, by hand and beside the floors."""
+"""Cross-modality localization against plain Python, by hand, and beside the trivial baselines."""
 
 import copy
 import json
@@ -13,12 +13,12 @@ from lightning_fabric import Fabric
 from synthetic import CLASSES, relabel, write_store
 
 from avel import cli, cml
+from avel.baselines import window_baselines
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, by_length, events, located, query
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.errors import AvelError
-from avel.floors import window_floors
 from avel.metrics import cml_counts
 from avel.models import build_model
 from avel.training import Part, fit_epoch, train
@@ -169,7 +169,7 @@ def test_how_the_windows_are_shared_out_changes_nothing(mode: Mode, windows: Win
 
 
 @pytest.mark.parametrize("mode", ["joint", "strict"])
-def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_floor(mode: Mode, windows: Windows) -> None:
+def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_baseline(mode: Mode, windows: Windows) -> None:
     def told(batch: Batch) -> DistanceOutput:
         """0 between segments that hold the event, 1 elsewhere; a query of l segments is all event."""
         event = batch.target.labels < len(CLASSES)
@@ -184,17 +184,17 @@ def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_floor(m
         return DistanceOutput(torch.full((len(batch.audio), batch.visual.shape[1], batch.audio.shape[1]), 0.7))
 
     masks = windows.labels.numpy() < len(CLASSES)
-    floors = window_floors(masks, masks)
-    assert 0 < floors.values["first window"] < 1
+    baselines = window_baselines(masks, masks)
+    assert 0 < baselines.values["first window"] < 1
     for direction in DIRECTIONS:
         found = located(told, windows, mode, batch_size=8)[direction]
-        assert found.all() and len(found) == floors.counted
+        assert found.all() and len(found) == baselines.counted
         guessed = located(constant, windows, mode, batch_size=8)[direction]
-        assert guessed.mean() == floors.values["first window"] and len(guessed) == floors.counted
+        assert guessed.mean() == baselines.values["first window"] and len(guessed) == baselines.counted
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_floor_by_a_cut_one(
+def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_baseline_by_a_cut_one(
     direction: Direction, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The positive control of strict mode: were the answer left in the query, this would see it."""
@@ -213,8 +213,8 @@ def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_floor_by_a_cut_o
         return replace(batch, **{asking: kept})
 
     masks = windows.labels.numpy() < len(CLASSES)
-    floor = window_floors(masks, masks).values["first window"]
-    assert located(by_zeros, windows, "strict", batch_size=8)[direction].mean() == floor < 1
+    baseline = window_baselines(masks, masks).values["first window"]
+    assert located(by_zeros, windows, "strict", batch_size=8)[direction].mean() == baseline < 1
     monkeypatch.setattr(cml, "query", masked)
     assert located(by_zeros, windows, "strict", batch_size=8)[direction].all()
 
@@ -260,7 +260,7 @@ def test_the_epoch_is_chosen_by_the_mode_that_is_trained(mode: Mode, tmp_path: P
     assert run.metrics[0]["val"] == pytest.approx({**scores[mode], "accuracy": accuracy[mode]})
 
 
-def test_the_command_line_says_the_floors_of_the_split_that_chose(
+def test_the_command_line_says_the_baselines_of_the_split_that_chose(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = write_store(tmp_path / "store", clips=48, segments=9)  # two windows of each clip
@@ -271,10 +271,10 @@ def test_the_command_line_says_the_floors_of_the_split_that_chose(
         [row.numpy() < len(CLASSES) for row in Windows(store, task_split(store, split, "cml"), 6).labels]
         for split in ("train", "val")
     ]
-    floors = window_floors(*masks).values
+    baselines = window_baselines(*masks).values
     assert "seed 0: val mean of A2V and V2A " in said
-    for name, value in floors.items():
-        assert f"floor on val, {name}: {value:.4f}" in said
+    for name, value in baselines.items():
+        assert f"trivial baseline on val, {name}: {value:.4f}" in said
 
 
 # --- training on the match splits -----------------------------------------------------------------------------------
@@ -300,8 +300,8 @@ def test_cml_alone_uses_the_match_splits(tmp_path: Path) -> None:
         assert (counted["train"], counted["val"]) == expected
 
     trained, asked = (Windows(store, task_split(store, name, "cml"), 6) for name in ("train", "test"))
-    floors = window_floors(trained.labels.numpy() < 3, asked.labels.numpy() < 3)
-    assert floors.counted == len(events(asked)) == len(asked) == 24
+    baselines = window_baselines(trained.labels.numpy() < 3, asked.labels.numpy() < 3)
+    assert baselines.counted == len(events(asked)) == len(asked) == 24
 
 
 def test_cml_without_match_splits_leaves_out_what_cannot_be_found(tmp_path: Path) -> None:

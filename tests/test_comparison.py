@@ -65,7 +65,7 @@ def test_mean_spread_and_difference_go_to_files(runs: Path) -> None:
     each = [evaluate(runs / "mine" / f"seed-{seed}")["segment_accuracy"] for seed in (0, 1)]
     assert written["measures"]["segment accuracy"] == {"mean": mean(each), "spread": stdev(each), "each": each}
     assert written["seeds"] == [0, 1] and written["class_recall"].keys() == {*CLASSES, "background"}
-    assert written["floors"] == mine.each[0]["floors"]
+    assert written["baselines"] == mine.each[0]["baselines"]
     assert json.loads((runs / "other" / "evaluation_test.json").read_text()) == other.each[0]
 
     compared = json.loads((runs / "mine" / "comparison_test_other.json").read_text())
@@ -88,7 +88,7 @@ def test_the_command_line_prints_one_table_of_all_runs(
     assert said.count("segment accuracy") == 1
     (row,) = (line for line in said.splitlines() if "mine" in line and "ccln, full, val" in line)
     assert "+-" in row
-    assert "mine/evaluation_test.json" in said and "floor, all background" in said
+    assert "mine/evaluation_test.json" in said and "trivial baseline, all background" in said
     assert cli.main(["evaluate", "mine", "--against", "other"]) == 0
     said = capsys.readouterr().out
     assert "mine - other: " in said and "over 6 clips" in said and "mine/comparison_test_other.json" in said

@@ -24,7 +24,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Demo
         yield out, demo(out, clips=16, long_videos=1, epochs=2, seed=4)
 
 
-def test_the_table_names_networks_rivals_and_floors(small: tuple[Path, DemoResult]) -> None:
+def test_the_table_names_networks_classifiers_and_trivial_baselines(small: tuple[Path, DemoResult]) -> None:
     out, result = small
     names = [row.name for row in result.rows]
     assert names[:3] == ["CCLN", "CCLN, audio only", "CCLN, visual only"]
@@ -178,8 +178,8 @@ def test_train_evaluate_and_spread_from_the_command_line(
     assert cli.main(["train", *words, "--options.heads", "2", "--seeds", "0", "1"]) == 0
     said = capsys.readouterr().out
     assert "seed 0: val accuracy" in said and "+-" in said and f"avel evaluate {run}" in said
-    assert "floor on val, all background: 0." in said
+    assert "trivial baseline on val, all background: 0." in said
     assert cli.main(["evaluate", str(run), "--split", "val"]) == 0
     said = capsys.readouterr().out
-    assert "segment accuracy" in said and "+-" in said and "floor, all background" in said
+    assert "segment accuracy" in said and "+-" in said and "trivial baseline, all background" in said
     assert (run / "seed-1" / "evaluation_val.json").is_file()

@@ -274,7 +274,7 @@ RESUME = " ".join(["train --store store --out run --epochs 2", *TRAIN])
         ("clips", LOCALIZE),
         ("clips/clips.csv", "extract clips/clips.csv --out new"),
         ("store", "evaluate run"),
-        ("store", "evaluate store --floors"),
+        ("store", "evaluate store --baselines"),
         ("store/store.json", "data check store"),
         ("store/store.json", "evaluate run"),
         ("store/store.json", RESUME),

@@ -1,4 +1,4 @@
-"""Evaluation and the plain rivals: numbers against a count by hand, files that hold what they say."""
+"""Evaluation and the plain classifiers: numbers against a count by hand, files that hold what they say."""
 
 import json
 import shutil
@@ -10,16 +10,16 @@ import torch
 from synthetic import CLASSES, write_store
 
 from avel import cli
+from avel.baselines import fit_logistic, logistic_regression, nearest_class_mean
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES
 from avel.comparison import compare_runs
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.evaluation import IOUS, Prediction, choose_threshold, evaluate, floors, per_video, predict, score
+from avel.evaluation import IOUS, Prediction, baselines, choose_threshold, evaluate, per_video, predict, score
 from avel.localization import localize
 from avel.metrics import locate, partial_event
-from avel.rivals import fit_logistic, logistic_regression, nearest_class_mean
 from avel.training import train
 
 
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_a_count_by_hand(folder: Path) -> None:
     for index, name in enumerate([*CLASSES, "background"]):
         seconds = [good for truth, good in zip(labels, right, strict=True) if truth == index]
         assert scores["class_recall"][name] == pytest.approx(sum(seconds) / len(seconds))
-    assert scores["floors"]["all background"] == pytest.approx(labels.count(3) / len(labels))
+    assert scores["baselines"]["all background"] == pytest.approx(labels.count(3) / len(labels))
     assert np.sum(scores["confusion"]) == len(labels)
     assert saved["classes"].tolist() == [*CLASSES, "background"]
     assert np.allclose(saved["probabilities"].sum(1), 1, atol=1e-5)
@@ -137,7 +137,7 @@ def test_run_and_store_are_found_after_they_were_moved_together(
     scores = evaluate(new / "run", "test")
     monkeypatch.chdir(new / "run")
     assert evaluate(".", "test")["segment_accuracy"] == scores["segment_accuracy"]
-    assert floors(".").clips == scores["clips"]
+    assert baselines(".").clips == scores["clips"]
 
 
 def test_a_store_that_was_moved_alone_is_named_by_an_option(
@@ -150,7 +150,7 @@ def test_a_store_that_was_moved_alone_is_named_by_an_option(
     assert cli.main(words) == 2
     said = capsys.readouterr().err
     assert f"is not at /gone/project/store, nor at {new / 'store'}" in said and "--store STORE" in said
-    for more in ([], ["--floors"]):
+    for more in ([], ["--baselines"]):
         assert cli.main([*words, *more, "--store", str(tmp_path / "elsewhere")]) == 0
     write_store(tmp_path / "other", seed=1)
     capsys.readouterr()
@@ -271,7 +271,7 @@ def test_two_runs_are_compared_clip_by_clip(tmp_path: Path) -> None:
         compare_runs([right], others, "val")
 
 
-def test_the_command_line_compares_and_prints_floors(
+def test_the_command_line_compares_and_prints_trivial_baselines(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -281,18 +281,18 @@ def test_the_command_line_compares_and_prints_floors(
     assert "+0.0000, 95% of resampled videos and seeds in [+0.0000, +0.0000] over 6 clips: no difference seen" in said
     assert "event F1 at IoU 0.5" in said and "95% of resampled videos in [" in said
     for path in (run, str(folder / "store")):
-        assert cli.main(["evaluate", path, "--floors"]) == 0
+        assert cli.main(["evaluate", path, "--baselines"]) == 0
         said = capsys.readouterr().out
-        expected = floors(folder / "store")
+        expected = baselines(folder / "store")
         assert f"{100 * expected.segment['all background']:.2f}" in said and "most frequent start per length" in said
-    assert cli.main(["evaluate", str(folder / "none"), "--floors"]) == 2
-    assert cli.main(["evaluate", run, "--floors", "--split", "dev"]) == 2
+    assert cli.main(["evaluate", str(folder / "none"), "--baselines"]) == 2
+    assert cli.main(["evaluate", run, "--baselines", "--split", "dev"]) == 2
     assert "train, val, test" in capsys.readouterr().err
 
 
-def test_the_floors_of_a_store_against_a_count_by_hand(folder: Path) -> None:
+def test_the_baselines_of_a_store_against_a_count_by_hand(folder: Path) -> None:
     store = open_store(folder / "store")
-    found = floors(folder / "store", "val")
+    found = baselines(folder / "store", "val")
     labels = [store.labels(index).tolist() for index in store.split("val")]
     assert found.segment["all background"] == sum(row.count(3) for row in labels) / (6 * len(labels))
     lengths = [6 - row.count(3) for row in labels]
@@ -362,7 +362,7 @@ def test_both_modes_of_cml_are_those_of_a_count_one_clip_at_a_time(localized: Pa
         events_of = {int(length): row["events"] for length, row in scores[mode]["by_length"].items()}
         assert events_of == {length: lengths.count(length) for length in set(lengths)}
         assert all(row["uniform"] == 1 / (7 - int(length)) for length, row in scores[mode]["by_length"].items())
-    assert scores["events"] == len(lengths) and scores["floors"] == floors(localized / "store").windows
+    assert scores["events"] == len(lengths) and scores["baselines"] == baselines(localized / "store").windows
     pictures = {file.name for file in (localized / trained / "plots").iterdir()}
     assert pictures == {"curves.png", "events_test.png"}
     assert json.loads((localized / trained / "evaluation_test.json").read_text()) == scores
@@ -375,13 +375,13 @@ def test_runs_of_cml_are_compared_each_in_the_mode_it_was_trained_in(localized: 
     assert interval.value == pytest.approx(scores["joint"]["joint"]["mean"] - scores["strict"]["strict"]["mean"])
 
 
-def test_the_command_line_prints_both_modes_and_the_floors(
+def test_the_command_line_prints_both_modes_and_the_trivial_baselines(
     localized: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["evaluate", str(localized / "strict")]) == 0
     said = capsys.readouterr().out
-    for words in ("joint A2V", "strict V2A", "trained strict", "floor, most frequent start per length"):
+    for words in ("joint A2V", "strict V2A", "trained strict", "trivial baseline, most frequent start per length"):
         assert words in said
 
 
@@ -393,7 +393,7 @@ def test_a_model_for_cml_says_nothing_of_segments(localized: Path) -> None:
         assert "full or weak" in caught.value.expected
 
 
-# --- rivals ---------------------------------------------------------------------------------------------------------
+# --- plain classifiers ----------------------------------------------------------------------------------------------
 
 
 def test_nearest_class_mean_is_background_unless_both_streams_agree(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ BASE = {"devices", "errors", "files", "reading", "text", "types"}
 USE = {
     "losses",
     "metrics",
-    "floors",
+    "baselines",
     "models",
     "data",
     "worlds",
@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": BASE,
     "losses": BASE,
     "metrics": BASE,
-    "floors": BASE | {"metrics"},
+    "baselines": BASE | {"data", "metrics"},
     "plots": BASE | {"timeline"},
     "models.layers": BASE | {"losses"},
     "models": BASE | {"losses", "models.layers"},
@@ -52,8 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": BASE | {"memory"},
     "features": BASE | {"data", "memory", "processors", "workers"},
     "checkpoint": BASE | {"models"},
-    "cml": BASE | {"data", "floors", "metrics"},
-    "rivals": BASE | {"data", "metrics"},
+    "cml": BASE | {"data", "baselines", "metrics"},
     "localization": USE,
     "zero_shot": BASE | {"features", "localization", "timeline"},
     "curves": BASE,
@@ -62,8 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": USE | {"evaluation"},
     "web": BASE | {"plots", "timeline"},
     "present": BASE | {"features", "plots", "timeline", "web"},
-    "demo": USE | {"processors", "training", "evaluation", "rivals", "present", "web"},
-    "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "rivals", "present", "web", "demo"},
+    "demo": USE | {"processors", "training", "evaluation", "present", "web"},
+    "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "present", "web", "demo"},
     "__main__": {"cli"},
 }
 
@@ -74,7 +73,7 @@ LATE: dict[str, set[str]] = {"timeline": {"present", "web"}}
 LIGHT = ["avel.timeline"]
 LIGHT += ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.devices", "avel.config", "avel.cli"]
 LIGHT += ["avel.data.table", "avel.data.store", "avel.worlds.rendered.render", "avel.features", "avel.features.extract"]
-LIGHT += ["avel.zero_shot", "avel.floors"]
+LIGHT += ["avel.zero_shot", "avel.baselines"]
 
 
 def room(module: str) -> str:

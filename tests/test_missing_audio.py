@@ -14,6 +14,7 @@ from synthetic import write_store
 
 import avel
 from avel import cli
+from avel.baselines import nearest_class_mean
 from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.check import check
@@ -26,7 +27,6 @@ from avel.features.clip import extract_clip
 from avel.features.extract import Recipe, _one_clip, estimate_seconds, extract
 from avel.features.video import probe
 from avel.files import make_work_folder
-from avel.rivals import nearest_class_mean
 from avel.training import train
 
 Clips = Callable[[Path, int], Path]

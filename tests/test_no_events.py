@@ -62,7 +62,7 @@ def test_a_split_without_an_event_is_not_evaluated(tmp_path: Path, capsys: pytes
     code, said = run(capsys, "evaluate", tmp_path / "run", "--split", "test")
     assert code == 2 and "no event in split test of" in said
     assert not (tmp_path / "run" / "evaluation_test.json").exists()
-    code, said = run(capsys, "evaluate", store, "--floors", "--split", "test")
+    code, said = run(capsys, "evaluate", store, "--baselines", "--split", "test")
     assert code == 2 and "no event in split test of" in said
 
 

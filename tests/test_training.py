@@ -19,13 +19,13 @@ import torch
 from safetensors import safe_open
 from synthetic import CLASSES, relabel, write_store
 
+from avel.baselines import segment_baselines, window_baselines
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, events
 from avel.config import TrainConfig
 from avel.data.loader import Windows, task_split
 from avel.data.store import open_store
 from avel.errors import AvelError
-from avel.floors import segment_floors, window_floors
 from avel.training import Part, forward, learning_rate, plan, train, train_seeds
 
 SMALL = {"width": 16, "heads": 2}
@@ -99,7 +99,7 @@ def test_weak_learns_where_the_event_is_if_told_how_long(learnable: Path, tmp_pa
     run = train(learning(learnable, tmp_path / "run", task="weak", weak_labels="proportion", epochs=20, seed=1))
     store = open_store(learnable / "store")
     labels = Windows(store, store.split("val"), 6).labels.numpy()
-    assert run.best_accuracy > max(segment_floors(labels, len(CLASSES)).values()) + 0.1
+    assert run.best_accuracy > max(segment_baselines(labels, len(CLASSES)).values()) + 0.1
 
 
 @pytest.mark.parametrize("mode", ["joint", "strict"])
@@ -110,14 +110,14 @@ def test_cml_learns_to_find_the_event_in_the_other_stream(mode: str, learnable: 
     run = train(same)
     store = open_store(learnable / "store")
     masks = [Windows(store, task_split(store, name, "cml"), 6).labels.numpy() < 3 for name in ("train", "val")]
-    floor = window_floors(*masks).values["most frequent start per length"]
-    assert run.best_accuracy > floor + 0.3
+    baseline = window_baselines(*masks).values["most frequent start per length"]
+    assert run.best_accuracy > baseline + 0.3
     assert set(run.metrics[-1]["train"]) == {"distance", "wccl", "total"}
     for line in run.metrics:
         scores = line["val"]
         assert scores["accuracy"] == pytest.approx((scores["a2v"] + scores["v2a"]) / 2)
         assert scores["a2v"] * 23 == pytest.approx(round(scores["a2v"] * 23))  # of 24 events one fills its clip
-    assert min(max(line["val"][direction] for line in run.metrics) for direction in DIRECTIONS) > floor + 0.1
+    assert min(max(line["val"][direction] for line in run.metrics) for direction in DIRECTIONS) > baseline + 0.1
 
 
 # --- what a run is --------------------------------------------------------------------------------------------------

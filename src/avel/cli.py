@@ -328,10 +328,10 @@ def train(arguments: Namespace) -> int:
 
         measures = {f"{config.select_on} {measure}": [run.best_accuracy for run in runs]}
         print_spread(measures, open_store(config.store).origin or None)
-    from avel.floors import TOLD
+    from avel.baselines import full_name
 
-    for name, value in runs[0].floors.items():
-        say(f"floor on {config.select_on}, {TOLD.get(name, name)}: {value:.4f}")
+    for name, value in runs[0].baselines.items():
+        say(f"trivial baseline on {config.select_on}, {full_name(name)}: {value:.4f}")
     say(f"Next: avel evaluate {config.out}")
     return OK
 
@@ -339,8 +339,8 @@ def train(arguments: Namespace) -> int:
 def evaluate(arguments: Namespace) -> int:
     from avel.comparison import evaluate_runs
 
-    if arguments.floors:
-        return _floors(arguments)
+    if arguments.baselines:
+        return _baselines(arguments)
     with bars() as progress:
         scores = evaluate_runs(
             arguments.run,
@@ -351,7 +351,7 @@ def evaluate(arguments: Namespace) -> int:
             progress=progress,
         )
     _print_run(scores[0]) if len(scores) == 1 else _print_runs(scores)
-    _print_floors(scores)
+    _print_baselines(scores)
     for found in scores:
         if found.difference is not None:
             verdict = "no difference seen" if found.difference.low <= 0 <= found.difference.high else "a difference"
@@ -407,30 +407,30 @@ def _print_runs(scores: Sequence[Scores]) -> None:
     console().print(table)
 
 
-def _print_floors(scores: Sequence[Scores]) -> None:
-    """The floors beside the scores: once, or for each run where their splits are not the same."""
-    from avel.floors import TOLD
+def _print_baselines(scores: Sequence[Scores]) -> None:
+    """The trivial baselines beside the scores: once, or for each run where the runs' splits differ."""
+    from avel.baselines import full_name
 
-    floors = [found.each[0]["floors"] for found in scores]
-    alike = all(each == floors[0] for each in floors)
-    for found, values in zip(scores[:1] if alike else scores, floors, strict=False):
+    baselines = [found.each[0]["baselines"] for found in scores]
+    alike = all(each == baselines[0] for each in baselines)
+    for found, values in zip(scores[:1] if alike else scores, baselines, strict=False):
         for name, value in values.items():
-            say(f"floor{'' if alike else f' of {found.run}'}, {TOLD.get(name, name)}: {value:.4f}")
+            say(f"trivial baseline{'' if alike else f' of {found.run}'}, {full_name(name)}: {value:.4f}")
 
 
-def _floors(arguments: Namespace) -> int:
+def _baselines(arguments: Namespace) -> int:
     from rich.table import Table
 
+    from avel.baselines import full_name
     from avel.checkpoint import seeds_of
-    from avel.evaluation import floors
-    from avel.floors import TOLD
+    from avel.evaluation import baselines
 
     for path in arguments.run:
-        found = floors(seeds_of(path)[0], arguments.split, store=arguments.store)
-        title = f"Without looking or listening{f'; {found.origin}' if found.origin else ''}"
-        table = Table("task", "split", "floor", "%", title=title)
+        found = baselines(seeds_of(path)[0], arguments.split, store=arguments.store)
+        title = f"Trivial baselines, from labels alone{f'; {found.origin}' if found.origin else ''}"
+        table = Table("task", "split", "baseline", "%", title=title)
         for name, value in found.segment.items():
-            table.add_row("segments", f"{found.split}, {found.clips} clips", TOLD.get(name, name), f"{100 * value:.2f}")
+            table.add_row("segments", f"{found.split}, {found.clips} clips", full_name(name), f"{100 * value:.2f}")
         for name, value in found.windows.items():
             where = f"{found.windows_split}, {found.windows_counted} clips"
             table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
@@ -747,9 +747,10 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         "--against", type=Path, help="An evaluated run: print and write each run's difference to it, with its interval."
     )
     parser.add_argument(
-        "--floors",
+        "--baselines",
         action="store_true",
-        help="Score no run, but what needs no looking or listening; RUN may be a store or a folder of AVE's files.",
+        help="Score the trivial baselines, which know labels alone, and no run. RUN may also be a store or a folder of "
+        "AVE's files.",
     )
 
 
@@ -811,7 +812,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         demo,
         "Make clips, extract features, train CCLN, find events and draw them, all in one folder.",
         _demo_options,
-        "  avel demo --out demo\n\nprints a table of networks and rivals, and the page to open: demo/index.html",
+        "  avel demo --out demo\n\nprints a table of networks and baselines, and the page to open: demo/index.html",
     ),
     "data": {
         "render": Verb(
@@ -877,11 +878,11 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "Score a trained run on a split.",
         _evaluate_options,
         "  avel evaluate runs/ccln --split test\n\n"
-        "prints segment accuracy with its interval, event F1, recall per class and the floors; in task cml A2V and\n"
-        "V2A, joint and strict\n\n"
+        "prints segment accuracy with its interval, event F1, recall per class and the trivial baselines; in task cml\n"
+        "A2V and V2A, joint and strict\n\n"
         "  avel evaluate runs/one runs/other --split test --against runs/ccln\n\n"
         "prints a table of the runs, mean and spread, and how far each is from runs/ccln\n\n"
-        "  avel evaluate store --floors\n\nprints what all background and other answers without a model score",
+        "  avel evaluate store --baselines\n\nprints what the trivial baselines score, such as all background",
     ),
     "localize": Verb(
         localize,

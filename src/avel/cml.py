@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from avel.baselines import Baselines, window_baselines
 from avel.data.loader import Batch, Windows
-from avel.floors import Floors, window_floors
 from avel.metrics import locate, partial_event
 from avel.types import DistanceOutput
 
@@ -97,7 +97,7 @@ def located(
     return {way: np.array([right[way][index] for index in asked], dtype=np.bool_) for way in DIRECTIONS}
 
 
-def located_floors(trained: Windows, asked: Windows) -> Floors:
-    """What `located` would find in these windows without looking or listening, knowing those that were trained on."""
+def located_baselines(trained: Windows, asked: Windows) -> Baselines:
+    """What the trivial baselines find in these windows, knowing the labels of those trained on."""
     masks = [[row.numpy() < asked.num_classes for row in windows.labels] for windows in (trained, asked)]
-    return window_floors(*masks)
+    return window_baselines(*masks)

@@ -154,7 +154,7 @@ def _summarize(run: Path, folders: list[Path], each: list[dict[str, Any]], split
             "spread_is": "sample standard deviation over the seeds",
             "measures": {name: _spread(values) for name, values in scores.measures.items()},
             "class_recall": {name: _spread(values) for name, values in scores.class_recall.items()},
-            "floors": first["floors"],
+            "baselines": first["baselines"],
         }
         written.insert(0, run / f"evaluation_{split}.json")
         write_file(written[0], json.dumps(content, indent=1))

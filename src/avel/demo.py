@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from avel.baselines import logistic_regression, nearest_class_mean
 from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.store import Store, open_store
@@ -23,7 +24,6 @@ from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
 from avel.present import FINGERPRINT, USUAL_FORMATS, fingerprint, finished, present
 from avel.processors import worker_count
-from avel.rivals import logistic_regression, nearest_class_mean
 from avel.training import train
 from avel.types import BACKGROUND, Progress
 from avel.web import demo_page
@@ -49,7 +49,7 @@ class Row:
     """One line of the demo's table, on the test split.
 
     Attributes:
-        name: the network or rival.
+        name: the network or baseline.
         segment_accuracy: share of segments with the right label, background included.
         event_f1: F1 of events at IoU 0.5.
     """
@@ -148,8 +148,8 @@ def demo(
         recalls[name] = np.array([np.nan if value is None else value for value in scores["class_recall"].values()])
         runs[name] = run
         clock(f"train {name}")
-    rows += rivals(store)
-    clock("rivals")
+    rows += baselines(store)
+    clock("baselines")
 
     model = load(runs["CCLN"])
     threshold = choose_threshold(predict(model, store, store.split("val")), store, min_seconds=MIN_SECONDS)
@@ -235,8 +235,8 @@ def _claim(out: Path) -> None:
         write_file(mark, json.dumps({"format": FORMAT}))
 
 
-def rivals(store: Store) -> list[Row]:
-    """The plain rivals and the floors on the test split."""
+def baselines(store: Store) -> list[Row]:
+    """The plain classifiers and two trivial baselines on the test split."""
     clips = store.split("test")
     truth = np.concatenate([store.labels(index).numpy() for index in clips])
     train_labels = np.concatenate([store.labels(index).numpy() for index in store.split("train")])

@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 import torch
 
+from avel.baselines import segment_baselines, window_baselines
 from avel.checkpoint import LoadedModel, load, seeds_of
-from avel.cml import DIRECTIONS, MODES, events, located, located_floors
+from avel.cml import DIRECTIONS, MODES, events, located, located_baselines
 from avel.config import read_metrics, read_run
 from avel.data.labels import refuse_background
 from avel.data.loader import Batch, Windows, task_split
@@ -22,7 +23,6 @@ from avel.data.splits import BACKGROUND_SPLIT
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, is_missing, make_folder, refuse_foreign_json, replacing, write_file
-from avel.floors import segment_floors, window_floors
 from avel.localization import device_of, find_events, localize_features
 from avel.metrics import (
     EventCounts,
@@ -147,7 +147,7 @@ def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
         "class_recall": {
             name: None if np.isnan(value) else float(value) for name, value in zip(names, recall, strict=True)
         },
-        "floors": segment_floors([prediction.labels for prediction in predictions], num_classes),
+        "baselines": segment_baselines([prediction.labels for prediction in predictions], num_classes),
         "confusion": counts.tolist(),
     }
 
@@ -171,8 +171,8 @@ def _without_shared(predictions: Sequence[Prediction], store: Store) -> dict[str
 
 
 @dataclass(frozen=True)
-class FloorTable:
-    """What can be scored on a split without looking or listening.
+class BaselineTable:
+    """What the trivial baselines score on a split.
 
     Attributes:
         split: whose segments.
@@ -193,8 +193,8 @@ class FloorTable:
     windows_counted: int
 
 
-def floors(path: str | Path, split: str = "test", *, store: str | Path | None = None) -> FloorTable:
-    """The floors of a split, from labels alone.
+def baselines(path: str | Path, split: str = "test", *, store: str | Path | None = None) -> BaselineTable:
+    """The trivial baselines of a split, from labels alone.
 
     Args:
         path: a feature store, a run folder, or a folder with AVE's Annotations.txt and order files.
@@ -228,12 +228,12 @@ def floors(path: str | Path, split: str = "test", *, store: str | Path | None = 
     match = f"{split}_match" if f"{split}_match" in labels else split
     trained = "train_match" if match.endswith("_match") else "train"
     masks = {name: [row < num_classes for row in labels.get(name, [])] for name in (trained, match)}
-    windows = window_floors(masks[trained], masks[match])
-    return FloorTable(
+    windows = window_baselines(masks[trained], masks[match])
+    return BaselineTable(
         split=split,
         origin=origin,
         clips=len(labels[split]),
-        segment=segment_floors(labels[split], num_classes),
+        segment=segment_baselines(labels[split], num_classes),
         windows_split=match,
         windows=windows.values,
         windows_counted=windows.counted,
@@ -525,7 +525,7 @@ def _cml(
                 for length in np.unique(lengths).tolist()
             },
         }
-    scores["floors"] = located_floors(trained, windows).values
+    scores["baselines"] = located_baselines(trained, windows).values
     saved = {
         "clip": np.array([store.clips[windows.items[index][0]].id for index in asked]),
         "start": np.array([start for start, _ in asked.values()]),

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 import avel
 from avel import checkpoint
-from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_floors, query
+from avel.baselines import segment_baselines
+from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_baselines, query
 from avel.config import RunFacts, TrainConfig, read_metrics, read_run, wrong_numbers
 from avel.curves import Curves, check_tensorboard
 from avel.data.ave.files import CLASSES as AVE_CLASSES
@@ -37,7 +38,6 @@ from avel.data.store import Store, open_store
 from avel.devices import device
 from avel.errors import AvelError
 from avel.files import check_folder, make_folder, remove_abandoned, write_file
-from avel.floors import segment_floors
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
@@ -64,14 +64,14 @@ class Run:
         best_epoch: the epoch whose weights were kept.
         best_accuracy: its accuracy on the split that chose it: of segments, or in task cml the mean of A2V and V2A.
         metrics: one dict an epoch, as in ``metrics.jsonl``.
-        floors: what that split gives without looking or listening, by name; segments count once, as in ``accuracy``.
+        baselines: what the trivial baselines score on that split, by name; segments count once, as in ``accuracy``.
     """
 
     folder: Path
     best_epoch: int
     best_accuracy: float
     metrics: list[dict[str, Any]]
-    floors: dict[str, float]
+    baselines: dict[str, float]
 
 
 def train(
@@ -200,13 +200,13 @@ def train(
     if progress and fabric.is_global_zero:
         progress("train", config.epochs, config.epochs)
     if config.task == "cml":
-        floors = located_floors(train_windows, choose_windows).values
+        baselines = located_baselines(train_windows, choose_windows).values
     else:
-        floors = segment_floors(
+        baselines = segment_baselines(
             (store.labels(index).numpy() for index in task_split(store, config.select_on, config.task)),
             len(store.classes),
         )
-    return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics, floors)
+    return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics, baselines)
 
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:

@@ -1,4 +1,4 @@
-"""Floors against an oracle in plain Python, by hand, and on AVE's own annotations."""
+"""Trivial baselines against an oracle in plain Python, by hand, and on AVE's own annotations."""
 
 import math
 import random
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avel.baselines import Baselines, full_name, segment_baselines, window_baselines
 from avel.errors import AvelError
-from avel.floors import TOLD, Floors, segment_floors, window_floors
 
 NAMES = ("uniform window", "first window", "last window", "most frequent start per length")
 
@@ -35,7 +35,7 @@ def partial_oracle(mask: list[bool]) -> tuple[int, int] | None:
 
 
 def window_oracle(train: list[list[bool]], masks: list[list[bool]]) -> tuple[list[float], int]:
-    """The four floors in the order of `NAMES`, and the number of videos counted."""
+    """The four baselines in the order of `NAMES`, and the number of videos counted."""
     hits = []
     known = [(len(row), partial_oracle(row)) for row in train]
     for mask in masks:
@@ -55,23 +55,27 @@ def approximately(values: list[float]) -> object:
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=6))
-def test_segment_floors(videos: list[list[int]]) -> None:
-    found = segment_floors([np.array(video, dtype=np.int64) for video in videos], 3)
+def test_segment_baselines(videos: list[list[int]]) -> None:
+    found = segment_baselines([np.array(video, dtype=np.int64) for video in videos], 3)
     assert list(found) == ["all background", "right class everywhere"]
     assert list(found.values()) == approximately(list(segment_oracle(videos, 3)))
 
 
-def test_segment_floors_by_hand() -> None:
+def test_segment_baselines_by_hand() -> None:
     """Two classes, background 2; the last video has no event."""
     labels = np.array([[0, 0, 2, 1], [2, 1, 2, 2], [2, 2, 2, 2]])
-    assert segment_floors(labels, 2) == {"all background": 8 / 12, "right class everywhere": (2 + 1 + 4) / 12}
-    assert segment_floors(labels.astype(np.int8), 2) == segment_floors(list(labels), 2) == segment_floors(labels, 2)
+    assert segment_baselines(labels, 2) == {"all background": 8 / 12, "right class everywhere": (2 + 1 + 4) / 12}
+    assert (
+        segment_baselines(labels.astype(np.int8), 2)
+        == segment_baselines(list(labels), 2)
+        == segment_baselines(labels, 2)
+    )
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-def test_segment_floors_refuse_other_classes(label: int) -> None:
+def test_segment_baselines_refuse_other_classes(label: int) -> None:
     with pytest.raises(AvelError, match="labels from"):
-        segment_floors(np.array([[0, label]]), 2)
+        segment_baselines(np.array([[0, label]]), 2)
 
 
 masks = st.lists(
@@ -86,8 +90,8 @@ masks = st.lists(
 
 
 @given(masks, masks)
-def test_window_floors(train: list[list[bool]], test: list[list[bool]]) -> None:
-    found = window_floors(*([np.array(mask, dtype=bool) for mask in split] for split in (train, test)))
+def test_window_baselines(train: list[list[bool]], test: list[list[bool]]) -> None:
+    found = window_baselines(*([np.array(mask, dtype=bool) for mask in split] for split in (train, test)))
     values, counted = window_oracle(train, test)
     assert tuple(found.values) == NAMES and found.counted == counted
     assert list(found.values.values()) == approximately(values)
@@ -98,34 +102,34 @@ def mask(pattern: str) -> np.ndarray:
     return np.array([letter == "x" for letter in pattern])
 
 
-def test_window_floors_by_hand() -> None:
+def test_window_baselines_by_hand() -> None:
     train = [mask(row) for row in ("-xx-", "-xx-", "xx--", "--xx", "---x", "x---", "xxxx", "----", "-x-x", "-x")]
     test = [mask(row) for row in ("-xx-", "xx--", "--x-", "---x", "-xxx", "xxxx", "----", "x-x-")]
-    found = window_floors(train, test)
+    found = window_baselines(train, test)
     # Length 2 is usually at 1; length 1 is at 0 and 3 alike, so at 0; length 3 is never seen, so at 0.
     shares = [(1 / 3 + 1 / 3 + 1 / 4 + 1 / 4 + 1 / 2) / 5, 1 / 5, 2 / 5, 1 / 5]
     assert found.counted == 5 and list(found.values.values()) == approximately(shares)
-    assert window_floors(np.array(train[:9]), np.array(test)) == found  # a whole array, the two-segment video aside
+    assert window_baselines(np.array(train[:9]), np.array(test)) == found  # a whole array, the two-segment video aside
 
 
 def test_the_prior_is_of_the_training_videos_alone_and_of_their_own_number_of_segments() -> None:
     key = "most frequent start per length"
-    assert window_floors([mask("x--")], [mask("--x")] * 3).values[key] == 0
-    assert window_floors([mask("--x")], [mask("--x")]).values[key] == 1
-    assert window_floors([mask("--x-")], [mask("--x")]).values[key] == 0  # four segments say nothing of three
-    assert window_floors([], [mask("x--"), mask("--x")]).values[key] == 0.5
+    assert window_baselines([mask("x--")], [mask("--x")] * 3).values[key] == 0
+    assert window_baselines([mask("--x")], [mask("--x")]).values[key] == 1
+    assert window_baselines([mask("--x-")], [mask("--x")]).values[key] == 0  # four segments say nothing of three
+    assert window_baselines([], [mask("x--"), mask("--x")]).values[key] == 0.5
 
 
 def test_no_video_to_find_anything_in_is_nan() -> None:
-    found = window_floors([mask("x-")], [mask("xx")])
-    assert isinstance(found, Floors) and found.counted == 0
+    found = window_baselines([mask("x-")], [mask("xx")])
+    assert isinstance(found, Baselines) and found.counted == 0
     assert tuple(found.values) == NAMES and all(math.isnan(value) for value in found.values.values())
 
 
-def test_window_floors_refuse_class_ids() -> None:
+def test_window_baselines_refuse_class_ids() -> None:
     for arguments in (([mask("x-")], np.array([[0, 28]])), (np.array([[0, 28]]), [mask("x-")])):
         with pytest.raises(AvelError, match="event mask"):
-            window_floors(*arguments)
+            window_baselines(*arguments)
 
 
 def annotated(lines: list[str]) -> list[list[int]]:
@@ -155,19 +159,19 @@ def order(folder: Path, name: str) -> list[int]:
 
 @pytest.mark.parametrize("shuffled", [None, 0, 1])
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_floors_of_ave(real_data: Path, lines: list[str], split: str, shuffled: int | None) -> None:
+def test_baselines_of_ave(real_data: Path, lines: list[str], split: str, shuffled: int | None) -> None:
     """As annotated, and with the rows permuted, so that no number can have been learned by heart."""
     rows = list(lines)
     if shuffled is not None:
         random.Random(shuffled).shuffle(rows)
     labels = annotated(rows)
     asked = [labels[row] for row in order(real_data, f"{split}_order")]
-    found = segment_floors(np.array(asked), 28)
+    found = segment_baselines(np.array(asked), 28)
     assert list(found.values()) == approximately(list(segment_oracle(asked, 28)))
 
     events = [[label != 28 for label in row] for row in labels]
     train, test = ([events[row] for row in order(real_data, f"{name}_order_match")] for name in ("train", split))
-    windows = window_floors(np.array(train), np.array(test))
+    windows = window_baselines(np.array(train), np.array(test))
     values, counted = window_oracle(train, test)
     assert windows.counted == counted and list(windows.values.values()) == approximately(values)
 
@@ -184,6 +188,6 @@ def test_right_class_everywhere_is_no_ceiling_where_events_are_rare() -> None:
     """One second of ten holds an event: who answers background scores more, and is told to know what, not when."""
     labels = np.full((4, 10), 2)
     labels[:, 3] = 1
-    found = segment_floors(labels, 2)
+    found = segment_baselines(labels, 2)
     assert found["right class everywhere"] == pytest.approx(0.1) and found["all background"] == pytest.approx(0.9)
-    assert "not when" in TOLD["right class everywhere"] and TOLD.keys() <= found.keys()
+    assert "not when" in full_name("right class everywhere") and full_name("all background") == "all background"
