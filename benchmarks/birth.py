@@ -1,4 +1,4 @@
-"""What every file under results/ says of its birth: command, commit, machine."""
+"""The command, commit and machine that every file under results/ records."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def birth() -> dict[str, Any]:
-    """The command as typed in the repository's root, the commit (marked where the tree differs), the machine."""
+    """The command as typed in the root of the repository, the commit (marked if files differ from it), the machine."""
     describe = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),

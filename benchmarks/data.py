@@ -1,10 +1,10 @@
-"""The data path at AVE's size, side by side with the obvious ways: import, batches, half precision.
+"""Import, batches and half precision at AVE's size, beside the obvious ways to do the same.
 
     python benchmarks/data.py --data /tmp/simulated --work /tmp/data-benchmark
 
-simulates what is missing under --data (9 GB; and 8 GB for the half-precision part), prints tables and writes
-results/data.json. `--parts import batches half` chooses. Dropping the page cache needs root; without it the import is
-measured warm, and the table says so.
+This simulates what is missing under --data (9 GB, and 8 GB for the half-precision part), prints tables and writes
+results/data.json. `--parts import batches half` chooses the parts. Only root can drop the page cache; for other users
+the import is measured with a warm cache, and the table says so.
 """
 
 import argparse
@@ -46,17 +46,19 @@ SETTINGS = {"epochs": 8, "batch_size": 64, "learning_rate": 1e-3}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder for simulated AVE files, kept")
-    parser.add_argument("--work", type=Path, required=True, help="folder for stores, on the same disk; emptied")
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of import and plain copy")
-    parser.add_argument("--videos", type=int, default=4143, help="fewer for a try-out")
-    parser.add_argument("--test-videos", type=int, default=2000, help="of the half-precision part")
+    parser.add_argument("--data", type=Path, required=True, help="folder for simulated AVE files, which are kept")
+    parser.add_argument("--work", type=Path, required=True, help="folder for stores, on the same disk; it is emptied")
+    parser.add_argument("--pairs", type=int, default=5, help="number of pairs of import and plain copy")
+    parser.add_argument("--videos", type=int, default=4143, help="number of videos; fewer for a quick try")
+    parser.add_argument(
+        "--test-videos", type=int, default=2000, help="number of test videos in the half-precision part"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "data.json")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     results = json.loads(arguments.results.read_text()) if arguments.results.is_file() else {}
-    results["title"] = "The data path on simulated features of AVE's shapes: simulated, not AVE"
+    results["title"] = "Import and reading of simulated features with AVE's shapes: simulated, not AVE"
     with bars() as progress:
         if {"import", "batches"} & set(arguments.parts):
             simulate(arguments.data / "ave", videos=arguments.videos, progress=progress)
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def time_import(data: Path, work: Path, pairs: int) -> dict[str, Any]:
-    """Import against reading the input in blocks and writing as many bytes as the store has, in turn, cold cache."""
+    """Time the import, and reading the input and writing the store's size, in turn with a cold cache."""
     files = [data / name for name in ("visual_feature.h5", "audio_feature.h5", "visual_feature_vec.h5")]
     files += [data / f"{kind}_feature_noisy.h5" for kind in ("visual", "audio")]
     store = work / "import"
@@ -121,7 +123,7 @@ def _copy(files: list[Path], out: Path, size: int) -> None:
 
 
 def drop_cache() -> bool:
-    """Write out and forget all cached files; False where that is not allowed."""
+    """Write out and drop all cached files; False if that is not allowed."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3")
@@ -131,7 +133,7 @@ def drop_cache() -> bool:
 
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> tuple[float, int]:
-    """Seconds of a call in a fresh process with everything imported, and the most anonymous memory it had, bytes."""
+    """Seconds of a call in a new process with everything imported, and its peak of anonymous memory, bytes."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_measured, args=(theirs, function, arguments))
@@ -160,7 +162,7 @@ def _measured(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that is no file's, bytes."""
+    """Memory of this process that belongs to no file, bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
@@ -169,7 +171,7 @@ def anonymous_bytes() -> int:
 
 
 def time_batches(data: Path, store: Path, count: int = 20) -> dict[str, Any]:
-    """Shuffled float32 batches of 128 from the store, and from the float64 file in the ways that others read it."""
+    """Time shuffled float32 batches of 128 from the store, and from the float64 file as other programs read it."""
     opened = open_store(store)
     windows = Windows(opened, opened.split("train"), 10)
     order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0)).tolist()
@@ -236,7 +238,7 @@ def time_batches(data: Path, store: Path, count: int = 20) -> dict[str, Any]:
 
 
 def copy_rate() -> float:
-    """Bytes a second that this machine writes when it converts float16 to float32, both in memory already."""
+    """Bytes per second that this machine writes when it converts float16 to float32 in memory."""
     source, target = torch.zeros(2**25, dtype=torch.float16), torch.zeros(2**25)
     times = []
     for _ in range(7):
@@ -247,7 +249,7 @@ def copy_rate() -> float:
 
 
 def time_step(windows: Windows, order: list[int], *, ahead: bool, steps: int = 6) -> float:
-    """Seconds of a training step of CCLN, its batch read before it or by a thread during the step before."""
+    """Seconds of a training step of CCLN. Its batch is read before it, or by a thread during the step before."""
     from concurrent.futures import ThreadPoolExecutor
 
     store = windows.store
@@ -281,7 +283,7 @@ def _first_batch(store: Path) -> None:
 
 
 def _whole_file(data: Path) -> None:
-    """What the public scripts do: both files as a whole, then the rows of a batch, as float32."""
+    """Do what the public scripts do: read both files whole, then convert the rows of a batch to float32."""
     arrays = []
     for name in ("visual_feature.h5", "audio_feature.h5"):
         with h5py.File(data / name) as file:
@@ -296,7 +298,7 @@ def _whole_file(data: Path) -> None:
 
 
 def half_precision(data: Path, work: Path, test_videos: int) -> dict[str, Any]:
-    """The same trained weights on float16 features as stored and on the float32 features they were rounded from."""
+    """Compare the same trained weights on the stored float16 features and on their float32 originals."""
     videos = {"train_videos": 800, "val_videos": 200, "test_videos": test_videos, "background_videos": 10}
     config = TrainConfig(store=work / "half", out=work / "half-run", **SETTINGS)  # type: ignore[arg-type]
     with bars() as progress:
@@ -340,22 +342,22 @@ def _probabilities(model: LoadedModel, audio: torch.Tensor, visual: torch.Tensor
 
 
 def show(results: dict[str, Any]) -> None:
-    """What was measured, as a table."""
+    """Print the measurements as a table."""
     table = Table("part", "what", "measured", title=results["title"])
     if part := results.get("import"):
         ours, copy = (statistics.median(pair[name] for pair in part["pairs"]) for name in ("import", "copy"))
         table.add_row("import", f"cold cache: {part['cold_cache']}", f"{ours:.1f} s, {part['ratio']:.2f} x the copy")
-        table.add_row("", "plain read of the input, write of the store's size", f"{copy:.1f} s")
+        table.add_row("", "plain read of the input and write of the store's size", f"{copy:.1f} s")
         sizes = f"{_size(part['store_bytes'])}, {_size(part['peak_anonymous_bytes'])}"
         table.add_row("", "store, peak anonymous memory", sizes)
     if part := results.get("batches"):
-        rate = f"{part['copy_rate']:.0%} of this machine's rate of converting in memory"
+        rate = f"{part['copy_rate']:.0%} of this machine's speed of conversion in memory"
         table.add_row("batches", "from the store", f"{_milliseconds(part['ours_seconds'])}, {rate}")
         table.add_row("", "the same into new memory", _milliseconds(part["ours_new_memory_seconds"]))
         for name, seconds in part["theirs_seconds"].items():
             table.add_row("", name, _milliseconds(seconds))
-        table.add_row("", "ratio to the faster of these", f"{part['ratio']:.1f} x")
-        table.add_row("", "extra memory", f"{part['extra_memory_of_batch']:.1%} of the batch")
+        table.add_row("", "speed-up over the faster of these", f"{part['ratio']:.1f} x")
+        table.add_row("", "memory beyond the batch", f"{part['extra_memory_of_batch']:.1%} of the batch")
         for name, first in part["first_batch"].items():
             peak = _size(first["peak_anonymous_bytes"])
             table.add_row("", f"first batch, {name}", f"{first['seconds']:.2f} s, {peak} of memory")
@@ -363,7 +365,7 @@ def show(results: dict[str, Any]) -> None:
             table.add_row("", f"training step: {name}", _milliseconds(seconds))
     if part := results.get("half"):
         share = f"{part['differ']} of {part['segments']} segments, {part['share']:.4%}"
-        table.add_row("half", "argmax differs from float32's", share)
+        table.add_row("half", "predicted class differs from float32's", share)
         largest, margin = part["largest_difference_of_a_probability"], part["smallest_margins"][0]
         table.add_row("", "largest difference of a probability, smallest margin", f"{largest:.1e}, {margin:.1e}")
     console().print(table)

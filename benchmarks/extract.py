@@ -1,16 +1,16 @@
-"""How fast AVE's features are made: VGG-19 beside the machine's own speed, decoding, and the whole path of a clip.
+"""How fast avel makes AVE's kind of features: VGG-19 beside the machine's own speed, decoding, and a whole clip.
 
     python benchmarks/extract.py
 
-prints a table and writes results/extract.json. VGG-19 runs on as many frames as the clip has, batched as `avel extract`
-does, and frame by frame with one call of the network each, by turns in the same run. Its share is that of the
-multiply-adds a second which the same processor reaches in a large product of matrices of the same precision. Weights
-are random: speed does not depend on them. In bfloat16, which takes ten times as long where the processor has no
-instructions for it, the network alone is timed, on a few frames.
+This prints a table and writes results/extract.json. VGG-19 runs on all frames of the clip, once in the batches of
+`avel extract` and once with one call per frame, by turns in the same run. Its share compares its multiply-adds per
+second with those of a large matrix product of the same precision on the same processor. Weights are random, because
+speed does not depend on them. bfloat16 takes ten times as long on a processor without instructions for it, so there
+only the network is timed, on a few frames.
 
     python benchmarks/extract.py --device cuda --bfloat16-frames 160 --results results/extract_cuda.json
 
-does the same on a GPU. At the end stands how long AVE's 4143 clips take one process at the pace of the whole clip.
+does the same on a GPU. The last line estimates how long AVE's 4143 clips take in one process.
 """
 
 import argparse
@@ -42,11 +42,11 @@ from media import write_video
 from random_weights import digest, random_stack, random_vggish, write_keras, write_vggish
 
 SEGMENT_FRAMES = 16
-AVE_CLIPS = 4143  # of ten seconds
+AVE_CLIPS = 4143  # ten seconds each
 
 
 class Pictures:
-    """A visual extractor that does all but the network: decoding, choosing and resizing are left."""
+    """A visual extractor without the network: it only decodes, chooses and resizes frames."""
 
     kind, name, tag, options = "visual", "pictures", "pictures-0", {}
     frame_size, frames_per_segment, grid, dim = Vgg19.frame_size, SEGMENT_FRAMES, (1, 1), 1
@@ -63,7 +63,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def one_by_one(network: Vgg19, frames: np.ndarray) -> None:
-    """The obvious way: a call of the network for each frame."""
+    """The obvious way: one call of the network per frame."""
     for index in range(len(frames)):
         network.block5_pool(frames[index : index + 1])
 
@@ -85,9 +85,9 @@ def decode_and_resize(video: Path, num_segments: int) -> None:
 def measure(
     ways: dict[str, Callable[[], object]], precision: str, sides: list[int], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each way in each turn, one way after the other, so that a busy moment of the machine falls on all.
+    """Seconds of each way in each turn. The ways take turns, so that a busy moment of the machine affects all of them.
 
-    "product" is the seconds of a multiply-add in the best product of two square matrices of that turn.
+    "product" is the seconds per multiply-add in the best product of two square matrices in that turn.
     """
     matrices = [torch.randn(side, side).to(device, PRECISIONS[precision]) for side in sides]
     found: dict[str, list[float]] = {name: [] for name in [*ways, "product"]}
@@ -96,24 +96,24 @@ def measure(
         for name, work in ways.items():
             found[name].append(seconds(work))
             for matrix in matrices * 3:
-                # One number of the product is read, so that a GPU has done all of it.
+                # Reading one number of the product makes a GPU finish it.
                 products.append(seconds(lambda matrix=matrix: float((matrix @ matrix)[0, 0])) / len(matrix) ** 3)
         found["product"].append(min(products))
     return found
 
 
 def ratio(found: dict[str, list[float]], one: str, other: str) -> float:
-    """How many times as long one way takes as the other in the same turn, the median of the turns."""
+    """How many times as long one way takes as the other in the same turn: the median over the turns."""
     return median(here / there for here, there in zip(found[one], found[other], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=10, help="length of the clip that is made")
+    parser.add_argument("--seconds", type=int, default=10, help="length of the test clip")
     parser.add_argument("--size", type=int, nargs=2, default=[640, 360], help="its width and height")
-    parser.add_argument("--repeats", type=int, default=3, help="turns; their median counts")
-    parser.add_argument("--bfloat16-frames", type=int, default=16, help="timed in bfloat16, whole segments")
-    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="of the matrices multiplied")
+    parser.add_argument("--repeats", type=int, default=3, help="number of turns; the median counts")
+    parser.add_argument("--bfloat16-frames", type=int, default=16, help="frames to time in bfloat16, whole segments")
+    parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="sides of the square matrices")
     parser.add_argument("--device", default="cpu", help="where the networks run: cpu, cuda, cuda:1, mps or auto")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "extract.json")
     arguments = parser.parse_args()
@@ -150,7 +150,7 @@ def main() -> None:
                 ways["whole clip"] = partial(extract_clip, video, network, sound)
                 ways["frame by frame"] = partial(one_by_one, network, of)
             network.block5_pool(frames[:2])  # the first call is slower
-            # Without instructions for bfloat16 its product takes a minute at 2048, and is slower than convolutions.
+            # Without instructions for bfloat16, a product at 2048 takes a minute.
             sides = arguments.sides if precision == "float32" else [512]
             found = measure(ways, precision, sides, arguments.repeats, place)
             fewest = min(found["batched"])
@@ -170,7 +170,7 @@ def main() -> None:
                 }
             rows[precision]["turns"] = found
     content = {
-        "title": f"VGG-19 and VGGish features of a clip of {arguments.seconds} s on {place}, weights at random",
+        "title": f"VGG-19 and VGGish features of a clip of {arguments.seconds} s on {place}, random weights",
         "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
         **birth(),
         "threads": torch.get_num_threads(),
@@ -183,7 +183,7 @@ def main() -> None:
     }
     arguments.results.parent.mkdir(exist_ok=True)
     write_file(arguments.results, json.dumps(content, indent=1) + "\n")
-    print(f"decoding {decoding:.2f} s, with choosing and resizing {resizing:.2f} s")
+    print(f"decoding {decoding:.2f} s; with choosing and resizing {resizing:.2f} s")
     for precision, row in rows.items():
         print(f"{precision}:")
         for name, value in row.items():

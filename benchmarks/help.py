@@ -1,4 +1,4 @@
-"""How long `avel --help` takes, as a whole process, beside a Python that does nothing and one that imports torch.
+"""Time `avel --help` as a whole process, beside a Python that does nothing and one that imports torch.
 
 python benchmarks/help.py
 """
@@ -19,7 +19,7 @@ COMMANDS = {
 def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(11):
-        for name, words in COMMANDS.items():  # interleaved, so that a slow moment of the machine hits all alike
+        for name, words in COMMANDS.items():  # in turn, so that a slow moment of the machine affects all of them
             began = time.perf_counter()
             subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
             times[name].append(time.perf_counter() - began)

@@ -1,8 +1,8 @@
-"""Files and folders of a stranger, and what avel makes of them: refused, read as they say, or wrong.
+"""What avel does with changed files and hostile folders: refuse them, read them correctly, or go wrong.
 
     python benchmarks/hostile.py
 
-reads the cases that tests/test_hostile_files.py tests, prints a table and writes results/hostile.json.
+This takes the cases of tests/test_hostile_files.py, prints a table and writes results/hostile.json.
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ("refused", "as it says", "done")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the changed files")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the changes")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "hostile.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def main() -> None:
                 folders[command][_told(command_outcome(command, folder, hostile))] += 1
             shutil.rmtree(folder)
     results: dict[str, Any] = {
-        "title": "Files and folders of a stranger",
+        "title": "Changed files and hostile folders",
         **birth(),
         "seed": arguments.seed,
         "slowest_seconds": round(slowest, 3),

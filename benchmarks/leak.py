@@ -1,12 +1,12 @@
-"""Can cross-modality localization see the answer? Trained on pure noise, and asked beside a stranger's partner stream.
+"""Does the answer of cross-modality localization leak from the query stream to the searched stream?
 
     python benchmarks/leak.py --ave FOLDER --store small-store --work runs/leak
 
-FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``: the noise has AVE's real starts and lengths. A model that
-scores above the trivial baselines there was told the answer by the stream that it searches with. As a control, the same
-noise has its sound silenced outside the event: a leak that a test must show. The last part takes a model trained
-``joint`` on simulated features and lets the stream that is searched meet the partner stream of another video before
-distances are taken: what that costs is what the aligned partner brought.
+FOLDER holds AVE's Annotations.txt and ``*_order_match.h5``. The first parts train and test on noise with AVE's real
+starts and lengths: a model that scores above the trivial baselines there got the answer from the query stream. As a
+control, the audio of the same noise is 0 outside the event, a leak that the test must show. The last part takes a model
+trained ``joint`` on simulated features and fuses the searched stream with the query stream of another video. The loss
+of accuracy is what the aligned query stream had contributed.
 """
 
 import argparse
@@ -38,12 +38,12 @@ GRID, WIDTH = (2, 2), 16  # of the noise
 
 @dataclass(frozen=True)
 class Part:
-    """Features to train on, and how.
+    """What to train on, and how.
 
     Attributes:
-        title: of the table; the store's own where it is empty.
-        modes: that are trained.
-        options: of the network.
+        title: of the table; empty takes the store's own.
+        modes: the modes to train.
+        options: options of the network.
         leaking: as in `noise_store`.
     """
 
@@ -54,7 +54,7 @@ class Part:
 
 
 NOISE = "Noise under AVE's events, not AVE"
-ALL_PAIRS = {"cml_pairs": "all"}  # pairs of different seconds, where a distance that follows the place can be learned
+ALL_PAIRS = {"cml_pairs": "all"}  # pairs of different seconds can teach a distance that depends on the position
 PARTS = {
     "noise": Part(NOISE),
     "noise_all": Part(f"{NOISE}; trained on all T x T pairs", ("joint",), ALL_PAIRS),
@@ -112,7 +112,7 @@ def noise_store(ave: Path, out: Path, seed: int, *, leaking: bool = False) -> St
 
 
 def trained(store: Store, out: Path, mode: Mode, seed: int, updates: int, options: dict[str, Any]) -> Any:
-    """A network trained in one mode, chosen on validation."""
+    """Train a network in one mode; validation chooses the epoch."""
     config = TrainConfig(
         store=store.path,
         out=out,
@@ -130,7 +130,7 @@ def trained(store: Store, out: Path, mode: Mode, seed: int, updates: int, option
 
 
 def shares(network: Any, windows: Windows) -> dict[str, float]:
-    """Events found exactly, mode and direction -> share."""
+    """Share of events found exactly, for each mode and direction."""
 
     def run(batch: Batch) -> DistanceOutput:
         output: DistanceOutput = network(batch.audio, batch.visual)
@@ -140,11 +140,11 @@ def shares(network: Any, windows: Windows) -> dict[str, float]:
     return {f"{mode} {direction}": float(found[mode][direction].mean()) for mode in MODES for direction in DIRECTIONS}
 
 
-def with_a_strangers_partner(network: Any, windows: Windows, seed: int) -> dict[str, float]:
-    """As `shares` in mode joint, but the searched stream has met the partner stream of another video."""
+def fused_with_another_video(network: Any, windows: Windows, seed: int) -> dict[str, float]:
+    """As `shares` in mode joint, but the searched stream is fused with the query stream of another video."""
     asked = list(events(windows))
     ring = np.random.default_rng(seed).permutation(asked).tolist()
-    strangers = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
+    partner_of = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
     finals: dict[str, Tensor] = {}
     network.integration.register_forward_hook(
         lambda module, inputs, output: finals.update(visual=output[0], audio=output[1])
@@ -154,7 +154,7 @@ def with_a_strangers_partner(network: Any, windows: Windows, seed: int) -> dict[
         places = iter(asked)
 
         def run(batch: Batch, direction: Direction = direction, places: Any = places) -> DistanceOutput:
-            partners = windows.batch([strangers[next(places)] for _ in range(len(batch.audio))])
+            partners = windows.batch([partner_of[next(places)] for _ in range(len(batch.audio))])
             network(batch.audio, batch.visual)
             query = finals["audio" if direction == "a2v" else "visual"]
             if direction == "a2v":
@@ -164,12 +164,12 @@ def with_a_strangers_partner(network: Any, windows: Windows, seed: int) -> dict[
             return DistanceOutput(distances(query, finals["audio"]))
 
         hits = located(run, windows, "joint", batch_size=64)
-        found[f"joint, a stranger's partner {direction}"] = float(hits[direction].mean())
+        found[f"joint, searched stream fused with another video: {direction}"] = float(hits[direction].mean())
     return found
 
 
 def gathered(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Name -> mean, spread and each seed's."""
+    """Mean, spread and the value of each seed, by name."""
     each = {name: [row[name] for row in rows] for name in rows[0]}
     return {
         name: {"mean": mean(of), "spread": stdev(of) if len(of) > 1 else None, "each": of} for name, of in each.items()
@@ -181,7 +181,13 @@ def main() -> None:
     parser.add_argument("--ave", type=Path, required=True, help="folder with AVE's Annotations.txt and order files")
     parser.add_argument("--store", type=Path, required=True, help="store of simulated features")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], help="the others stay as they are")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=[*PARTS],
+        help="parts to run; results of the others stay as they are",
+    )
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -205,7 +211,7 @@ def main() -> None:
                 network = trained(store, out, mode, seed, arguments.updates, options)
                 row = shares(network, windows)
                 if name == "simulated" and mode == "joint":
-                    row |= with_a_strangers_partner(network, windows, seed)
+                    row |= fused_with_another_video(network, windows, seed)
                 rows[mode].append(row)
                 print(name, "trained", mode, seed, {key: round(value, 3) for key, value in row.items()}, flush=True)
         trivial = located_baselines(Windows(store, task_split(store, "train", "cml"), SEGMENTS), windows)

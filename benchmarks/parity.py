@@ -1,14 +1,15 @@
-"""How far features of real files are from those of OpenCV's resize, Keras, resampy and torchvggish.
+"""Compare features of real files with those of OpenCV's resize, Keras, resampy and torchvggish.
 
     make .venv-parity/.installed
     .venv-parity/bin/python benchmarks/parity.py
 
-prints two tables and writes results/parity.json. avel goes its whole way, from the file to the features; the reference
-is given the frames and the 16-bit sound that PyAV decodes (of WAV files soundfile), and does the rest. For scale, the
-same with FFmpeg's scaler and resampler in place of ours. Weights are random, in the published files' formats.
+This prints two tables and writes results/parity.json. avel goes its whole way from the file to the features. The
+reference gets the frames and the 16-bit sound that PyAV decodes (soundfile for WAV files), and does the rest. For
+scale, the tables also show the difference with FFmpeg's scaler and resampler in place of avel's. Weights are random, in
+the formats of the published files.
 
-The files lie in ../shared/media, or media/ in the folder that AVEL_TEST_DATA names. Their sound is all of 44.1 kHz: one
-of them is also taken at other rates.
+The files are in media/ in the folder that AVEL_TEST_DATA names (../shared by default). They all have sound at 44.1 kHz,
+so one of them is also resampled to other rates.
 """
 
 import argparse
@@ -43,12 +44,12 @@ from random_weights import digest, random_stack, random_vggish, write_keras, wri
 
 PICTURES = ("BjCEufrlXm4.mp4", "bt709_full_range.mp4", "h265_video.mp4", "av1_video.mkv")
 SOUNDS = ("BjCEufrlXm4.mp4", "bird_audio.wav", "car_audio.wav", "cat_3-95694-A-5.wav", "dog_audio.wav")
-OTHER_RATES = (8_000, 16_000, 22_050, 48_000)  # that the first of them is also taken at
+OTHER_RATES = (8_000, 16_000, 22_050, 48_000)  # the first of SOUNDS is also tested at these
 FRAMINGS = ("per_second", "continuous")
 
 
 class KeptVgg19(Vgg19):
-    """Keeps its features as they are before they are rounded to float16 for the store."""
+    """Also keeps the features before they are rounded to float16 for the store."""
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         self.kept = [*getattr(self, "kept", []), super().__call__(frames)]
@@ -56,7 +57,7 @@ class KeptVgg19(Vgg19):
 
 
 class NoSound:
-    """An audio extractor that costs nothing."""
+    """An audio extractor that computes nothing."""
 
     kind, name, tag, options = "audio", "none", "none-0", {}
     sample_rate, dim = SAMPLE_RATE, 1
@@ -66,7 +67,7 @@ class NoSound:
 
 
 def apart(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Largest difference to the largest value, and mean difference to the mean value."""
+    """Largest difference relative to the largest value, and mean difference relative to the mean value."""
     difference = np.abs(found.astype(np.float64) - wanted)
     return {
         "largest": float(difference.max() / np.abs(wanted).max()),
@@ -75,7 +76,7 @@ def apart(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
 
 
 def shown_frames(path: Path, num_segments: int, each: int) -> list[av.VideoFrame]:
-    """The frames nearest before (t + i / each) seconds, out of all that the file has."""
+    """The last frames of the file at or before (t + i / each) seconds."""
     with av.open(str(path)) as container:
         starts = [Fraction(stream.start_time or 0) * stream.time_base for stream in container.streams]
         frames = [(frame.time - float(min(starts)), frame) for frame in container.decode(video=0)]
@@ -110,7 +111,7 @@ def compare_pictures(path: Path, ours: KeptVgg19, network: Any) -> dict[str, Any
 
 
 def decoded_sound(path: Path) -> tuple[np.ndarray, int]:
-    """Mono sound of a file at its own rate, out of 16 bits, on the clock of both of its streams."""
+    """Mono sound of a file at its own rate, decoded to 16 bits, on the common clock of its streams."""
     if path.suffix == ".wav":
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
         return (samples / 32768.0).mean(1), rate
@@ -126,7 +127,7 @@ def decoded_sound(path: Path) -> tuple[np.ndarray, int]:
 
 
 def at_rate(source: Path, out: Path, rate: int) -> Path:
-    """The sound of a file at another rate, as a WAV file of 16 bits."""
+    """Write the sound of a file at another rate, as a 16-bit WAV file."""
     wave = read_waveform(source, rate)
     soundfile.write(out, np.rint(wave * 32767).astype(np.int16), rate)
     return out
@@ -138,7 +139,7 @@ def reference_examples(wave: np.ndarray, rate: int, num_segments: int, framing: 
         whole = np.zeros(num_segments * rate)
         whole[: len(wave)] = wave[: len(whole)]
         return torch.cat([vggish_input.waveform_to_examples(piece, rate) for piece in whole.reshape(-1, rate)])
-    padded = np.pad(wave, (0, rate))  # it leaves out an example that the sound does not fill
+    padded = np.pad(wave, (0, rate))  # torchvggish drops an example that the sound does not fill
     return vggish_input.waveform_to_examples(padded, rate)[:num_segments]
 
 
@@ -169,12 +170,14 @@ def compare_sound(path: Path, name: str, networks: dict[str, Vggish], network: t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames-per-segment", type=int, default=2, help="of VGG-19; how many changes little")
+    parser.add_argument("--frames-per-segment", type=int, default=2, help="frames of VGG-19; the number changes little")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "parity.json")
     arguments = parser.parse_args()
     media = Path(os.environ.get("AVEL_TEST_DATA") or ROOT.parent / "shared") / "media"
     if not resampy.__version__.startswith("0.2."):
-        sys.exit(f"resampy {resampy.__version__} has another kaiser_best than 0.2: see requirements-parity.lock")
+        sys.exit(
+            f"resampy {resampy.__version__} has a different kaiser_best filter than 0.2; use requirements-parity.lock"
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = write_keras(Path(folder) / "vgg19.h5", random_stack(BLOCKS, 3))
         ours = KeptVgg19(
@@ -194,7 +197,7 @@ def main() -> None:
         ]
         sounds = [compare_sound(path, name, networks, network) for path, name in files]
     content = {
-        "title": "Features of real files beside the references', weights at random",
+        "title": "Features of real files beside those of the reference programs, with random weights",
         **birth(),
         "references": {
             "keras": keras.__version__,

@@ -1,10 +1,11 @@
-"""How hard the simulated set is, and how close its sound is to VGGish's: simulated, not AVE.
+"""How hard the simulated set is, and how close its audio features are to VGGish's: simulated, not AVE.
 
     python benchmarks/simulated.py --seeds 0 1 2
 
-makes the features in memory, a video at a time, keeps the means over the cells, fits per-segment logistic regression
-(the neutral probe that set the difficulty; no network of avel ever did) and writes results/simulated.json. The real
-VGGish features of AVE's background-only videos are read from AVEL_TEST_DATA, by default ../shared, if there.
+This makes the features in memory, one video at a time, and keeps the means over the cells. It fits logistic regression
+on single segments, the probe that set the difficulty (no network of avel was used for that), and writes
+results/simulated.json. The real VGGish features of AVE's background-only videos are read from AVEL_TEST_DATA (../shared
+by default) if they are there.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def main() -> None:
 def pooled(
     world: World, scenes: list[Scene], progress: Progress, stage: str
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Audio (N, T, 128), visual averaged over the cells (N, T, Dv), and what the cells are like."""
+    """Audio (N, T, 128), visual averaged over the cells (N, T, Dv), and statistics of the cells."""
 
     def make(scene: Scene) -> tuple[np.ndarray, np.ndarray, float, float]:
         visual = make_visual(world, scene)
@@ -99,7 +100,7 @@ def pooled(
 
 
 def probe(values: np.ndarray, made: SimulatedPlan) -> float:
-    """Test accuracy of multinomial logistic regression on (N, T, D), a segment at a time; the L2 chosen on val."""
+    """Test accuracy of multinomial logistic regression on single segments of (N, T, D); val chooses the L2 penalty."""
     labels = made.labels()
     parts = {name: (values[made.splits[name]], labels[made.splits[name]]) for name in ("train", "val", "test")}
     flat = standardize(*(part[0].reshape(-1, values.shape[-1]).astype(np.float32) for part in parts.values()))
@@ -117,7 +118,7 @@ def probe(values: np.ndarray, made: SimulatedPlan) -> float:
 
 
 def statistics(audio: np.ndarray) -> dict[str, Any]:
-    """What (N, T, D) features are like: zeros, size, and the spectrum of their covariance."""
+    """Statistics of (N, T, D) features: share of zeros, size, and the spectrum of their covariance."""
     flat = audio.reshape(-1, audio.shape[-1]).astype(np.float64)
     spectrum = np.sort(np.linalg.eigvalsh(np.cov(flat.T)))[::-1]
     spectrum /= spectrum.sum()

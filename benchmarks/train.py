@@ -1,13 +1,13 @@
-"""How fast CCLN trains: an epoch of task full at AVE's size, as a share of what the machine's matrix product can do.
+"""How fast CCLN trains: an epoch of task full at AVE's size, compared with the machine's matrix product.
 
     avel data simulate --out simulated && avel data import-ave simulated --out ave-size
     avel data simulate --out small --grid 4 4 --visual-dim 64 --train-videos 800 --val-videos 800 --test-videos 2000
     avel data import-ave small --out small-store
     python benchmarks/train.py --store ave-size --small small-store
 
-The timed epoch is the training's own: it reads the features, casts them, computes and updates. Operations are counted
-by torch.utils.flop_counter on one step, forward and backward; the LSTMs, which it does not know, by formula. The matrix
-product is measured before and after every epoch, because a shared machine does not keep its speed.
+The timed epoch is that of `avel train`: it reads and casts the features, computes and updates. The operations of one
+step, forward and backward, are counted by torch.utils.flop_counter, and those of the LSTMs, which it does not know, by
+a formula. The matrix product is measured before and after every epoch, because the speed of a shared machine varies.
 """
 
 import argparse
@@ -38,7 +38,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def product_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Operations a second of a product of two matrices of 2048 x 2048."""
+    """Operations per second in a product of two matrices of 2048 x 2048."""
     one, other = torch.randn(2, 2048, 2048).to(dtype)
     one @ other
     products, began = 0, time.perf_counter()
@@ -49,11 +49,11 @@ def product_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
 
 
 def lstm_operations(network: nn.Module, tokens: int, raw: set[str]) -> int:
-    """Of all LSTMs, forward and backward: input and hidden state times weights, and their two gradients.
+    """Operations of all LSTMs, forward and backward: input and hidden state times weights, and their two gradients.
 
     Args:
         tokens: windows times segments.
-        raw: names of the LSTMs whose input is data, for which no gradient is taken.
+        raw: names of the LSTMs whose input is data and needs no gradient.
     """
     total = 0
     for name, module in network.named_modules():
@@ -65,7 +65,7 @@ def lstm_operations(network: nn.Module, tokens: int, raw: set[str]) -> int:
 
 
 def operations(network: Any, windows: Windows) -> dict[str, int]:
-    """Of one step of a whole batch."""
+    """Operations of one training step."""
     batch = windows.batch(range(BATCH))
     with FlopCounterMode(display=False) as counter:
         network.loss(network(batch.audio, batch.visual).parts, batch.target)["total"].backward()
@@ -107,7 +107,7 @@ def epochs(store_path: Path, precision: str, number: int, threads: int) -> dict[
 
 
 def accuracies(store: Path, precision: str, seeds: list[int], number: int, threads: int) -> dict[str, Any]:
-    """Validation accuracy of whole trainings."""
+    """Validation accuracy of complete trainings."""
     with tempfile.TemporaryDirectory() as folder:
         each = []
         for seed in seeds:
@@ -123,7 +123,7 @@ def accuracies(store: Path, precision: str, seeds: list[int], number: int, threa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True, help="store of AVE's size")
-    parser.add_argument("--small", type=Path, required=True, help="small store, to compare the accuracies on")
+    parser.add_argument("--small", type=Path, required=True, help="small store, on which the accuracies are compared")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--bf16-epochs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)

@@ -1,8 +1,9 @@
-"""The demo over several world seeds: accuracy with spread, event F1 on long videos, wall time of every stage.
+"""Run the demo on several sets of rendered clips: accuracy with spread, event F1 on long videos, seconds per stage.
 
     python benchmarks/worlds.py --seeds 0 1 2 --out /tmp/worlds
 
-prints a table and writes results/worlds.json. A killed run resumes where it was.
+A world is one set of rendered clips; its seed decides scenes, things, sounds and labels. This prints a table and
+writes results/worlds.json. After a kill, the same command resumes.
 """
 
 import argparse
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--long-videos", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=32)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the worlds")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the rendered clips and the runs")
     parser.add_argument("--results", type=Path, default=ROOT / "results" / "worlds.json")
     arguments = parser.parse_args()
 
@@ -55,7 +56,7 @@ def main() -> None:
         summary[name] = {"segment_accuracy": mean_and_spread(accuracies), "event_f1": mean_and_spread(f1s)}
     summary["CCLN on the long videos"] = {"event_f1": mean_and_spread([world["long_f1"] for world in worlds])}
     content = {
-        "title": "Rendered clips, held out: scenes, instances and voices never seen in training",
+        "title": "Held-out rendered clips: their scenes, instances and voices do not occur in training",
         **birth(),
         "clips": arguments.clips,
         "long_videos": arguments.long_videos,

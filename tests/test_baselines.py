@@ -191,3 +191,4 @@ def test_right_class_everywhere_is_no_ceiling_where_events_are_rare() -> None:
     found = segment_baselines(labels, 2)
     assert found["right class everywhere"] == pytest.approx(0.1) and found["all background"] == pytest.approx(0.9)
     assert "not when" in full_name("right class everywhere") and full_name("all background") == "all background"
+    assert full_name("uniform window") == "random start" and full_name("last window") == "last start"

@@ -22,9 +22,17 @@ if TYPE_CHECKING:  # the trivial baselines need no torch
     import torch
 
 
+_FULL_NAMES = {
+    "right class everywhere": "right class everywhere (knows what, not when)",
+    "uniform window": "random start",
+    "first window": "first start",
+    "last window": "last start",
+}
+
+
 def full_name(name: str) -> str:
-    """The name of a trivial baseline as people read it."""
-    return f"{name} (knows what, not when)" if name == "right class everywhere" else name
+    """The name of a trivial baseline as people read it; files keep the short name."""
+    return _FULL_NAMES.get(name, name)
 
 
 # --- trivial baselines ------------------------------------------------------------------------------------------------
