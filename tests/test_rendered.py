@@ -1,8 +1,10 @@
 """The rendered world: the plan, the files, and what happens when the work is stopped."""
 
 import csv
+import hashlib
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -30,6 +32,7 @@ from avel.worlds.rendered.render import (
     ClipPlan,
     Second,
     Shot,
+    _world,
     draw_clip,
     plan_world,
     render,
@@ -155,6 +158,44 @@ def test_every_knob_is_told():
     kept = {"CLASSES", "KINDS", "POOLS", "THINGS"}
     names = {name for name in vars(world) if name.isupper() and not name.startswith("_")}
     assert set(world.knobs()) == names - kept
+
+
+# --- frozen: the same seed gives what it gave before ---
+
+
+def test_the_plan_is_frozen():
+    """Every clip of the usual world, and every knob; computed before the module moved here."""
+    facts = _world(plan_world(3, 400, 10), {"seed": 3})
+    del facts["made_with"]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    assert digest == "00b76249b5c2a93548a22d3538866384d0bea4e05356bf19dc5c9ba0f4a1ffc3"
+
+
+DRAWN = """
+import hashlib
+from avel.worlds.rendered import plan as world
+from avel.worlds.rendered.render import CLASSES, draw_clip, plan_world, synthesize_clip
+world.WIDTH, world.HEIGHT = 80, 60
+plans = plan_world(seed=52, clips=11, long_videos=0, seconds=2)
+assert {second.heard for plan in plans for second in plan.seconds} >= set(CLASSES)
+assert {label for plan in plans for second in plan.seconds for label in second.seen} >= set(CLASSES)
+print(hashlib.sha256(b"".join(frame.tobytes() for plan in plans for frame in draw_clip(plan))).hexdigest())
+print(hashlib.sha256(b"".join(synthesize_clip(plan).tobytes() for plan in plans)).hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the digests were computed on x86_64")
+def test_pictures_and_sounds_are_frozen():
+    """All ten classes before encoding, small; numpy keeps to what every x86_64 processor can do.
+
+    With AVX2 or AVX-512, numpy's float32 sines and exponentials differ in the last bit. The pictures are the same.
+    """
+    plain = {**os.environ, "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR"}
+    said = subprocess.run([sys.executable, "-c", DRAWN], env=plain, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [
+        "b767eb3be519db7d536167e55f0492c627f918364e86964d9227be595860362e",
+        "b5423e81e4d186cf2cd6705977ac450b782abe9d0c0b8d93a880fd9012f4d1a0",
+    ]
 
 
 # --- the sounds ---
