@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from importlib.resources import files
+from itertools import islice
 
 import av
 import numpy as np
@@ -264,24 +265,36 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def tab(browser):
+    """One page for all tests: a document of its own for every visit, but not a process."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def visit(browser, site):
+def visit(tab, site):
     """Open a page of the site; at the end nothing may have been fetched or complained about."""
-    contexts, troubles = [], []
+    troubles = []
+    listeners = {
+        "console": lambda message: troubles.append(f"console: {message.text}"),
+        "pageerror": lambda error: troubles.append(f"error: {error}"),
+        "request": lambda request: troubles.append(request.url) if not local(request.url) else None,
+    }
+    for event, listener in listeners.items():
+        tab.on(event, listener)
 
     def open_page(name, width=1280, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        page.on("request", lambda request: troubles.append(request.url) if not local(request.url) else None)
-        page.goto((site / name).as_uri())
-        return page
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.emulate_media(color_scheme=scheme)
+        tab.goto((site / name).as_uri())
+        return tab
 
     yield open_page
-    for context in contexts:
-        context.close()
+    tab.evaluate("null")  # what was said by now has arrived
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
     assert troubles == []
 
 
@@ -687,9 +700,12 @@ def test_terminal_lanes_of_an_hour_are_as_full_as_the_hour(width, one_class, asc
     made = hour(one_class)
     marks = ".:-=#" if ascii_only else "·:▁▂▃▄▅▆▇█"
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii" if ascii_only else "utf-8")
-    Console(file=file, width=width, color_system=None).print(terminal_timeline(made))
+    console = Console(file=file, width=width, color_system=None)
+    # Only the lanes: the table of a thousand events that follows them takes rich a second.
+    drawn = terminal_timeline(made).__rich_console__(console, console.options)
+    console.print(*islice(drawn, 2 if one_class else 10), sep="\n")
     file.flush()
-    lines = file.buffer.getvalue().decode().splitlines()[: 2 if one_class else 10]
+    lines = file.buffer.getvalue().decode().splitlines()
     lanes = {line.split()[0]: line.split()[-1] for line in lines if "truth" not in line}
     for label in {event.label for event in made.events}:
         share = sum(event.label == label for event in made.events) / 3600
