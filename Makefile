@@ -1,5 +1,5 @@
-# Two commands: `make demo` runs the main job, `make test` passes the tests.
-# Each makes .venv from requirements.lock first, and skips what is done already.
+# `make demo` runs the main job, and `make test` runs the tests.
+# Each creates .venv from requirements.lock first, and skips what is done already.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
@@ -13,8 +13,8 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# The features against Keras, torchvggish, OpenCV, resampy and transformers, exports read by sed_eval and soundevent, and the
-# store of a Ray cluster against that of this machine: what only this needs.
+# Compare the features with those of Keras, torchvggish, OpenCV, resampy and transformers, read exports with sed_eval and
+# soundevent, and compare the store of a Ray cluster with that of this machine. Only these tests need .venv-parity.
 parity: $(PARITY)/.installed
 	AVEL_PARITY=1 $(PARITY)/bin/python -m pytest -s tests/test_parity.py tests/test_timeline_exports.py
 	AVEL_PARITY=1 OMP_NUM_THREADS=1 $(PARITY)/bin/python -m pytest -n auto --maxprocesses 8 tests/test_huggingface.py tests/test_zero_shot.py tests/test_curves.py
@@ -35,7 +35,7 @@ install: .venv/.installed
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# --no-deps: torchvggish would bring another torch, torchvision and torchaudio.
+# --no-deps: torchvggish would install another torch, torchvision and torchaudio.
 $(PARITY)/.installed: requirements.lock requirements-parity.lock pyproject.toml
 	$(PYTHON) -m venv $(PARITY)
 	$(PARITY)/bin/pip install --disable-pip-version-check --progress-bar off -r requirements.lock
