@@ -430,7 +430,7 @@ def test_zoom_keeps_lanes_true_and_the_playhead_in_view(visit, width):
         page.locator("[data-zoom='2']").click()
     assert track.evaluate("t => t.scrollWidth / t.clientWidth") == pytest.approx(256, rel=0.01)
     page.evaluate("document.querySelectorAll('li button')[600].click()")
-    page.wait_for_timeout(200)
+    drawn(page)
     line, view = page.locator(".playhead b").bounding_box(), track.bounding_box()
     assert view["x"] <= line["x"] <= view["x"] + view["width"]
     start = track.evaluate("t => t.scrollLeft / t.scrollWidth") * 3600
@@ -470,8 +470,20 @@ def ready(page):
     return page
 
 
+def drawn(page):
+    """What a scroll changes is drawn: its event comes with the next frame, the drawing with one after that."""
+    frame = "await new Promise(requestAnimationFrame)"
+    page.evaluate(f"async () => {{ {frame}; {frame}; {frame} }}")
+
+
 def now(page, number=0):
     return page.evaluate(f"document.querySelectorAll('video')[{number}].currentTime")
+
+
+def sent_to(page, second, number=0):
+    """Is the page where it was sent, and the player, but for the few milliseconds by which Chromium's may miss?"""
+    shown = page.locator(".track").nth(number).get_attribute("aria-valuenow")
+    return float(shown) == second and abs(now(page, number) - second) < 0.02
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -483,7 +495,7 @@ def test_a_click_moves_the_player(visit, width):
     assert buttons.count() == len(events) == 4
     for number in (2, 0, 3, 1):
         buttons.nth(number).click()
-        assert now(page) == events[number].start
+        assert sent_to(page, events[number].start)
         assert page.locator(".events [aria-current=true]").count() == 1
         assert buttons.nth(number).get_attribute("aria-current") == "true"
         assert (
@@ -496,7 +508,7 @@ def test_a_click_moves_the_player(visit, width):
     for number in (3, 0, 1):
         middle = (events[number].start + events[number].end) / 2
         found.click(position={"x": middle / 10 * box["width"], "y": 5})
-        assert now(page) == events[number].start
+        assert sent_to(page, events[number].start)
         assert page.locator(".track").get_attribute("title").startswith(f"{events[number].label}, ")
     found.click(position={"x": 0.95 / 10 * box["width"], "y": 5})  # beside the events
     assert now(page) == pytest.approx(0.95, abs=0.05)
@@ -507,7 +519,7 @@ def test_keyboard_and_strips_move_the_player(visit):
     page = ready(visit(f"{NASTY}.html"))
     page.locator(".events button").nth(1).focus()
     page.keyboard.press("Enter")
-    assert now(page) == 3.0
+    assert sent_to(page, 3.0)
     strip = page.locator(".strip").first
     box = strip.bounding_box()
     strip.click(position={"x": box["width"] * 0.5, "y": 5})
@@ -522,7 +534,7 @@ def test_playing_one_clip_of_the_demo_pauses_the_others(visit):
     page = visit("index.html")
     page.wait_for_function("[...document.querySelectorAll('video')].every(v => v.readyState >= 2)")
     page.locator(".clip").nth(2).locator(".events button").nth(1).click()
-    assert (now(page, 2), now(page, 0)) == (3.0, 0)
+    assert sent_to(page, 3.0, 2) and sent_to(page, 0, 0)
     page.evaluate("(v => { v.muted = true; return v.play(); })(document.querySelectorAll('video')[0])")
     page.evaluate("(v => { v.muted = true; return v.play(); })(document.querySelectorAll('video')[1])")
     page.wait_for_function("document.querySelectorAll('video')[1].currentTime > 0.2")
@@ -641,7 +653,7 @@ def test_a_player_whose_clock_starts_with_the_clip(visit, flashes, picture):
     page = flashing(visit, flashes / "source.mp4", flashes / "zero.html", picture, start=3.0)
     assert brightness(page) < 60
     page.locator(".events button").click()
-    assert now(page) == 5 and brightness(page) > 200
+    assert sent_to(page, 5) and brightness(page) > 200
 
 
 def test_a_clip_that_cannot_play_is_told(visit):
