@@ -31,7 +31,7 @@ from birth import ROOT, birth
 
 from avel.devices import device
 from avel.errors import AvelError
-from avel.features.clip import PictureSegments, extract_clip
+from avel.features.segments import PictureSegments, extract_clip
 from avel.features.vgg19 import BLOCKS, PRECISIONS, Vgg19, multiply_adds
 from avel.features.vggish import Vggish
 from avel.features.video import open_media

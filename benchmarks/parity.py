@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from birth import ROOT, birth
 
-from avel.features.clip import SoundSegments, extract_clip
+from avel.features.recipe import Recipe
+from avel.features.segments import SoundSegments, extract_clip
 from avel.features.vgg19 import BLOCKS, Vgg19
 from avel.features.vggish import SAMPLE_RATE, Vggish, log_mel
 from avel.features.video import Scaler, open_media, read_waveform
@@ -87,7 +88,7 @@ def shown_frames(path: Path, num_segments: int, each: int) -> list[av.VideoFrame
 
 def compare_pictures(path: Path, ours: KeptVgg19, network: Any) -> dict[str, Any]:
     ours.kept = []
-    stored = extract_clip(path, ours, NoSound(), missing_audio="mark").visual
+    stored = extract_clip(path, ours, NoSound(), Recipe(missing_audio="mark")).visual
     each = ours.frames_per_segment
     frames = shown_frames(path, len(stored), each)
     pictures = [frame.to_ndarray(format="rgb24") for frame in frames]

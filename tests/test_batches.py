@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,12 @@ from avel import cli, devices
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import batches as batches_module
+from avel.features import estimate as estimate_module
 from avel.features import extract as extract_module
+from avel.features import recipe as recipe_module
 from avel.features.batches import Batches
-from avel.features.extract import Recipe, extract
+from avel.features.extract import extract
+from avel.features.recipe import BuiltRecipe, Recipe
 from avel.features.vgg19 import Vgg19
 from avel.features.vggish import Vggish
 
@@ -163,12 +168,15 @@ def test_extract_runs_its_networks_on_the_device(
 ) -> None:
     keras, torchvggish = write_tiny(tmp_path, monkeypatch)
     table = tiny_clips(tmp_path / "clips", 1)
-    made = {"visual": "vgg19", "audio": "vggish", "workers": 0}
-    made["visual_options"] = {"weights_file": str(keras), "frames_per_segment": 2}
-    made["audio_options"] = {"weights_file": str(torchvggish)}
+    recipe = Recipe(
+        visual="vgg19",
+        audio="vggish",
+        visual_options={"weights_file": str(keras), "frames_per_segment": 2},
+        audio_options={"weights_file": str(torchvggish)},
+    )
     for device, wanted in (("auto", "cuda"), ("cuda:0", "cuda:0"), ("cpu", "cpu")):
         gpu.clear()
-        report = extract(table, tmp_path / wanted.replace(":", ""), **made, device=device)
+        report = extract(table, tmp_path / wanted.replace(":", ""), replace(recipe, device=device), workers=0)
         assert report.device == wanted
         assert {place for _, place in gpu} == {torch.device(wanted)} and {name for name, _ in gpu} == {
             "vgg19",
@@ -183,28 +191,27 @@ def test_extract_runs_its_networks_on_the_device(
 def test_workers_have_their_networks_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a worker is sent makes the same recipe, device included, and moves the networks there."""
     moved: list[str] = []
-    monkeypatch.setattr(extract_module, "build_visual", lambda name, **options: GreyMeans())
-    monkeypatch.setattr(extract_module, "build_audio", lambda name, **options: EndsOfSound())
-    monkeypatch.setattr(extract_module, "device_for", lambda device, *extractors: device)
-    monkeypatch.setattr(extract_module, "run_on", lambda device, *extractors: moved.append(device))
-    recipe = Recipe.of("grey", "ends", 1.0, device="cuda:1")
-    assert Recipe.of(*recipe.by_name()).device == "cuda:1" and not moved
-    extract_module._prepare(Path("out"), *recipe.by_name())
-    extract_module._prepare_timing(*recipe.by_name())
+    monkeypatch.setattr(recipe_module, "build_visual", lambda name, **options: GreyMeans())
+    monkeypatch.setattr(recipe_module, "build_audio", lambda name, **options: EndsOfSound())
+    monkeypatch.setattr(recipe_module, "device_for", lambda device, *extractors: device)
+    monkeypatch.setattr(recipe_module, "run_on", lambda device, *extractors: moved.append(device))
+    sent = pickle.loads(pickle.dumps(Recipe(visual="grey", audio="ends", device="cuda:1").build().recipe))
+    assert sent.build().recipe == sent and sent.device == "cuda:1" and not moved
+    extract_module._prepare(Path("out"), sent)
+    estimate_module._prepare(sent)
     assert moved == ["cuda:1", "cuda:1"]
 
 
 def test_as_many_workers_as_a_gpu_has_room_for(monkeypatch: pytest.MonkeyPatch, gpu: list[object]) -> None:
-    monkeypatch.setattr(extract_module, "worker_count", lambda workers: 16 if workers is None else workers)
+    monkeypatch.setattr(recipe_module, "worker_count", lambda workers: 16 if workers is None else workers)
     monkeypatch.setattr(devices, "free_bytes", lambda place: 24 * 2**30)
-    recipe = Recipe(GreyMeans(), EndsOfSound(), 1.0, device="cuda")
-    assert extract_module._processes(None, recipe) == 4
-    assert extract_module._processes(9, recipe) == 9  # asked for
-    assert extract_module._processes(None, Recipe(GreyMeans(), EndsOfSound(), 1.0)) == 16
+    on_gpu, on_cpu = (BuiltRecipe(Recipe(device=place), GreyMeans(), EndsOfSound()) for place in ("cuda", "cpu"))
+    assert on_gpu.processes(None) == 4
+    assert on_gpu.processes(9) == 9  # asked for
+    assert on_cpu.processes(None) == 16
     monkeypatch.setattr(devices, "free_bytes", lambda place: 2**30)
-    assert extract_module._processes(None, recipe) == 1
-    limits = extract_module.Limits(300.0, 2**30)
-    assert recipe.limits(limits).memory > limits.memory == Recipe(GreyMeans(), EndsOfSound(), 1.0).limits(limits).memory
+    assert on_gpu.processes(None) == 1
+    assert on_gpu.limits.memory > on_cpu.limits.memory == 2 * 2**30
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda", "cpu:3"])
@@ -216,7 +223,7 @@ def test_a_wrong_device_is_refused(
     assert cli.main(["extract", str(table), "--out", str(tmp_path / "store"), "--device", device]) == 2
     assert f"no device {device!r} on this machine" in capsys.readouterr().err and not (tmp_path / "store").exists()
     with pytest.raises(AvelError, match="no device"):
-        avel.extract(table, tmp_path / "store", device=device)
+        avel.extract(table, tmp_path / "store", Recipe(device=device))
     for verb in (["evaluate", "run"], ["localize", "clip.mp4", "--model", "run"]):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "run.json").write_text("{}")
@@ -227,7 +234,7 @@ def test_a_wrong_device_is_refused(
 
 def test_ray_takes_no_device(tiny_clips: Clips, tmp_path: Path) -> None:
     with pytest.raises(AvelError, match="'cuda' with engine ray"):
-        extract(tiny_clips(tmp_path / "clips", 1), tmp_path / "store", engine="ray", device="cuda")
+        extract(tiny_clips(tmp_path / "clips", 1), tmp_path / "store", Recipe(device="cuda"), engine="ray")
 
 
 def test_words_run_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_video: Path) -> None:

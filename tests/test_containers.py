@@ -19,9 +19,10 @@ from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.clip import extract_clip
 from avel.features.extract import extract
-from avel.features.video import Streams, open_media, probe, read_waveform, sample_frames
+from avel.features.recipe import Recipe, Streams
+from avel.features.segments import extract_clip
+from avel.features.video import open_media, probe, read_waveform, sample_frames
 
 NOISE = np.random.default_rng(0).normal(0, 0.2, 500_000)
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -276,9 +277,9 @@ def test_a_first_sound_that_cannot_be_decoded_is_passed_over(
     assert cli.main(["extract", str(path), "--out", str(tmp_path / "store"), "--workers", "0"]) == 0
     assert "; audio 0 cannot be decoded" in capsys.readouterr().out
     assert extract(path, tmp_path / "store", workers=0).skipped == 1  # the same choice again
-    assert extract(path, tmp_path / "store", workers=0, streams=Streams(audio=1)).skipped == 1
+    assert extract(path, tmp_path / "store", Recipe(streams=Streams(audio=1)), workers=0).skipped == 1
     with pytest.raises(AvelError) as error:
-        extract_clip(path, GreyMeans(), EndsOfSound(), streams=Streams(audio=0))
+        extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(streams=Streams(audio=0)))
     assert "--audio-stream" in error.value.do and "1 (aac" in error.value.do
 
 
@@ -296,5 +297,5 @@ def test_a_picture_before_the_video_is_passed_over(tmp_path: Path, name: str) ->
     assert found.duration == pytest.approx(2, abs=0.05) and "video 1 of 2 (h264" in found.streams
     assert found.streams.endswith("; video 0 cannot be decoded or shows a single picture")
     with pytest.raises(AvelError, match="shows a single picture") as error:
-        extract_clip(path, GreyMeans(), EndsOfSound(), streams=Streams(video=0))
+        extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(streams=Streams(video=0)))
     assert "--video-stream" in error.value.do

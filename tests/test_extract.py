@@ -24,14 +24,19 @@ from media import grey_of, read_failures, write_video
 from worker_tasks import prepare_timing
 
 import avel.data.store as store_module
+import avel.features.estimate as estimate_module
 import avel.features.extract as extract_module
+import avel.features.recipe as recipe_module
 from avel import cli
 from avel.data.store import open_store
 from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
-from avel.features.clip import BATCH_SEGMENTS, SoundSegments
-from avel.features.extract import estimate_seconds, extract, extract_clip, read_source
+from avel.features.estimate import estimate_seconds
+from avel.features.extract import extract
+from avel.features.recipe import Recipe
+from avel.features.segments import BATCH_SEGMENTS, SoundSegments, extract_clip
+from avel.features.sources import read_source
 from avel.files import held_alone
 
 Clips = Callable[[Path, int], Path]
@@ -42,7 +47,7 @@ def test_segments_show_the_frames_nearest_before(tmp_path: Path) -> None:
     found = extract_clip(path, GreyMeans(), EndsOfSound()).visual[:, 0, 0]
     wanted = [[grey_of(int((t + i / 16) * 10 + 1e-6)) for i in range(16)] for t in range(3)]
     assert found.shape == (3, 16) and np.abs(found - wanted).max() < 3
-    halves = extract_clip(path, GreyMeans(), EndsOfSound(), segment_seconds=0.5).visual[:, 0, 0]
+    halves = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(segment_seconds=0.5)).visual[:, 0, 0]
     wanted = [[grey_of(int((t + i / 16) * 5 + 1e-6)) for i in range(16)] for t in range(6)]
     assert halves.shape == (6, 16) and np.abs(halves - wanted).max() < 3
 
@@ -87,8 +92,6 @@ def test_real_features(tiny_video: Path, visual: VisualExtractor, audio: AudioEx
     features = extract_clip(tiny_video, visual, audio, progress=lambda *now: seen.append(now))
     assert features.visual.shape == (3, *visual.grid, visual.dim) and features.audio.shape == (3, audio.dim)
     assert seen == [("decode", done, 3) for done in (1, 2, 3)]
-    with pytest.raises(AvelError, match="segments of 0 s"):
-        extract_clip(tiny_video, visual, audio, segment_seconds=0)
 
 
 def test_a_long_video_takes_no_more_memory(tmp_path: Path) -> None:
@@ -230,16 +233,16 @@ def test_what_changes_is_redone_and_nothing_else(tiny_clips: Clips, tmp_path: Pa
 def test_a_store_of_another_making_is_refused(reference: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     table, out = reference
     with pytest.raises(AvelError, match="segments of 1 s"):
-        extract(table, out, segment_seconds=0.5)
+        extract(table, out, Recipe(segment_seconds=0.5))
     tag = open_store(out).extractors["audio"]["tag"]
-    real = extract_module.build_audio
+    real = recipe_module.build_audio
 
     def other(name: str, **options: object) -> AudioExtractor:
         extractor = real(name, **options)
         extractor.tag = "classical-000000000000"  # type: ignore[misc]
         return extractor
 
-    monkeypatch.setattr(extract_module, "build_audio", other)
+    monkeypatch.setattr(recipe_module, "build_audio", other)
     with pytest.raises(AvelError, match=f"audio features of the extractor {tag}\n.*classical-000000000000"):
         extract(table, out)
 
@@ -378,15 +381,15 @@ def test_an_estimate_is_the_work_of_all_clips_shared_by_the_workers(
     tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
-    monkeypatch.setattr(extract_module, "_prepare_timing", prepare_timing)  # 10 s each, half a second's work a second
+    monkeypatch.setattr(estimate_module, "_prepare", prepare_timing)  # 10 s each, half a second's work a second
     found = {workers: estimate_seconds(table, workers=workers) for workers in (0, 1, 2, 100)}
     assert found == {0: 20.0, 1: 20.0, 2: 10.0, 100: 5.0}
 
 
 def test_a_clip_is_timed_by_the_second(tiny_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([100.0, 106.0])
-    monkeypatch.setattr(extract_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
-    look = extract_module._prepare_timing(*extract_module.Recipe.of("classical", "classical", 1.0).by_name())
+    monkeypatch.setattr(estimate_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    look = estimate_module._prepare(Recipe())
     found = look((Clip("tiny.mp4", tiny_video, ()), True), lambda: None)
     assert not isinstance(found, str)
     duration, speed = found
@@ -421,9 +424,9 @@ def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
 
 def test_an_estimate_of_long_videos_takes_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=60, frame_rate=2, size=(32, 32))
-    monkeypatch.setattr(extract_module, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(estimate_module, "TIMED_SECONDS", 0.0)
     shown: list[int] = []
-    look = extract_module._prepare_timing(*extract_module.Recipe.of("classical", "classical", 1.0).by_name())
+    look = estimate_module._prepare(Recipe())
     duration, speed = look((Clip("a.mp4", path, ()), True), lambda: shown.append(1))
     assert duration == pytest.approx(60, abs=0.2) and 0 < speed < 5 and len(shown) < 10
 
@@ -433,13 +436,13 @@ def test_the_limits_hold_for_the_estimate_and_a_bad_estimate_stops_nothing(
 ) -> None:
     table = tiny_clips(tmp_path / "clips", 9)
     with pytest.raises(AvelError, match="no progress for 1e-06 s"):
-        estimate_seconds(table.parent / "clip0.mp4", clip_seconds_limit=1e-6)
+        estimate_seconds(table.parent / "clip0.mp4", Recipe(clip_seconds_limit=1e-6))
 
-    def estimate(source: Path, **options: object) -> float:
-        assert options["clip_memory_limit"] == 3
+    def estimate(source: Path, recipe: Recipe, **options: object) -> float:
+        assert recipe.clip_memory_limit == 3
         raise AvelError("none of the clips looked at", "other clips", "choose them")
 
-    monkeypatch.setattr(extract_module, "estimate_seconds", estimate)
+    monkeypatch.setattr(estimate_module, "estimate_seconds", estimate)
     words = ["extract", str(table), "--out", str(tmp_path / "store"), "--workers", "1", "--clip-memory-limit", "3"]
     assert cli.main(words) == 0 and "9 clips extracted" in capsys.readouterr().out
 
@@ -458,7 +461,7 @@ START = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-import avel.data.store as store, avel.features.clip as clip, avel.features.extract as extract
+import avel.data.store as store, avel.features.segments as segments, avel.features.extract as extract
 store.SHARD_BYTES = 1
 table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 """
@@ -477,7 +480,7 @@ def killing(function, half=False):
         return function(*arguments, **options)
     return called
 if place == "decode":
-    clip.Scaler.__call__ = killing(clip.Scaler.__call__)
+    segments.Scaler.__call__ = killing(segments.Scaler.__call__)
 elif place == "write":
     os.fsync = killing(os.fsync, half=True)
 elif place == "rename":

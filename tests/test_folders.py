@@ -14,8 +14,9 @@ from media import Pictures, Sound, cut, write_streams, write_video
 from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
-from avel.features.extract import extract, read_source
+from avel.features.extract import extract
 from avel.features.folders import in_words, videos_in
+from avel.features.sources import read_source
 from avel.timeline import Timeline
 from avel.types import Event
 from avel.web import timeline_page

@@ -16,8 +16,9 @@ from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual, describe
-from avel.features.clip import ave_frames, count_segments, extract_clip
-from avel.features.extract import Recipe, extract
+from avel.features.extract import extract
+from avel.features.recipe import Recipe
+from avel.features.segments import ave_frames, count_segments, extract_clip
 from avel.features.video import FrameChooser, segment_times
 
 #: Tags of the features as they were before there was a choice of framing: what is trained on them must go on.
@@ -72,7 +73,7 @@ def test_segments_of_any_number_of_frames_over_any_duration(number: int, duratio
 
 def test_ave_framing_of_a_file(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=10.04, frame_rate=25)  # 251 frames
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave")
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"))
     assert found.visual.shape == (10, 1, 1, 16) and found.audio.shape == (10, 3)
     assert np.abs(found.visual.reshape(-1) - [grey_of(index) for index in ave_frames(251)]).max() < 3
     by_time = extract_clip(path, GreyMeans(), EndsOfSound())
@@ -83,7 +84,7 @@ def test_ave_framing_of_a_file(tmp_path: Path) -> None:
 def test_ave_framing_goes_by_frames_and_not_by_time(tmp_path: Path) -> None:
     times = [k / 10 for k in range(50)] + [5 + k / 2 for k in range(10)]  # 60 frames, of which 50 in the first half
     path = write_video(tmp_path / "a.mkv", seconds=10, times=times)
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave").visual.reshape(-1)
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave")).visual.reshape(-1)
     assert np.abs(found - [grey_of(index) for index in ave_frames(60)]).max() < 3
 
 
@@ -93,7 +94,7 @@ def test_ave_framing_of_files_with_any_number_of_frames(tmp_path_factory: pytest
     path = tmp_path_factory.mktemp("media") / "a.mkv"
     times = [10 * k / number for k in range(number)]
     write_video(path, seconds=10, times=times, frame_rate=max(1, number // 10), size=(16, 16), audio_codec="pcm_s16le")
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave").visual.reshape(-1)
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave")).visual.reshape(-1)
     assert np.abs(found - [grey_of(index) for index in ave_frames(number)]).max() < 3
 
 
@@ -104,10 +105,10 @@ def test_ave_framing_of_files_with_any_number_of_frames(tmp_path_factory: pytest
 def test_ave_framing_takes_clips_of_ten_seconds_alone(tmp_path: Path, video: float, audio: float, fits: bool) -> None:
     path = write_video(tmp_path / "a.mov", seconds=video, audio_seconds=audio, audio_codec="pcm_s16le", size=(16, 16))
     if fits:
-        assert len(extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave").visual) == 10
+        assert len(extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave")).visual) == 10
         return
     with pytest.raises(AvelError, match=r"a\.mov: pictures from 0\.00 s until") as error:
-        extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave")
+        extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"))
     assert "9.5 and 10.5 s" in error.value.expected and "--framing time" in error.value.do
 
 
@@ -121,17 +122,17 @@ def test_ave_framing_of_a_long_clip_stops_early(tmp_path: Path) -> None:
 
     path = write_video(tmp_path / "a.mp4", seconds=20, size=(16, 16))
     with pytest.raises(AvelError, match="and more"):
-        extract_clip(path, Counting(), EndsOfSound(), framing="ave")
+        extract_clip(path, Counting(), EndsOfSound(), Recipe(framing="ave"))
     assert 100 <= Counting.scaled <= 130
 
 
 def test_ave_framing_wants_pictures_from_the_start_and_ten_of_them(tmp_path: Path) -> None:
     late = write_video(tmp_path / "late.mkv", seconds=10, times=[3 + k / 10 for k in range(70)])
     with pytest.raises(AvelError, match=r"pictures from 3\.0"):
-        extract_clip(late, GreyMeans(), EndsOfSound(), framing="ave")
+        extract_clip(late, GreyMeans(), EndsOfSound(), Recipe(framing="ave"))
     few = write_video(tmp_path / "few.mkv", seconds=10, times=[1.25 * k for k in range(8)], frame_rate=1)
     with pytest.raises(AvelError, match=r"few\.mkv shows 8 pictures"):
-        extract_clip(few, GreyMeans(), EndsOfSound(), framing="ave")
+        extract_clip(few, GreyMeans(), EndsOfSound(), Recipe(framing="ave"))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +145,9 @@ def test_ave_framing_wants_pictures_from_the_start_and_ten_of_them(tmp_path: Pat
 )
 def test_choices_out_of_range(tiny_video: Path, tmp_path: Path, options: dict[str, object], words: str) -> None:
     with pytest.raises(AvelError, match=words):
-        extract_clip(tiny_video, GreyMeans(), EndsOfSound(), **options)
+        extract_clip(tiny_video, GreyMeans(), EndsOfSound(), Recipe(**options))
     with pytest.raises(AvelError, match=words):
-        extract(tiny_video, tmp_path / "store", **options)
+        extract(tiny_video, tmp_path / "store", Recipe(**options))
     assert not (tmp_path / "store").exists()
 
 
@@ -165,12 +166,12 @@ def test_tags(visual: VisualExtractor, audio: AudioExtractor) -> None:
 def test_a_store_says_its_framing_and_takes_no_other(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=10, size=(16, 16))
     out = tmp_path / "store"
-    extract(path, out, framing="ave", workers=0)
+    extract(path, out, Recipe(framing="ave"), workers=0)
     store = open_store(out)
     assert store.framing == "ave" and store.clips[0].segments == 10
     assert {kind: store.extractors[kind]["framing"] for kind in TAGS} == {"visual": "ave", "audio": "ave"}
     assert all(store.extractors[kind]["tag"] != TAGS[kind] for kind in TAGS)
-    assert extract(path, out, framing="ave", workers=0).skipped == 1
+    assert extract(path, out, Recipe(framing="ave"), workers=0).skipped == 1
     with pytest.raises(AvelError, match=r"framing 'ave'\n.*framing 'time'"):
         extract(path, out, workers=0)
     extract(path, tmp_path / "usual", workers=0)
@@ -184,9 +185,9 @@ def test_frames_per_segment(tmp_path: Path, each: int) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=3, noise=20)
     found = extract_clip(path, extractor, build_audio("classical")).visual
     assert found.shape == (3, 7, 7, extractor.dim) and np.isfinite(found).all()
-    recipe = Recipe.of("classical", "classical", 1.0, {"frames_per_segment": each})
-    assert Recipe.of(*recipe.by_name()).settings() == recipe.settings()
-    assert recipe.settings().visual_dim == extractor.dim
+    built = Recipe(visual_options={"frames_per_segment": each}).build()
+    assert built.recipe.build().settings == built.settings
+    assert built.settings.visual_dim == extractor.dim
 
 
 @pytest.mark.parametrize("each", [0, 1, 7, 66, -2])

@@ -26,7 +26,7 @@ from avel.config import TrainConfig, read_run
 from avel.data.store import open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
-from avel.features.extract import read_source
+from avel.features.sources import read_source
 
 GOOD = ("refused", "as it says")
 

@@ -20,7 +20,6 @@ from avel.config import TrainConfig
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import build_extractor
-from avel.features.clip import extract_clip
 from avel.features.extract import extract
 from avel.features.huggingface import (
     CLAP_WEIGHTS,
@@ -30,6 +29,8 @@ from avel.features.huggingface import (
     find_folder,
     import_transformers,
 )
+from avel.features.recipe import Recipe
+from avel.features.segments import extract_clip
 from avel.localization import localize
 from avel.training import train
 
@@ -296,7 +297,9 @@ def test_extract_train_and_localize(
         shutil.move(folder, own_cache / folder.name)
     np.testing.assert_array_equal(localize(tiny_video, tmp_path / "run").probabilities, timeline.probabilities)
     options = {"visual_options": {"weights": str(clip_folder)}, "audio_options": {"weights": str(clap_folder)}}
-    report = extract(table, store.path, visual="clip", audio="clap", **options)  # the same weights, named otherwise
+    report = extract(
+        table, store.path, Recipe(visual="clip", audio="clap", **options)
+    )  # the same weights, named otherwise
     assert (report.done, report.skipped) == (0, 3)
     assert open_store(store.path).extractors["visual"]["options"]["weights"] == str(clip_folder)
     # ... and nowhere: say where they are looked for

@@ -73,7 +73,7 @@ LATE: dict[str, set[str]] = {"timeline": {"present", "web"}}
 LIGHT = ["avel.timeline"]
 LIGHT += ["avel", "avel.types", "avel.errors", "avel.files", "avel.metrics", "avel.devices", "avel.config", "avel.cli"]
 LIGHT += ["avel.data.table", "avel.data.store", "avel.worlds.rendered.render", "avel.features", "avel.features.extract"]
-LIGHT += ["avel.zero_shot", "avel.baselines"]
+LIGHT += ["avel.zero_shot", "avel.baselines", "avel.features.recipe", "avel.features.estimate", "avel.features.sources"]
 
 
 def room(module: str) -> str:

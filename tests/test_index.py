@@ -9,8 +9,8 @@ import pytest
 
 from avel import cli
 from avel.errors import AvelError
-from avel.features.extract import read_source
 from avel.features.folders import videos_in
+from avel.features.sources import read_source
 from avel.timeline import Timeline
 from avel.types import Event
 from avel.web import check_index, index_page

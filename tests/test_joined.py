@@ -14,8 +14,8 @@ from media import Pictures, Sound, remux, write_streams
 from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
-from avel.features.clip import ClipFeatures, extract_clip
 from avel.features.extract import extract
+from avel.features.segments import ClipFeatures, extract_clip
 from avel.features.stamps import Stamps
 from avel.features.video import open_media, probe, read_waveform, sample_frames
 

@@ -271,13 +271,13 @@ class Extractor:
 def model(monkeypatch):
     """A model, and features that are made instead of extracted: 23 segments of a clip of 22.6 s."""
 
-    def extract_clip(path, visual, audio, *, segment_seconds, framing, any_length, streams, progress=None):
-        assert (visual.kind, audio.kind, segment_seconds) == ("visual", "audio", 1.0)
+    def extract_clip(path, visual, audio, recipe, *, any_length, progress=None):
+        assert (visual.kind, audio.kind, recipe.segment_seconds) == ("visual", "audio", 1.0)
         made_audio, made_visual = features(23)
         return SimpleNamespace(visual=made_visual, audio=made_audio, duration=22.6, uneven=0, tags={})
 
     monkeypatch.setattr(avel.features, "build_extractor", Extractor, raising=False)
-    monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))
+    monkeypatch.setitem(sys.modules, "avel.features.segments", SimpleNamespace(extract_clip=extract_clip))
     extractors = {
         "visual": {"name": "fake", "tag": "fake-visual2", "options": {"version": 2}},
         "audio": {"name": "fake", "tag": "fake-audio1", "options": {}},
@@ -320,14 +320,14 @@ def test_a_list_is_localized_with_extractors_that_are_built_once(model, monkeypa
 
 
 def test_a_video_of_a_list_that_cannot_be_used_raises_or_is_told(model, monkeypatch):
-    whole = sys.modules["avel.features.extract"].extract_clip
+    whole = sys.modules["avel.features.segments"].extract_clip
 
     def extract_clip(path, *extractors, **options):
         if "bad" in path:
             raise AvelError(f"{path}: no video", "a video", "look at it")
         return whole(path, *extractors, **options)
 
-    monkeypatch.setitem(sys.modules, "avel.features.extract", SimpleNamespace(extract_clip=extract_clip))
+    monkeypatch.setitem(sys.modules, "avel.features.segments", SimpleNamespace(extract_clip=extract_clip))
     videos = ["a.mp4", "bad.mp4", "c.mp4", "bad2.mp4"]
     with pytest.raises(AvelError, match=r"^bad\.mp4: no video"):
         localize(videos, model)

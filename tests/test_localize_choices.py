@@ -18,7 +18,9 @@ from avel.checkpoint import LoadedModel, load
 from avel.config import TrainConfig
 from avel.data.store import open_store
 from avel.features import build_audio, build_visual
-from avel.features.extract import extract, extract_clip
+from avel.features.extract import extract
+from avel.features.recipe import Recipe
+from avel.features.segments import extract_clip
 from avel.timeline import Timeline
 from avel.training import train
 
@@ -34,7 +36,7 @@ def with_val(table: Path) -> Path:
 def trained(table: Path, out: Path, **choices: object) -> LoadedModel:
     """A model of one epoch on the clips of a table, whose features may lie in ``out/store`` already."""
     if choices or not (out / "store").exists():
-        extract(with_val(table), out / "store", workers=0, **choices)
+        extract(with_val(table), out / "store", Recipe(**choices), workers=0)
     options = {"width": 16, "heads": 2}
     config = TrainConfig(
         store=out / "store", out=out / "run", window=2, epochs=1, batch_size=2, options=options, device="cpu", threads=1

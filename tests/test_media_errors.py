@@ -13,7 +13,7 @@ from media import cut, write_video
 
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.extract import ClipFeatures, extract_clip
+from avel.features.segments import ClipFeatures, extract_clip
 from avel.features.video import probe, read_waveform, sample_frames
 
 Extract = Callable[[Path], ClipFeatures]

@@ -16,7 +16,8 @@ from media import Pictures, Sound, write_streams
 from test_synchrony import Loudness, assert_in_place, click, flash
 
 from avel.errors import AvelError
-from avel.features.clip import extract_clip
+from avel.features.recipe import Recipe
+from avel.features.segments import extract_clip
 from avel.features.video import probe
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def test_a_moving_picture_without_sound(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "a.gif", Pictures(flash, 5, 10, "gif", "rgb8"))
     with pytest.raises(AvelError, match="has no audio track"):
         extract_clip(path, GreyMeans(), Loudness())
-    found = extract_clip(path, GreyMeans(), Loudness(), missing_audio="mark")
+    found = extract_clip(path, GreyMeans(), Loudness(), Recipe(missing_audio="mark"))
     assert np.flatnonzero((found.visual[:, 0, 0] > 120).any(1)).tolist() == [0, 1, 3] and not found.audio_valid
 
 
@@ -126,7 +127,7 @@ HOURS = """
 import re, sys
 from pathlib import Path
 from avel.features import build_audio, build_visual
-from avel.features.clip import extract_clip
+from avel.features.segments import extract_clip
 found = extract_clip(sys.argv[1], build_visual("classical", frames_per_segment=2), build_audio("classical"))
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(len(found.visual), round(found.duration), peak * 1024)

@@ -23,8 +23,10 @@ from avel.data.store import WORK, Part, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.evaluation import predict
-from avel.features.clip import extract_clip
-from avel.features.extract import Recipe, _one_clip, estimate_seconds, extract
+from avel.features.estimate import estimate_seconds
+from avel.features.extract import _one_clip, extract
+from avel.features.recipe import Recipe
+from avel.features.segments import extract_clip
 from avel.features.video import probe
 from avel.files import make_work_folder
 from avel.training import train
@@ -94,9 +96,9 @@ def test_marked_and_refused_by_name_ever_after(table: Path, tmp_path: Path, caps
 def test_another_choice_on_the_same_folder(table: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     assert len(extract(table, out, workers=0).failed) == 1
-    report = extract(table, out, workers=0, missing_audio="mark")
+    report = extract(table, out, Recipe(missing_audio="mark"), workers=0)
     assert (report.done, report.skipped, report.mute, report.failed) == (1, 5, ["clip1.mp4"], [])
-    assert extract(table, out, workers=0, missing_audio="mark").skipped == 6
+    assert extract(table, out, Recipe(missing_audio="mark"), workers=0).skipped == 6
     report = extract(table, out, workers=0)  # what was marked is an error again
     assert (report.done, report.skipped, report.mute) == (0, 5, [])
     assert [failure["id"] for failure in report.failed] == ["clip1.mp4"]
@@ -107,7 +109,7 @@ def test_another_choice_than_that_of_a_run_that_was_killed(table: Path, tmp_path
     out = tmp_path / "store"
     make_work_folder(out / WORK)
     mute = read_table(table)[1]
-    part = _one_clip(mute, out, Recipe.of("classical", "classical", 1.0, missing_audio="mark"))
+    part = _one_clip(mute, out, Recipe(missing_audio="mark").build())
     assert isinstance(part, Part) and part.file.is_file() and not part.audio_valid
     assert [failure["id"] for failure in extract(table, out, workers=0).failed] == ["clip1.mp4"]
 
@@ -121,7 +123,7 @@ def test_sound_that_cannot_be_decoded_is_no_missing_sound(tmp_path: Path) -> Non
         data = data.replace(payload, b"\xff" * len(payload), 1)
     source.write_bytes(data)
     with pytest.raises(AvelError, match=r"no sound could be decoded|of sound"):
-        extract_clip(source, GreyMeans(), EndsOfSound(), missing_audio="mark")
+        extract_clip(source, GreyMeans(), EndsOfSound(), Recipe(missing_audio="mark"))
 
 
 def test_probe_and_estimate_of_videos_without_sound(tmp_path: Path) -> None:
@@ -132,8 +134,8 @@ def test_probe_and_estimate_of_videos_without_sound(tmp_path: Path) -> None:
     assert info.duration == pytest.approx(3, abs=0.05) and info.sample_rate == 0 and info.audio_duration == 0
     with pytest.raises(AvelError, match="no audio track"):
         estimate_seconds(path, workers=1)
-    assert estimate_seconds(path, workers=1, missing_audio="mark") > 0
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), missing_audio="mark")
+    assert estimate_seconds(path, Recipe(missing_audio="mark"), workers=1) > 0
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(missing_audio="mark"))
     assert not found.audio_valid and found.audio.shape == (3, 3) and not np.any(found.audio)
 
 

@@ -21,6 +21,7 @@ from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import vgg19
 from avel.features.extract import extract
+from avel.features.recipe import Recipe
 from avel.features.video import probe
 from avel.workers import Limits, in_workers
 
@@ -124,9 +125,9 @@ def mutate(kind: str, whole: list[Path], pictures: list[Path], generator: random
             ), generator.choice([".mp4", ".mkv", ".avi", ".ts", ".webm"])
 
 
-def prepare_timed(out: Path, *names: object) -> Callable[[Clip, Callable[[], None]], Part | str]:
+def prepare_timed(out: Path, recipe: Recipe) -> Callable[[Clip, Callable[[], None]], Part | str]:
     """As `extract` prepares its workers, with a note of every clip's seconds and the process's memory."""
-    work = extract_module._prepare(out, *names)
+    work = extract_module._prepare(out, recipe)
 
     def timed(clip: Clip, alive: Callable[[], None]) -> Part | str:
         start = time.monotonic()
@@ -177,8 +178,7 @@ def test_five_hundred_mutated_files(
     report = extract(
         files / "list.txt",
         tmp_path / "store",
-        clip_seconds_limit=LIMITS.seconds,
-        clip_memory_limit=LIMITS.memory / 2**30,
+        Recipe(clip_seconds_limit=LIMITS.seconds, clip_memory_limit=LIMITS.memory / 2**30),
     )
     took = time.monotonic() - began
 
@@ -230,10 +230,12 @@ def test_vgg19_within_the_memory(
     report = extract(
         folder,
         tmp_path / "store",
-        visual="vgg19",
-        visual_options={"weights_file": str(weights), "weights_sha": digest(weights)},
+        Recipe(
+            visual="vgg19",
+            visual_options={"weights_file": str(weights), "weights_sha": digest(weights)},
+            clip_memory_limit=LIMITS.memory / 2**30,
+        ),
         workers=1,
-        clip_memory_limit=LIMITS.memory / 2**30,
     )
     assert report.done == 2 and [failure["id"] for failure in report.failed] == ["cut.mp4"]
     assert "could be decoded" in report.failed[0]["cause"]

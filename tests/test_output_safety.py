@@ -143,7 +143,7 @@ def test_a_conflict_is_found_before_any_work(model: Path, talk: Path, monkeypatc
         raise AssertionError("a video was read")
 
     monkeypatch.setattr("avel.localization.localize", no_work)
-    monkeypatch.setattr("avel.features.extract.extract_clip", no_work)
+    monkeypatch.setattr("avel.features.segments.extract_clip", no_work)
     (talk.parent / "talk.csv").touch()
     assert localize(talk, "--model", model, "--out", talk.parent) == 2
     assert (talk.parent / "talk.csv").read_bytes() == b""

@@ -13,7 +13,8 @@ from avel import cli, processors
 from avel.data.ave.importing import import_ave
 from avel.demo import demo
 from avel.errors import AvelError
-from avel.features.extract import estimate_seconds, extract
+from avel.features.estimate import estimate_seconds
+from avel.features.extract import extract
 from avel.processors import as_finished, worker_count
 from avel.worlds.rendered.render import render
 from avel.worlds.simulated.simulate import simulate

@@ -16,6 +16,7 @@ from worker_tasks import prepare, prepare_badly
 
 from avel.errors import AvelError
 from avel.features.extract import extract
+from avel.features.recipe import Recipe
 from avel.workers import on_ray
 
 if not os.environ.get("AVEL_PARITY"):  # `make parity` must not pass without it
@@ -42,7 +43,12 @@ def test_the_same_store(tiny_clips: Callable[[Path, int], Path], tmp_path: Path)
     extract(table, tmp_path / "local", workers=2)
     seen: list[tuple[str, int, int]] = []
     report = extract(
-        table, tmp_path / "ray", engine="ray", workers=2, clip_seconds_limit=60, progress=lambda *now: seen.append(now)
+        table,
+        tmp_path / "ray",
+        Recipe(clip_seconds_limit=60),
+        engine="ray",
+        workers=2,
+        progress=lambda *now: seen.append(now),
     )
     assert report.done == 5 and read_failures(tmp_path / "ray") == report.failed
     assert [now for now in seen if now[0] == "extract"] == [("extract", k, 6) for k in range(7)]

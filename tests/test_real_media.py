@@ -14,7 +14,8 @@ from media import Pictures, Sound, write_streams
 
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.clip import extract_clip
+from avel.features.recipe import Recipe
+from avel.features.segments import extract_clip
 from avel.features.video import MediaInfo, probe, read_waveform, sample_frames
 
 
@@ -65,10 +66,10 @@ def test_the_outcome(
     segments = wanted.marked if missing_audio == "mark" else wanted.segments
     if not segments:
         with pytest.raises(AvelError) as error:
-            extract_clip(path, visual, audio, missing_audio=missing_audio)
+            extract_clip(path, visual, audio, Recipe(missing_audio=missing_audio))
         assert error.value.found.startswith(f"{path} {wanted.error}") and error.value.expected and error.value.do
         return
-    found = extract_clip(path, visual, audio, missing_audio=missing_audio)
+    found = extract_clip(path, visual, audio, Recipe(missing_audio=missing_audio))
     assert found.visual.shape == (segments, 7, 7, visual.dim) and found.audio.shape == (segments, audio.dim)
     assert found.audio_valid == bool(wanted.segments) == bool(np.any(found.audio))
     assert found.bad_packets == 0 and found.streams == "" and np.isfinite(found.visual).all()
@@ -137,5 +138,5 @@ def test_real_pictures_with_a_real_sound_muxed_in(real_data: Path, tmp_path: Pat
     found = extract_clip(out, GreyMeans(), EndsOfSound())
     wanted = min(OUTCOMES[name].marked, 2.61)
     assert found.duration == pytest.approx(wanted, abs=0.1) and len(found.visual) == max(1, round(wanted))
-    alone = extract_clip(source, GreyMeans(), EndsOfSound(), missing_audio="mark")
+    alone = extract_clip(source, GreyMeans(), EndsOfSound(), Recipe(missing_audio="mark"))
     assert np.array_equal(found.visual, alone.visual[: len(found.visual)])

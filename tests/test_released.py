@@ -19,7 +19,8 @@ from avel.config import TrainConfig
 from avel.data.ave import survey as survey_module
 from avel.data.ave.importing import import_ave
 from avel.errors import AvelError
-from avel.features.clip import ave_frames, extract_clip
+from avel.features.recipe import Recipe
+from avel.features.segments import ave_frames, extract_clip
 from avel.files import file_sha256
 from avel.localization import of_released_features
 from avel.training import train
@@ -31,7 +32,7 @@ def greys(found: np.ndarray) -> np.ndarray:
 
 def test_a_longer_video_is_cut_into_tenths_of_every_ten_seconds(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=23.4, frame_rate=12, size=(16, 16))
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave", any_length=True)
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"), any_length=True)
     whole = [120 * part + frame for part in (0, 1) for frame in ave_frames(120)]
     wanted = whole + [240 + frame for frame in ave_frames(281 - 240, 16, 3)]
     assert found.visual.shape[0] == len(found.audio) == 23 and found.uneven == 0
@@ -40,15 +41,15 @@ def test_a_longer_video_is_cut_into_tenths_of_every_ten_seconds(tmp_path: Path) 
 
 def test_ten_seconds_are_framed_as_ever(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", seconds=10.4, frame_rate=10, size=(16, 16))
-    one = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave")
-    other = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave", any_length=True)
+    one = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"))
+    other = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"), any_length=True)
     assert np.array_equal(one.visual, other.visual) and len(one.visual) == 10
 
 
 def test_frames_that_lie_unevenly_are_chosen_by_their_time(tmp_path: Path) -> None:
     times = [*(k / 10 for k in range(20)), *(8 + k / 10 for k in range(60))]  # nothing new from 2 to 8 s
     path = write_video(tmp_path / "a.mp4", seconds=14, times=times, size=(16, 16))
-    found = extract_clip(path, GreyMeans(), EndsOfSound(), framing="ave", any_length=True)
+    found = extract_clip(path, GreyMeans(), EndsOfSound(), Recipe(framing="ave"), any_length=True)
     by_time = extract_clip(path, GreyMeans(), EndsOfSound())
     assert found.uneven == 1 and np.array_equal(found.visual[:10], by_time.visual[:10])
 

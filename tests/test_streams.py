@@ -15,18 +15,10 @@ from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.clip import extract_clip
 from avel.features.extract import extract
-from avel.features.video import (
-    Scaler,
-    SoundTrack,
-    Streams,
-    mono_shares,
-    open_media,
-    probe,
-    read_waveform,
-    sample_frames,
-)
+from avel.features.recipe import Recipe, Streams
+from avel.features.segments import extract_clip
+from avel.features.video import Scaler, SoundTrack, mono_shares, open_media, probe, read_waveform, sample_frames
 
 #: Four quarters: red, green, blue, white.
 QUARTERS = np.zeros((48, 64, 3), np.uint8)
@@ -74,7 +66,7 @@ def test_the_chosen_streams_are_decoded(several: Path, streams: Streams, level: 
     assert sample_frames(several, [0.0, 2.0], 32, streams=streams).mean() == pytest.approx(level, abs=3)
     wave = read_waveform(several, 16_000, streams=streams)
     assert pitch(wave[:32_000], 16_000) == pytest.approx(hertz, abs=1)
-    found = extract_clip(several, GreyMeans(), EndsOfSound(), streams=streams)
+    found = extract_clip(several, GreyMeans(), EndsOfSound(), Recipe(streams=streams))
     assert found.visual.mean() == pytest.approx(level, abs=3) and len(found.visual) == 3
     size = "32x32" if streams.video else "64x48"
     sound = "2 of 3 (aac, 48000 Hz, stereo, fra)" if hertz == 1200 else f"{hertz // 600} of 3 (aac, 48000 Hz, mono)"
@@ -105,11 +97,11 @@ def test_a_store_knows_its_streams_and_takes_no_others_for_them(
     first = open_store(out).clips[0]
     assert first.streams.startswith("video 0 of 2 (h264, 64x48), audio 0 of 3")
     assert extract(several, out, workers=0).skipped == 1
-    assert extract(several, out, workers=0, streams=Streams(video=0)).skipped == 1
+    assert extract(several, out, Recipe(streams=Streams(video=0)), workers=0).skipped == 1
     assert cli.main(["extract", str(several), "--out", str(out), "--video-stream", "1", "--audio-stream", "2"]) == 0
     assert "what was read: video 1 of 2 (h264, 32x32), audio 2 of 3" in capsys.readouterr().out
     assert open_store(out).clips[0].checksum != first.checksum
-    assert extract(several, out, workers=0, streams=Streams(1, 2)).skipped == 1
+    assert extract(several, out, Recipe(streams=Streams(1, 2)), workers=0).skipped == 1
     assert extract(several, out, workers=0).skipped == 0
     assert open_store(out).clips[0].checksum == first.checksum
 

@@ -12,7 +12,7 @@ from conftest import GreyMeans
 from media import Pictures, Sound, remux, transcode, write_streams
 
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.clip import extract_clip
+from avel.features.segments import extract_clip
 
 EVENTS = (0.3, 1.5, 3.7)  # seconds at which there is a flash and a click, of 0.2 s: in segments 0, 1 and 3
 SEGMENTS = {0, 1, 3}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import avel.features.vgg19 as vgg19_module
 from avel.errors import AvelError
 from avel.features import AudioExtractor, build_extractor, describe
-from avel.features.clip import extract_clip
+from avel.features.segments import extract_clip
 from avel.features.vgg19 import BLOCKS, Vgg19, conv_stack, multiply_adds, resize_bilinear, stack_shapes
 from avel.features.weights import PUBLISHED
 

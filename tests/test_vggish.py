@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from avel.errors import AvelError
 from avel.features import build_extractor, describe
-from avel.features.clip import SoundSegments, extract_clip
+from avel.features.recipe import Recipe
+from avel.features.segments import SoundSegments, extract_clip
 from avel.features.vggish import Vggish, log_mel, resample
 from avel.features.video import SoundTrack, open_media, read_waveform
 
@@ -234,7 +235,7 @@ def test_continuous_framing_is_that_of_the_whole(tmp_path: Path, weights_file: P
     found = extract_clip(path, NoPicture(), continuous).audio
     assert found.shape == wanted.shape == (4, 128)
     assert np.abs(found - wanted).max() < 1e-4 * wanted.max()
-    short = extract_clip(path, NoPicture(), continuous, segment_seconds=0.96).audio
+    short = extract_clip(path, NoPicture(), continuous, Recipe(segment_seconds=0.96)).audio
     assert np.abs(short[:4] - found).max() < 1e-4
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
-from avel.features.extract import extract_clip
+from avel.features.segments import extract_clip
 from avel.features.visual import ClassicalVisual, _cells, _histograms, _surroundings
 
 SIZE = 112

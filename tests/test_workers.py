@@ -16,6 +16,7 @@ from worker_tasks import GIB, prepare, prepare_badly
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features.extract import extract
+from avel.features.recipe import Recipe
 from avel.workers import Limits, Worker, in_workers
 
 LIMITS = Limits(seconds=20, memory=GIB // 4)
@@ -100,7 +101,7 @@ def test_no_tasks() -> None:
 def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 3)
     write_video(tmp_path / "clips" / "clip1.mp4", seconds=1, frame_rate=2, size=(6144, 4096))
-    report = extract(table, tmp_path / "store", workers=2, clip_memory_limit=0.14)
+    report = extract(table, tmp_path / "store", Recipe(clip_memory_limit=0.14), workers=2)
     assert [failure["id"] for failure in report.failed] == ["clip1.mp4"] and report.done == 2
     assert report.failed[0]["cause"].startswith("over the memory limit of 0.14 GiB")
     assert read_failures(tmp_path / "store") == report.failed
@@ -111,10 +112,10 @@ def test_a_clip_over_its_memory_is_a_failed_clip(tiny_clips: Clips, tmp_path: Pa
 def test_limits_of_a_clip(tiny_clips: Clips, tmp_path: Path) -> None:
     table = tiny_clips(tmp_path / "clips", 2)
     with pytest.raises(AvelError, match=r"none of the 1 clips could be used.*no progress for 1e-06 s"):
-        extract(table.parent / "clip0.mp4", tmp_path / "store", clip_seconds_limit=1e-6)
+        extract(table.parent / "clip0.mp4", tmp_path / "store", Recipe(clip_seconds_limit=1e-6))
     for wrong in ({"clip_seconds_limit": 0}, {"clip_memory_limit": -1}, {"clip_memory_limit": float("nan")}):
         with pytest.raises(AvelError, match="for a clip"):
-            extract(table, tmp_path / "store", **wrong)  # type: ignore[arg-type]
+            extract(table, tmp_path / "store", Recipe(**wrong))  # type: ignore[arg-type]
 
 
 def test_engines(tiny_clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AvelError": "avel.errors",
     "Event": "avel.types",
+    "Recipe": "avel.features.recipe",
     "Span": "avel.types",
-    "Streams": "avel.features.video",
+    "Streams": "avel.features.recipe",
     "Timeline": "avel.timeline",
     "evaluate": "avel.evaluation",
     "extract": "avel.features.extract",

@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must
 
     from avel.comparison import Scores
     from avel.data.ave.survey import Survey
-    from avel.features.video import Streams
+    from avel.features.recipe import Streams
     from avel.timeline import Timeline
     from avel.types import Finding, Progress, Report, TrainStatus
 
@@ -232,38 +232,40 @@ def _print_tasks(found: Survey) -> None:
 
 
 def extract(arguments: Namespace) -> int:
-    from avel.features.extract import estimate_seconds, extract, read_source
+    from avel.features.estimate import estimate_seconds
+    from avel.features.extract import extract
     from avel.features.folders import in_words
+    from avel.features.recipe import Recipe
+    from avel.features.sources import read_source
 
-    recipe = {
-        "visual": arguments.visual,
-        "audio": arguments.audio,
-        "segment_seconds": arguments.segment_seconds,
-        "framing": arguments.framing,
-        "streams": _streams(arguments),
-        "missing_audio": arguments.missing_audio,
-        "visual_options": _extractor_options("visual", arguments),
-        "audio_options": _extractor_options("audio", arguments),
-        "videos": arguments.videos,
-        "extra_splits": arguments.extra_splits,
-        "workers": arguments.workers,
-        "device": arguments.device,
-        "clip_seconds_limit": arguments.clip_seconds_limit,
-        "clip_memory_limit": arguments.clip_memory_limit,
-    }
+    recipe = Recipe(
+        visual=arguments.visual,
+        audio=arguments.audio,
+        visual_options=_extractor_options("visual", arguments),
+        audio_options=_extractor_options("audio", arguments),
+        segment_seconds=arguments.segment_seconds,
+        framing=arguments.framing,
+        streams=_streams(arguments),
+        missing_audio=arguments.missing_audio,
+        device=arguments.device,
+        clip_seconds_limit=arguments.clip_seconds_limit,
+        clip_memory_limit=arguments.clip_memory_limit,
+    )
+    given = {name: arguments[name] for name in ("videos", "extra_splits", "workers")}
     found = read_source(arguments.source, videos=arguments.videos, extra_splits=arguments.extra_splits)
     number = len(found.clips)
     if found.left_out:
         complain(in_words(found.left_out))
     if number > WORTH_AN_ESTIMATE and not arguments.out.exists() and arguments.engine == "local":
         with suppress(AvelError):  # clips that cannot be looked into are for the extraction to report
-            seconds = estimate_seconds(arguments.source, **recipe)
+            seconds = estimate_seconds(arguments.source, recipe, **given)
             console().print(f"{number} clips, about {clock(seconds)} on this machine")
     with bars() as progress:
         report = extract(
             arguments.source,
             arguments.out,
-            **recipe,
+            recipe,
+            **given,
             engine=arguments.engine,
             progress=progress,
         )
@@ -302,7 +304,7 @@ def _extractor_options(kind: str, arguments: Namespace) -> dict[str, Any]:
 
 def _streams(arguments: Namespace) -> Streams:
     """Which streams of a file were asked for."""
-    from avel.features.video import Streams
+    from avel.features.recipe import Streams
 
     return Streams(arguments.video_stream, arguments.audio_stream)
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from avel.checkpoint import LoadedModel
-    from avel.features.video import Streams
+    from avel.features.recipe import Streams
 
 _WINDOWS_AT_ONCE = 32
 
@@ -135,12 +136,13 @@ def localizer(
         AvelError: as `localize`, of the model and its extractors.
     """
     from avel.features import describe, run_on
-    from avel.features.extract import extract_clip
-    from avel.features.video import FIRST_STREAMS
+    from avel.features.recipe import FIRST_STREAMS, Recipe
+    from avel.features.segments import extract_clip
 
     _check_task(model)
     released = of_released_features(model)
-    framing = "ave" if released else model.extractors["visual"].get("framing", "time")
+    framing: Any = "ave" if released else model.extractors["visual"].get("framing", "time")
+    recipe = Recipe(segment_seconds=model.segment_seconds, framing=framing)
     extractors = _build_extractors(model, visual_weights, audio_weights)
     run_on(device, *extractors.values())
     tags = {kind: describe(extractor, framing)["tag"] for kind, extractor in extractors.items()}
@@ -166,10 +168,8 @@ def localizer(
             path,
             extractors["visual"],
             extractors["audio"],
-            segment_seconds=model.segment_seconds,
-            framing=framing,
+            replace(recipe, streams=streams or FIRST_STREAMS),
             any_length=True,
-            streams=streams or FIRST_STREAMS,
             progress=progress,
         )
         probabilities, attention = localize_features(features.audio, features.visual, model, progress=progress)

@@ -18,7 +18,8 @@ from typing import Any
 
 import avel
 from avel.errors import AvelError
-from avel.features.video import FIRST_STREAMS, Streams, probe, read_waveform, sample_frames
+from avel.features.recipe import FIRST_STREAMS, Streams
+from avel.features.video import probe, read_waveform, sample_frames
 from avel.files import file_sha256, held_alone, make_folder, together
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline

@@ -17,9 +17,9 @@ import numpy as np
 
 from avel.errors import AvelError
 from avel.features import run_on
-from avel.features.clip import extract_clip
 from avel.features.extractor import AudioExtractor, VisualExtractor, make_tag
-from avel.features.video import FIRST_STREAMS, Streams
+from avel.features.recipe import FIRST_STREAMS, Recipe, Streams
+from avel.features.segments import extract_clip
 from avel.localization import find_events
 from avel.text import has_controls
 from avel.timeline import Timeline
@@ -130,7 +130,8 @@ def localize_words(
     spoken = _embed_prompts(ears, prompts.sound, prompts.no_sound, names)
 
     watcher = _Watcher(eyes, shown[: len(names)])
-    features = extract_clip(path, watcher, ears, segment_seconds=segment_seconds, streams=streams, progress=progress)
+    recipe = Recipe(segment_seconds=segment_seconds, streams=streams)
+    features = extract_clip(path, watcher, ears, recipe, progress=progress)
     num_segments = len(features.audio)
     pictures = np.concatenate(watcher.pictures)[:num_segments]
     seen = word_probabilities(pictures, shown, len(names), eyes.word_scale)

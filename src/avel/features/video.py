@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import av
 import av.error
@@ -26,6 +26,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from avel.errors import AvelError
+from avel.features.recipe import FIRST_STREAMS, Streams
 from avel.features.stamps import Stamps, in_words
 from avel.reading import check_regular
 
@@ -45,21 +46,6 @@ _PRIMING_LONG = 5186  # the same where a packet holds 2048 samples or more: HE-A
 _HEAD = 2**16  # bytes that tell a file's format
 _RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
 _DO = "check that it plays in a video player; encode or download it again"
-
-
-class Streams(NamedTuple):
-    """Which of several streams to take, counted from 0 among a file's streams of that kind.
-
-    None takes the first that can be decoded, and of the videos the first of two pictures or more.
-
-    Cover pictures and thumbnails are pictures that go with a file and no video: they are not counted.
-    """
-
-    video: int | None = None
-    audio: int | None = None
-
-
-FIRST_STREAMS = Streams()
 
 
 @dataclass(frozen=True)

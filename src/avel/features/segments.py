@@ -12,21 +12,19 @@ import numpy as np
 from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
 from avel.features.extractor import AudioExtractor, OwnMemory, OwnResampling, OwnResize, SoundSpans, VisualExtractor
+from avel.features.recipe import DEFAULT_RECIPE, Recipe
 from avel.features.video import (
     DECODED_SHARE,
-    FIRST_STREAMS,
     FrameChooser,
     Media,
     Scaler,
     SoundTrack,
-    Streams,
     open_media,
     segment_times,
 )
 from avel.types import Progress
 
 BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
-FRAMINGS = ("time", "ave")
 MIXING = "channels"  # the tag that says how more than two channels became one
 _AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds between which a clip must end for framing ``ave``
 _AVE_LATEST = 0.5  # seconds; when its first picture must be there
@@ -72,12 +70,9 @@ def extract_clip(
     path: str | Path,
     visual: VisualExtractor,
     audio: AudioExtractor,
+    recipe: Recipe = DEFAULT_RECIPE,
     *,
-    segment_seconds: float = 1.0,
-    framing: str = "time",
     any_length: bool = False,
-    streams: Streams = FIRST_STREAMS,
-    missing_audio: str = "error",
     threads: int = 0,
     progress: Progress | None = None,
 ) -> ClipFeatures:
@@ -93,28 +88,26 @@ def extract_clip(
         path: of the video.
         visual: what makes the (T, H, W, Dv) features.
         audio: what makes the (T, Da) features.
-        segment_seconds: length of a segment, seconds.
-        framing: ``time``, or ``ave`` for clips of 9.5 to 10.5 s and segments of one second.
+        recipe: its segments, framing, streams and missing_audio. With ``missing_audio="mark"`` the pictures of a file
+            without sound are taken, and `ClipFeatures.audio_valid` says so; sound that is there but cannot be decoded
+            is an error all the same. What it says of the extractors does not count here.
         any_length: with framing ``ave`` take a video of any length.
-        streams: which to take, where the file has several.
-        missing_audio: ``error``, or ``mark`` to take the pictures of a file without sound; `ClipFeatures.audio_valid`
-            then says so. Sound that is there but cannot be decoded is an error in either case.
         threads: that decode; 0 leaves the choice to the decoder.
         progress: called as ``progress("decode", seconds done, seconds in all)``.
 
     Raises:
-        AvelError: an option is out of range; the file cannot be used, see `avel.features.video.probe` and
+        AvelError: the file cannot be used, see `avel.features.video.probe` and
             `Media.decode`; with framing ``ave``, the clip is too short, too long or has fewer than ten frames.
     """
-    check_choices(segment_seconds, framing, missing_audio)
+    segment_seconds = recipe.segment_seconds
     pictures: AvePictures | PictureSegments
-    if framing == "ave":
+    if recipe.framing == "ave":
         pictures = AvePictures(visual, any_length=any_length)
     else:
         pictures = PictureSegments(visual, segment_seconds)
-    ten_seconds = framing == "ave" and not any_length
+    ten_seconds = recipe.framing == "ave" and not any_length
     sounds = SoundSegments(audio, segment_seconds)
-    with open_media(path, threads=threads, streams=streams, silent=missing_audio == "mark") as media:
+    with open_media(path, threads=threads, streams=recipe.streams, silent=recipe.missing_audio == "mark") as media:
         whole = max(1, round(media.info.duration))
         shown = 0
         for moment, frame in media.decode():
@@ -171,22 +164,6 @@ def _unequal(media: Media) -> str:
         return ""
     end, verb = ends[shorter], "end" if shorter == "pictures" else "ends"
     return f"{shorter} {verb} at {end:.2f} s, {longer} at {ends[longer]:.2f} s: the first {end:.2f} s used"
-
-
-def check_choices(segment_seconds: float, framing: str, missing_audio: str) -> None:
-    """Raises AvelError where one of these options of `extract_clip` is out of range."""
-    if not 0.05 <= segment_seconds <= 60:
-        raise AvelError(f"segments of {segment_seconds} s", "0.05 to 60 seconds", "choose another segment length")
-    if framing not in FRAMINGS:
-        raise AvelError(f"framing {framing!r}", f"one of {', '.join(FRAMINGS)}", "choose one of these")
-    if framing == "ave" and segment_seconds != 1:
-        raise AvelError(
-            f"segments of {segment_seconds:g} s with framing 'ave'",
-            "segments of 1 s: tenths of clips of ten seconds",
-            "leave out --segment-seconds, or use --framing time",
-        )
-    if missing_audio not in ("error", "mark"):
-        raise AvelError(f"missing_audio {missing_audio!r}", "error or mark", "choose one of these")
 
 
 def count_segments(duration: float, segment_seconds: float) -> int:

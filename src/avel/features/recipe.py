@@ -1,0 +1,171 @@
+"""All that decides how a clip becomes features; the sentence under each field is its ``--help``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+import numpy as np
+
+from avel import devices
+from avel.data.store import Settings
+from avel.errors import AvelError
+from avel.features import build_audio, build_visual, describe, device_for, run_on
+from avel.features.extractor import AudioExtractor, VisualExtractor
+from avel.processors import worker_count
+from avel.workers import Limits
+
+#: Bytes that a process holds for a GPU: of the computer's memory the GPU's libraries; of the GPU's own those, the
+#: networks and a batch. Both are generous estimates; where the GPU's memory is full after all, batches get smaller.
+DEVICE_HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 5 * 2**30
+
+
+class Streams(NamedTuple):
+    """Which of several streams to take, counted from 0 among a file's streams of that kind.
+
+    None takes the first that can be decoded, and of the videos the first of two pictures or more.
+
+    Cover pictures and thumbnails are pictures that go with a file and no video: they are not counted.
+    """
+
+    video: int | None = None
+    audio: int | None = None
+
+
+FIRST_STREAMS = Streams()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips become features. The default takes the classical extractors, which need no weights.
+
+    Raises:
+        AvelError: a value is of another type than its field, out of range, or none of the words that the field knows.
+            `build` finds out whether there are such extractors and such a device.
+    """
+
+    visual: str = "classical"
+    """Visual extractor: classical, vgg19 as AVE's, or clip."""
+    audio: str = "classical"
+    """Audio extractor: classical, vggish as AVE's, or clap."""
+    visual_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the visual extractor, as in --visual_options.precision bfloat16; an unknown one is answered with the
+    list of all."""
+    audio_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the audio extractor, as in --audio_options.framing continuous; an unknown one is answered with the
+    list of all."""
+    segment_seconds: float = 1.0
+    """Length of a segment in seconds."""
+    framing: Literal["time", "ave"] = "time"
+    """Frames of a segment by their time, or as AVE's: tenths of the frames of clips of 9.5 to 10.5 s."""
+    streams: Streams = FIRST_STREAMS
+    """Video and audio stream to take of files with several, counted from 0; left out, the first that can be decoded."""
+    missing_audio: Literal["error", "mark"] = "error"
+    """A video without sound is an error, or keeps its pictures and is marked: no training takes it."""
+    device: str = "auto"
+    """Device of the extractors' networks: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
+    #: A batch of four seconds takes VGG-19 half a minute on a slow core.
+    clip_seconds_limit: float = 300.0
+    """A clip that does not get on by a second of video in that many seconds has failed; the rest go on. Not with
+    --workers 0."""
+    #: A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
+    clip_memory_limit: float = 2.0
+    """A clip whose process holds more GiB of memory has failed; the rest go on. On a GPU the limit is 4 GiB higher, for
+    its libraries. Not with --workers 0."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            given = getattr(self, name)
+            plain = given.item() if isinstance(given, np.generic) else given
+            plain = tuple(plain) if isinstance(plain, Streams) else plain  # else msgspec takes it as it is
+            try:
+                object.__setattr__(self, name, msgspec.convert(plain, kind))
+            except (msgspec.ValidationError, TypeError) as error:
+                words = get_args(kind) if get_origin(kind) is Literal else ()
+                expected = " or ".join(words) or f"a value of type {getattr(kind, '__name__', kind)}"
+                raise AvelError(f"{name} {given!r}", expected, f"give {name} another value") from error
+        if not 0.05 <= self.segment_seconds <= 60:
+            raise AvelError(
+                f"segments of {self.segment_seconds} s", "0.05 to 60 seconds", "choose another segment length"
+            )
+        if self.framing == "ave" and self.segment_seconds != 1:
+            raise AvelError(
+                f"segments of {self.segment_seconds:g} s with framing 'ave'",
+                "segments of 1 s: tenths of clips of ten seconds",
+                "leave out --segment-seconds, or use --framing time",
+            )
+        if not (self.clip_seconds_limit > 0 and self.clip_memory_limit > 0):
+            raise AvelError(
+                f"limits of {self.clip_seconds_limit:g} s and {self.clip_memory_limit:g} GiB for a clip",
+                "more than nothing of both",
+                "raise them",
+            )
+
+    def build(self) -> BuiltRecipe:
+        """The recipe with its extractors, which are on the processor as yet.
+
+        Raises:
+            AvelError: an unknown extractor, option or device; or the weights are missing or do not match.
+        """
+        visual = build_visual(self.visual, **self.visual_options)
+        audio = build_audio(self.audio, **self.audio_options)
+        pinned = replace(
+            self,
+            visual_options=visual.options,
+            audio_options=audio.options,
+            device=device_for(self.device, visual, audio),
+        )
+        return BuiltRecipe(pinned, visual, audio)
+
+
+DEFAULT_RECIPE = Recipe()
+
+
+class BuiltRecipe(NamedTuple):
+    """A recipe and the extractors it names.
+
+    Attributes:
+        recipe: with the extractors' whole options, such as the sha256 of their weights, and the device that they use:
+            in another process it builds the same.
+        visual: the visual extractor.
+        audio: the audio extractor.
+    """
+
+    recipe: Recipe
+    visual: VisualExtractor
+    audio: AudioExtractor
+
+    def on_device(self) -> BuiltRecipe:
+        """Itself, its networks moved to their device: in the process that uses them, and nowhere else."""
+        run_on(self.recipe.device, self.visual, self.audio)
+        return self
+
+    @property
+    def settings(self) -> Settings:
+        """What a store says of the recipe."""
+        return Settings(
+            segment_seconds=self.recipe.segment_seconds,
+            framing=self.recipe.framing,
+            extractors={
+                "visual": describe(self.visual, self.recipe.framing),
+                "audio": describe(self.audio, self.recipe.framing),
+            },
+            grid=self.visual.grid,
+            visual_dim=self.visual.dim,
+            audio_dim=self.audio.dim,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of a process that makes features: with a GPU it holds more than its clip."""
+        libraries = 0 if self.recipe.device == "cpu" else DEVICE_HOST_BYTES
+        return Limits(self.recipe.clip_seconds_limit, int(self.recipe.clip_memory_limit * 2**30) + libraries)
+
+    def processes(self, workers: int | None) -> int:
+        """As `worker_count`; where the number is left to it, no more than a GPU has room for."""
+        number = worker_count(workers)
+        if workers is not None or self.recipe.device == "cpu":
+            return number
+        return min(number, max(1, devices.free_bytes(devices.device(self.recipe.device)) // DEVICE_BYTES))
