@@ -1389,7 +1389,7 @@ def test_wrong_shapes_are_named(task: str, audio_shape: tuple[int, ...], visual_
         ({"fee_weight": math.inf}, "loss weights inf", "finite"),
         ({"wccl_weight": math.nan}, "and nan", "finite"),
         ({"wccl_weight": -1.0}, "and -1.0", "none below 0"),
-        ({"task": "dance"}, "task 'dance' for ccln", "full, weak or cml"),
+        ({"task": "dance"}, "task 'dance' for ccln", "full or weak or cml"),
         ({"task": "weak", "fee_level": "segment"}, "fee_level segment in task weak", "no labels of segments"),
         ({"task": "weak", "wccl_labels": "segment", "embedding_width": 2}, "wccl_labels segment in task weak", "video"),
         ({"task": "weak", "wccl_labels": "relevance", "embedding_width": 2}, "wccl_labels relevance", "video"),

@@ -15,12 +15,13 @@ C     event classes; class index C is background, always the last
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:  # `import avel` and the workers that only decode must not pay for torch
-    import torch
+    from torch import Tensor
 
 BACKGROUND = "background"
 ZERO_SHOT = "zero-shot"  # the task of a timeline whose classes are a user's own words, on which nothing was trained
@@ -102,49 +103,167 @@ class Target:
         video_labels: (B, C+1) float32, rows summing to 1: all that the weak task may know of ``labels``.
     """
 
-    labels: torch.Tensor
-    video: torch.Tensor
-    video_labels: torch.Tensor
+    labels: Tensor
+    video: Tensor
+    video_labels: Tensor
 
 
 @dataclass  # not frozen: Fabric rebuilds what a network returns, field by field
 class SegmentOutput:
-    """What a model says about every segment.
+    """A model's answer for every segment: one of the event classes or background.
 
     Attributes:
         logits: (B, T, C+1).
         attention: (B, T, H, W), each map summing to 1, or None where a model has none.
-        parts: what the model's own ``loss(parts, target)`` reads, and nobody else.
+        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
         multilabel: True where the logits were trained as C+1 sigmoids rather than one softmax.
     """
 
-    logits: torch.Tensor
-    attention: torch.Tensor | None = None
-    parts: dict[str, torch.Tensor] = field(default_factory=dict)
+    logits: Tensor
+    attention: Tensor | None = None
+    parts: dict[str, Tensor] = field(default_factory=dict)
     multilabel: bool = False
 
-    def probabilities(self) -> torch.Tensor:
-        """(B, T, C+1), summing to 1: the softmax, or the sigmoids divided by their sum."""
-        if self.multilabel:
-            scores = self.logits.float().sigmoid()
-            return scores / scores.sum(-1, keepdim=True)
-        return self.logits.float().softmax(-1)
-
-    def labels(self) -> torch.Tensor:
-        """(B, T) int64 class ids, background = C."""
+    def labels(self) -> Tensor:
+        """(B, T) int64 class ids, background = C: the class of the largest logit."""
         return self.logits.argmax(-1)
+
+    def probabilities(self) -> Tensor:
+        """(B, T, C+1), summing to 1: the softmax, or the sigmoids divided by their sum. `labels` are their argmax."""
+        logits = _precise(self.logits)
+        if self.multilabel:  # in the log domain, where not all sigmoids can be 0
+            logits = _log_sigmoid(logits)
+        return _decided(logits.softmax(-1), self.labels())
+
+
+@dataclass  # not frozen: as `SegmentOutput`
+class RelevanceOutput:
+    """A model's answer in two parts: which segments hold an event, and which event the whole window shows.
+
+    Attributes:
+        relevance: (B, T), the logit that a segment holds an event.
+        category: (B, C), logits of the event classes; or (B, C+1), where the window's answer may be background itself.
+        num_classes: C.
+        attention: (B, T, H, W), each map summing to 1, or None where a model has none.
+        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
+    """
+
+    relevance: Tensor
+    category: Tensor
+    num_classes: int
+    attention: Tensor | None = None
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+    def labels(self) -> Tensor:
+        """(B, T) int64 class ids, background = C: the window's best category where sigmoid(relevance) > 0.5."""
+        best = self.category.argmax(-1, keepdim=True)
+        return best.where(self.relevance > 0, self.num_classes)
+
+    def probabilities(self) -> Tensor:
+        """(B, T, C+1), summing to 1. `labels` are their argmax.
+
+        With r the sigmoid of the relevance and q the softmax of the categories, an event class weighs r q / max(q) and
+        background 1 - r, or r q / max(q) of its own category where that is more; all are divided by their sum.
+        The plain product r q would call a segment background wherever the category is uncertain.
+        """
+        import torch  # its tensors are here already, so it costs nothing
+
+        relevance, category = _precise(self.relevance).unsqueeze(-1), _precise(self.category).unsqueeze(1)
+        weights = _log_sigmoid(relevance) + (category - category.amax(-1, keepdim=True))  # logs, (B, T, C or C+1)
+        events, background = weights[..., : self.num_classes], weights[..., self.num_classes :]
+        nothing = _log_sigmoid(-relevance)
+        if background.shape[-1]:
+            nothing = nothing.maximum(background)
+        return _decided(torch.cat([events, nothing], -1).softmax(-1), self.labels())
 
 
 @dataclass  # not frozen: as `SegmentOutput`
 class DistanceOutput:
-    """How far apart what is seen and what is heard are: the output for cross-modality localization.
+    """How far apart the visual and the audio segments are: the output for cross-modality localization.
 
     Attributes:
         distance: (B, Tv, Ta), not negative; small where both show one event.
         attention: (B, Tv, H, W), each map summing to 1, or None where a model has none.
-        parts: what the model's own ``loss(parts, target)`` reads, and nobody else.
+        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
     """
 
-    distance: torch.Tensor
-    attention: torch.Tensor | None = None
-    parts: dict[str, torch.Tensor] = field(default_factory=dict)
+    distance: Tensor
+    attention: Tensor | None = None
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+#: What a model says about events, segment by segment: both have ``labels()`` and ``probabilities()``.
+EventOutput = SegmentOutput | RelevanceOutput
+Output = SegmentOutput | RelevanceOutput | DistanceOutput
+
+
+#: What a network was built from: the authors' code, code of others, the paper or notes on it, or no more than its
+#: abstract and what others say of it, so that most of the network is our own.
+Fidelity = Literal["released-code", "third-party-code", "paper-notes", "reconstruction"]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a model was published."""
+
+    citation: str
+    """Authors, title and venue."""
+    year: int
+
+
+class Model(Protocol):
+    """What every model declares and does. Each is an ``nn.Module`` too, and `avel.models.build_model` makes them.
+
+    One whose network changes with the epoch may have a method ``begin_epoch(epoch, epochs)``, which training calls
+    before each epoch, counted from 1. What it sets must be a buffer, so that a checkpoint remembers it.
+
+    Attributes:
+        tasks: that it can be trained for: ``full``, ``weak``, ``cml``.
+        fidelity: what its network was built from.
+        paper: that it implements.
+        stochastic: whether training draws at random, as dropout does.
+        least_loss: a number that the total loss cannot go below.
+    """
+
+    tasks: ClassVar[tuple[str, ...]]
+    fidelity: ClassVar[Fidelity]
+    paper: ClassVar[Paper]
+    stochastic: ClassVar[bool]
+    least_loss: float
+
+    def __init__(
+        self, *, audio_dim: int, visual_dim: int, grid: tuple[int, int], num_classes: int, task: str, **options: Any
+    ) -> None: ...
+
+    def forward(self, audio: Tensor, visual: Tensor) -> Output:
+        """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output of its task."""
+        ...
+
+    def loss(self, parts: dict[str, Tensor], target: Target) -> dict[str, Tensor]:
+        """The terms of the loss by name, as scalars, and ``total``, their sum; of all windows of a batch together."""
+        ...
+
+
+def _precise(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    import torch
+
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    from torch.nn import functional
+
+    return functional.logsigmoid(logits)
+
+
+def _decided(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """The probabilities (..., C+1) with ``labels`` (...) as their argmax.
+
+    Where a tie or rounding has another class come first, the label's is raised by the least step above the largest.
+    """
+    place = labels.unsqueeze(-1)
+    largest = probabilities.amax(-1, keepdim=True)
+    above = largest.nextafter(largest.new_tensor(math.inf))
+    wrong = probabilities.argmax(-1, keepdim=True) != place
+    return probabilities.scatter(-1, place, above.where(wrong, probabilities.gather(-1, place)))

@@ -10,8 +10,9 @@ from torch import nn
 
 from avel.errors import AvelError
 from avel.models.ccln import CCLN
+from avel.types import Model
 
-MODELS: dict[str, type[nn.Module]] = {"ccln": CCLN}
+MODELS: dict[str, type[Model]] = {"ccln": CCLN}
 
 
 def build_model(
@@ -36,12 +37,14 @@ def build_model(
         options: the model's own, as ``describe_options`` lists them.
 
     Raises:
-        AvelError: there is no such model or option, an option has a value of the wrong type, or the task does not
-            read it.
+        AvelError: there is no such model or option, the model does not have the task, or an option has a value of the
+            wrong type or is not read in this task.
     """
     if name not in MODELS:
         raise AvelError(f"no model is called {name!r}", f"one of {', '.join(sorted(MODELS))}", "choose one of these")
     model = MODELS[name]
+    if task not in model.tasks:
+        raise AvelError(f"task {task!r} for {name}", " or ".join(model.tasks), "choose one of these, or another model")
     known = _options(model)
     for option, value in options.items():
         if option not in known:
@@ -55,7 +58,11 @@ def build_model(
             raise AvelError(
                 f"option {option} of {name} in task {task}", f"it in task {' or '.join(tasks)} alone", "leave it out"
             )
-    return model(audio_dim=audio_dim, visual_dim=visual_dim, grid=grid, num_classes=num_classes, task=task, **options)
+    network = model(
+        audio_dim=audio_dim, visual_dim=visual_dim, grid=grid, num_classes=num_classes, task=task, **options
+    )
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def describe_options(name: str) -> str:
@@ -88,7 +95,7 @@ def _values(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true | false"}[kind]
 
 
-def _options(model: type[nn.Module]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
+def _options(model: type[Model]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
     """Of every argument of ``__init__`` that has a default: type, meaning, default, and the tasks that read it.
 
     It is annotated with its meaning, and then with the tasks, unless all of them read it.

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from torch.nn import functional
 from avel import losses
 from avel.errors import AvelError
 from avel.models.layers import AudioGuidedAttention, BiLSTM, Dropout, SelfAttention
-from avel.types import DistanceOutput, SegmentOutput, Target
+from avel.types import DistanceOutput, Fidelity, Paper, SegmentOutput, Target
 
 __all__ = [
     "CCLN",
@@ -336,8 +336,18 @@ class CCLN(nn.Module):
         task: ``full`` (eq. 28-31), ``weak`` (eq. 22-24, 32-35) or ``cml`` (eq. 17, 36-38).
 
     Raises:
-        AvelError: an option has an impossible value or none in this task, or there is no such task.
+        AvelError: an option has an impossible value or none in this task.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("full", "weak", "cml")
+    fidelity: ClassVar[Fidelity] = "paper-notes"
+    paper: ClassVar[Paper] = Paper(
+        'Sun, Chen, Zhu, Zhang, Lu, Chen: "Listen With Seeing: Cross-Modal Contrastive Learning for Audio-Visual Event'
+        ' Localization", IEEE Transactions on Multimedia 27',
+        2025,
+    )
+    stochastic: ClassVar[bool] = True
+    least_loss = 0.0
 
     def __init__(
         self,
@@ -401,7 +411,6 @@ class CCLN(nn.Module):
         wccl_weight: Annotated[float, "eta: weight of the contrastive loss; lambda of eq. 38"] = 25 / 128,
     ) -> None:
         super().__init__()
-        _check(task in ("full", "weak", "cml"), f"task {task!r} for ccln", "full, weak or cml", "choose one of these")
         _check(width > 0 and heads > 0 and width % 2 == 0 and width % heads == 0,
                f"width {width} with {heads} heads", "an even width, divisible by heads")  # fmt: skip
         _check(0 <= dropout < 1, f"dropout {dropout}", "0 <= dropout < 1")
