@@ -283,7 +283,8 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 #: Types of tensors as safetensors files call them.
-_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
+_TYPES |= {torch.int64: "I64", torch.bool: "BOOL"}
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]) -> None:

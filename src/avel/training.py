@@ -41,7 +41,7 @@ from avel.files import check_folder, make_folder, remove_abandoned, write_file
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
-from avel.types import DistanceOutput, Progress, Report, SegmentOutput, Target, TrainStatus
+from avel.types import DistanceOutput, EventOutput, Output, Progress, Report, Target, TrainStatus
 
 T = TypeVar("T")
 
@@ -175,6 +175,8 @@ def train(
         if progress and fabric.is_global_zero:
             progress("train", epoch - 1, config.epochs)
         began = time.perf_counter()
+        if callable(begin_epoch := getattr(network, "begin_epoch", None)):
+            begin_epoch(epoch, config.epochs)
         # Seeding every epoch by itself means that no generator state has to be saved to resume exactly.
         torch.manual_seed((config.seed * 1_000_003 + epoch) * fabric.world_size + fabric.global_rank)
         rate = learning_rate(config, epoch)
@@ -357,7 +359,7 @@ def fit_epoch(
         optimizer.step()
         waiting.append((len(part.windows), {name: value.detach() for name, value in terms.items()}))
         seen += len(part.windows)
-        if isinstance(output, SegmentOutput):
+        if isinstance(output, EventOutput):
             right += (output.labels() == batch.target.labels).sum()
             segments += batch.target.labels.numel()
         if report and update < len(parts) and time.monotonic() - reported >= REPORT_SECONDS:
@@ -412,7 +414,7 @@ def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainC
     parts = [share[start : start + config.batch_size] for start in range(0, len(share), config.batch_size)]
     for batch in windows.each(parts, reuse=True):
         output = forward(model, batch, config.streams)
-        assert isinstance(output, SegmentOutput)
+        assert isinstance(output, EventOutput)
         labels, truth = output.labels().cpu(), batch.target.labels.cpu()
         counts += confusion(truth[batch.counted].numpy(), labels[batch.counted].numpy(), windows.num_classes)
     return {"accuracy": segment_accuracy(_summed(fabric, torch.from_numpy(counts)).numpy())}
@@ -430,10 +432,10 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
 
 
-def forward(model: nn.Module, batch: Batch, streams: str) -> SegmentOutput | DistanceOutput:
+def forward(model: nn.Module, batch: Batch, streams: str) -> Output:
     """The model's output on a batch, with the stream that it may not use zeroed."""
     batch = batch.of(streams)
-    output: SegmentOutput | DistanceOutput = model(batch.audio, batch.visual)
+    output: Output = model(batch.audio, batch.visual)
     return output
 
 
