@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worlds": BASE | {"data", "metrics", "processors", "workers"},
     "workers": BASE | {"memory"},
     "features": BASE | {"data", "memory", "processors", "workers"},
-    "checkpoint": BASE | {"models"},
+    "checkpoint": BASE | {"config", "models"},
     "cml": BASE | {"data", "baselines", "metrics"},
     "localization": USE,
     "zero_shot": BASE | {"features", "localization", "timeline"},

@@ -11,7 +11,8 @@ A run folder holds two, ``best`` and ``last``:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from avel import devices
+from avel.config import WarmStart
 from avel.errors import AvelError, UnreadableError
 from avel.files import file_sha256, write_file
 from avel.models import build_model
@@ -78,7 +80,7 @@ class Description(Struct, forbid_unknown_fields=True):
     streams: Streams
     epoch: Count
     seed: int
-    selected_on: Literal["val", "test", "train"]
+    selected_on: Literal["val", "test", "train", "last epoch"]
     accuracy: Fraction | None
 
     def __post_init__(self) -> None:
@@ -205,12 +207,20 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
         planned = build_model(**options, **arguments).state_dict()
     try:
         with open_tensors(weights, weights.parent, "pt", MOST_WEIGHTS) as file:
-            _check_shapes(weights, tensor_shapes(file), planned)
+            found = tensor_shapes(file)
+            double = any(kind == "F64" for kind, _ in found.values())  # trained with precision 64-true
+            if double:
+                planned = {
+                    key: value.double() if value.is_floating_point() else value for key, value in planned.items()
+                }
+            _check_shapes(weights, found, planned)
             if file_sha256(weights) != description.weights_sha256:
                 raise _unlike(weights, "does not match its .json", description.weights_sha256)
             tensors = {key: file.get_tensor(key) for key in planned}
             _check_finite(weights, tensors)
             network = build_model(**options, **arguments)
+            if double:
+                network.double()
             network.load_state_dict(tensors)
     except FileNotFoundError:
         raise _unlike(weights, "is missing", description.weights_sha256) from None
@@ -225,6 +235,44 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
         streams=description.streams,
         source=description_file,
         shape=(description.network.audio_dim, *description.network.grid, description.network.visual_dim),
+    )
+
+
+def start_from(path: Path, network: nn.Module, classes: Sequence[str], extractors: Mapping[str, Any]) -> WarmStart:
+    """Give a network the weights of a trained one, where name and shape are the same.
+
+    Args:
+        path: as for `load`.
+        network: whose weights are changed.
+        classes, extractors: that the network will be trained on.
+
+    Raises:
+        AvelError: as `load`, or no tensor of the two is the same in name and shape.
+    """
+    model = load(path)
+    given, own = model.network.state_dict(), network.state_dict()
+    taken = [name for name, tensor in own.items() if name in given and given[name].shape == tensor.shape]
+    if not taken:
+        raise AvelError(
+            f"no tensor of {model.source}, a {model.name} of task {model.task}, has the name and the shape of one here",
+            "a run of the same model, or of one with the same parts and widths",
+            "name another run by --init-from, or leave it out",
+        )
+    network.load_state_dict({name: given[name] for name in taken}, strict=False)
+    description = read_description(model.source)
+    same = {
+        "classes": model.classes == tuple(classes),
+        "features": all(extractors[kind]["tag"] == made["tag"] for kind, made in model.extractors.items()),
+    }
+    return WarmStart(
+        checkpoint=os.path.abspath(model.source),
+        weights_sha256=description.weights_sha256,
+        model=model.name,
+        epoch=description.epoch,
+        taken=taken,
+        fresh=[name for name in own if name not in taken],
+        unused=[name for name in given if name not in taken],
+        other_data=[what for what, alike in same.items() if not alike],
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,7 +22,7 @@ class TrainConfig:
     """One training run.
 
     Raises:
-        AvelError: a value is of another type than its field, or none of the words that the field knows.
+        AvelError: a value is of another type than its field, is out of bounds, or does not go with another setting.
     """
 
     store: Path
@@ -42,10 +43,21 @@ class TrainConfig:
     """Windows in a batch, over all processes together."""
     drop_last: bool = False
     """Leave out the last, smaller batch of an epoch."""
+    shuffle: bool = True
+    """Draw a new order of the windows in every epoch. If false, every epoch takes the training clips in the order of
+    the file that the split was imported from, or else of the store; background-only videos come last."""
     learning_rate: float = 1e-3
     """Adam's learning rate, at the start."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the epochs: constant, or falling to 0 along a cosine."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Learning rate over the epochs: constant, falling to 0 along a cosine, or multiplied by gamma at milestones."""
+    milestones: list[int] = field(default_factory=list)
+    """Schedule step: after each of these epochs the learning rate is multiplied by gamma, as in [60, 120]."""
+    gamma: float = 0.1
+    """Schedule step: the factor of the learning rate at each milestone."""
+    weight_decay: float = 0.0
+    """Adam's weight decay: this multiple of each weight is added to its gradient."""
+    gradient_clipping: float = 0.0
+    """Largest norm of the gradient of all weights together; a larger gradient is scaled down. 0 for no limit."""
     weak_labels: Literal["onehot", "proportion"] = "onehot"
     """Task weak: the video's class alone, or each class's share of its segments, which tells its length."""
     background_videos: bool = True
@@ -54,6 +66,9 @@ class TrainConfig:
     """Task cml: both streams whole and aligned, or the query as its own segments alone."""
     feature_noise: float = 0.0
     """Deviation of Gaussian noise added to the features in training only, against overfitting small data sets."""
+    init_from: Path | None = None
+    """Run folder or checkpoint to start from. Its kept weights are taken where name and shape are the same. Of a folder
+    with several seeds, each seed starts from the run of the same seed, or else from the best run."""
     seed: int = 0
     """Seed of the weights, the dropout and the order of the windows."""
     streams: Literal["both", "audio", "visual"] = "both"
@@ -63,10 +78,13 @@ class TrainConfig:
     train is for a store without val, and tells nothing of other videos."""
     validate_every: int = 1
     """Epochs from one look at that split to the next; the last epoch is always looked at."""
+    keep: Literal["best", "last"] = "best"
+    """Weights to keep: of the best epoch on that split, or of the last epoch."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic: 32-true, or bf16-mixed."""
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    """Arithmetic: 32-true (float32), bf16-mixed (bfloat16 where PyTorch holds it safe), or 64-true (float64, to check
+    results)."""
     tensorboard: bool = False
     """Write loss, accuracy and learning rate for TensorBoard too, under tensorboard/ in the run folder."""
     threads: int = 0
@@ -82,6 +100,80 @@ class TrainConfig:
                 words = get_args(kind) if get_origin(kind) is Literal else ()
                 expected = " or ".join(map(repr, words)) or f"a value of type {getattr(kind, '__name__', kind)}"
                 raise AvelError(f"{name} = {given!r}", expected, f"give {name} another value") from error
+        for name, (good, bounds) in self._bounds().items():
+            if not good:
+                raise AvelError(f"{name} {getattr(self, name)}", bounds, f"give another {_option(name)}")
+        self._check_together()
+
+    def _bounds(self) -> dict[str, tuple[bool, str]]:
+        """Whether each number is within its bounds, and what these are."""
+        checks = {
+            name: (1 <= getattr(self, name) <= 2**31, "at least 1")
+            for name in ("epochs", "batch_size", "validate_every")
+        }
+        checks["window"] = (1 <= self.window <= LONGEST_WINDOW, f"1 to {LONGEST_WINDOW} segments")
+        for name in ("learning_rate", "gamma"):
+            checks[name] = (0 < getattr(self, name) < math.inf, "a finite number above 0")
+        for name in ("feature_noise", "gradient_clipping", "weight_decay"):
+            checks[name] = (0 <= getattr(self, name) < math.inf, "a finite number, not below 0")
+        steps = [0, *self.milestones]
+        checks["milestones"] = (all(a < b for a, b in pairwise(steps)), "rising numbers of epochs, from 1 on")
+        return checks
+
+    def _check_together(self) -> None:
+        """Refuse a setting that another one makes idle or wrong."""
+        for name, (chooser, word) in READ_IF.items():
+            chosen = getattr(self, chooser)
+            if chosen != word and getattr(self, name) != _default(name):
+                raise AvelError(
+                    f"{name} {getattr(self, name)} in {chooser} {chosen}",
+                    f"a setting that this {chooser} reads: {name} is for {chooser} {word}",
+                    f"leave out {_option(name)}, or give {_option(chooser)} {word}",
+                )
+        if self.schedule == "step" and not self.milestones:
+            raise AvelError(
+                "schedule step without milestones",
+                "the epochs after which the learning rate is multiplied by gamma",
+                "give --milestones, such as [60,120], or leave out --schedule",
+            )
+        if self.task == "cml" and self.cml_mode == "strict":
+            if self.drop_last:
+                raise AvelError(
+                    "drop_last with cml_mode strict",
+                    "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
+                    "leave out --drop-last",
+                )
+            if not self.shuffle:
+                raise AvelError(
+                    "shuffle false with cml_mode strict",
+                    "shuffled batches: each holds events of one length, and in order the lengths would come one by one",
+                    "leave out --shuffle",
+                )
+
+
+def selected_on(config: TrainConfig) -> str:
+    """What chose the weights that a run keeps: a split, or ``last epoch``."""
+    return "last epoch" if config.keep == "last" else config.select_on
+
+
+#: Settings that are read only if another setting has this value.
+READ_IF = {
+    "weak_labels": ("task", "weak"),
+    "background_videos": ("task", "weak"),
+    "cml_mode": ("task", "cml"),
+    "milestones": ("schedule", "step"),
+    "gamma": ("schedule", "step"),
+}
+
+
+def _option(name: str) -> str:
+    """A setting as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(name: str) -> Any:
+    setting = next(each for each in fields(TrainConfig) if each.name == name)
+    return setting.default if setting.default_factory is MISSING else setting.default_factory()
 
 
 def _as_path(kind: type, given: Any) -> Any:
@@ -94,7 +186,40 @@ def _as_path(kind: type, given: Any) -> Any:
 _Metric = int | float | dict[str, int | float]
 
 #: Settings that older runs do not name; these ran with the default.
-_ADDED = frozenset({"tensorboard"})
+_ADDED = frozenset(
+    {"tensorboard", "shuffle", "milestones", "gamma", "weight_decay", "gradient_clipping", "init_from", "keep"}
+)
+
+
+class WarmStart(Struct):
+    """Where the first weights of a run come from.
+
+    Attributes:
+        checkpoint: its JSON file.
+        weights_sha256: of its weights.
+        model: that has these weights.
+        epoch: after which they were kept.
+        taken: tensors of the same name and shape in both networks.
+        fresh: the other tensors of this run's network, which start at random.
+        unused: the other tensors of the checkpoint.
+        other_data: what the checkpoint was trained on that differs here, of classes and features.
+    """
+
+    checkpoint: Text
+    weights_sha256: Sha256
+    model: Text
+    epoch: Count
+    taken: list[Text]
+    fresh: list[Text]
+    unused: list[Text]
+    other_data: list[Text]
+
+    def __str__(self) -> str:
+        said = f"starts from {self.checkpoint} ({self.model}, epoch {self.epoch}): {len(self.taken)} tensors taken"
+        for names, what in ((self.fresh, "random here"), (self.unused, "not used of it")):
+            if names:
+                said += f"; {len(names)} {what}: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
+        return f"{said}; it was trained on other {' and '.join(self.other_data)}" if self.other_data else said
 
 
 class RunFacts(Struct):
@@ -109,6 +234,7 @@ class RunFacts(Struct):
         versions: of Python and libraries.
         machine: in words.
         windows: split -> training windows in it.
+        started_from: the weights it began with; None for random ones.
     """
 
     avel: Text
@@ -121,6 +247,7 @@ class RunFacts(Struct):
     versions: dict[str, Text]
     machine: Text
     windows: dict[str, Count]
+    started_from: WarmStart | None = None
 
     def __post_init__(self) -> None:
         known = {each.name for each in fields(TrainConfig)}
@@ -133,15 +260,16 @@ class RunFacts(Struct):
 
     def settings(self) -> TrainConfig:
         """The run's settings. Raises ValueError where they are none."""
+        # Earlier versions took settings that the task does not read.
+        read = {
+            name: value
+            for name, value in self.config.items()
+            if name not in READ_IF or self.config.get(READ_IF[name][0]) == READ_IF[name][1]
+        }
         try:
-            settings = TrainConfig(**self.config)
+            return TrainConfig(**read)
         except AvelError as error:
-            raise ValueError(error.found) from error
-        wrong = wrong_numbers(settings)
-        if wrong:
-            name, bounds = next(iter(wrong.items()))
-            raise ValueError(f"{name} {getattr(settings, name)!r}, not {bounds}")
-        return settings
+            raise ValueError(f"{error.found}, not {error.expected}") from error
 
 
 def read_run(folder: Path) -> RunFacts:
@@ -183,13 +311,3 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             f"{path} is damaged ({error})", "a line for every epoch, as `avel train` writes them", "copy the run again"
         ) from error
     return lines
-
-
-def wrong_numbers(config: TrainConfig) -> dict[str, str]:
-    """The settings that are out of bounds, with what they may be."""
-    positive = {name: 1 <= getattr(config, name) <= 2**31 for name in ("epochs", "batch_size", "validate_every")}
-    checks = {name: (good, "at least 1") for name, good in positive.items()}
-    checks["window"] = (1 <= config.window <= LONGEST_WINDOW, f"1 to {LONGEST_WINDOW} segments")
-    checks["learning_rate"] = (0 < config.learning_rate < math.inf, "a finite number above 0")
-    checks["feature_noise"] = (0 <= config.feature_noise < math.inf, "a finite number, not below 0")
-    return {name: bounds for name, (good, bounds) in checks.items() if not good}

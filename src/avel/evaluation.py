@@ -453,7 +453,7 @@ def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) 
         "task": model.task,
         "split": split,
         "data": store.origin,
-        "selected_on": facts["config"]["select_on"],
+        "selected_on": "last epoch" if facts["config"].get("keep") == "last" else facts["config"]["select_on"],
         "seed": facts["seed"],
         "commit": facts["commit"],
         "machine": facts["machine"],

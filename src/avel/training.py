@@ -28,7 +28,7 @@ import avel
 from avel import checkpoint
 from avel.baselines import segment_baselines
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_baselines, query
-from avel.config import RunFacts, TrainConfig, read_metrics, read_run, wrong_numbers
+from avel.config import RunFacts, TrainConfig, WarmStart, read_metrics, read_run, selected_on
 from avel.curves import Curves, check_tensorboard
 from avel.data.ave.files import CLASSES as AVE_CLASSES
 from avel.data.labels import refuse_background
@@ -47,10 +47,6 @@ T = TypeVar("T")
 
 #: Settings that a resumed run may change.
 UNCOMPARED = ("store", "out", "epochs", "threads", "tensorboard")
-
-#: Settings that only one task reads.
-TASK_OF = {"weak_labels": "weak", "background_videos": "weak", "cml_mode": "cml"}
-
 
 REPORT_SECONDS = 1.0  # from one report within an epoch to the next: reading the loss off a GPU waits for it
 
@@ -94,24 +90,11 @@ def train(
         AvelError: the store cannot serve this training, this machine has no such device, the folder holds another run,
             the disk is full, or ``config.tensorboard`` is set where TensorBoard is not installed.
     """
-    for name, bounds in wrong_numbers(config).items():
-        raise AvelError(f"{name} {getattr(config, name)}", bounds, f"give another --{name.replace('_', '-')}")
-    for name, task in TASK_OF.items():
-        if config.task != task and getattr(config, name) != getattr(TrainConfig, name):
-            raise AvelError(
-                f"{name} {getattr(config, name)} in task {config.task}",
-                f"a setting that this task reads: {name} is for task {task}",
-                f"leave out --{name.replace('_', '-')}, or give --task {task}",
-            )
-    if config.drop_last and config.task == "cml" and config.cml_mode == "strict":
-        raise AvelError(
-            "drop_last with cml_mode strict",
-            "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
-            "leave out --drop-last",
-        )
     if config.tensorboard:
         check_tensorboard()
     place = device(config.device)
+    if place.type == "mps" and config.precision == "64-true":
+        raise AvelError("precision 64-true on mps", "a device with float64: cpu or cuda", "give --device cpu")
     check_folder(config.out)
     store = open_store(config.store)
     _check_splits(config, store)
@@ -130,9 +113,15 @@ def train(
         task=config.task,
         **config.options,
     )
+    if config.precision == "64-true":
+        network.double()
     fabric = _fabric(config, place)
+    state_file = config.out / "last.state.safetensors"
+    warm = None
+    if config.init_from is not None and not os.path.lexists(state_file):
+        warm = checkpoint.start_from(config.init_from, network, store.classes, store.extractors)
     started = _by_first(
-        fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size
+        fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size, warm
     )
     torch.set_num_threads(started.threads)
     keep_freed_memory()
@@ -140,6 +129,8 @@ def train(
     notice = notice if fabric.is_global_zero else None
     if notice:
         notice(str(home))
+        if warm:
+            notice(str(warm))
         if config.select_on == "train":
             notice("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
         unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
@@ -149,8 +140,9 @@ def train(
     for windows in (train_windows, choose_windows):
         windows.serve(fabric.device, resident=home.fits)
 
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
-    state_file = config.out / "last.state.safetensors"
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
     if os.path.lexists(state_file):
         facts |= checkpoint.load_state(state_file, network, optimizer)
@@ -190,7 +182,7 @@ def train(
         if epoch % config.validate_every == 0 or epoch == config.epochs:
             scores = line[chosen] = scores_on(fabric, model, choose_windows, config)
             accuracy = scores["accuracy"]
-            if accuracy > facts["best_accuracy"]:
+            if config.keep == "last" or accuracy > facts["best_accuracy"]:
                 facts |= {"best_epoch": epoch, "best_accuracy": accuracy}
         line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
@@ -213,7 +205,7 @@ def train(
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:
     """Indices of the clips that a run is trained on."""
-    clips = task_split(store, "train", config.task)
+    clips = task_split(store, "train", config.task, as_imported=not config.shuffle)
     if config.task == "weak" and config.background_videos and BACKGROUND_SPLIT in store.splits():
         clips += store.split(BACKGROUND_SPLIT)
     return clips
@@ -227,13 +219,19 @@ def train_seeds(
     notice: Callable[[str], None] | None = None,
     report: Report | None = None,
 ) -> list[Run]:
-    """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several."""
+    """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several.
+
+    Where ``config.init_from`` holds a folder ``seed-N`` too, that seed starts from it.
+    """
     if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
         raise AvelError(f"seeds {', '.join(map(str, seeds))}", "different numbers, 0 or more", "name each seed once")
     runs: list[Run] = []
     for seed in seeds:
         out = config.out if len(seeds) == 1 else config.out / f"seed-{seed}"
-        of_seed = replace(config, seed=seed, out=out)
+        source = config.init_from
+        if source is not None and (source / f"seed-{seed}").is_dir():
+            source = source / f"seed-{seed}"
+        of_seed = replace(config, seed=seed, out=out, init_from=source)
         runs.append(train(of_seed, progress=progress, notice=None if runs else notice, report=report))
     return runs
 
@@ -258,7 +256,7 @@ def plan(
     processes: int = 1,
     notice: Callable[[str], None] | None = None,
 ) -> list[Part]:
-    """The updates of an epoch, in the order that seed and epoch fix.
+    """The updates of an epoch, in the order that seed and epoch fix, or in that of the windows without ``shuffle``.
 
     A strict batch has one direction and one length of event, and every event comes once an epoch.
 
@@ -272,7 +270,7 @@ def plan(
     Raises:
         AvelError: nothing is left.
     """
-    order = windows.shuffled(config.seed, epoch)
+    order = windows.shuffled(config.seed, epoch) if config.shuffle else list(range(len(windows)))
     size = config.batch_size
     if config.task == "cml" and config.cml_mode == "strict":
         found = events(windows)
@@ -356,6 +354,8 @@ def fit_epoch(
         terms = model.loss(gathered, target)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(terms["total"])
+        if config.gradient_clipping:  # a norm that is not finite makes the loss so, which is told below
+            fabric.clip_gradients(model, optimizer, max_norm=config.gradient_clipping, error_if_nonfinite=False)
         optimizer.step()
         waiting.append((len(part.windows), {name: value.detach() for name, value in terms.items()}))
         seen += len(part.windows)
@@ -429,6 +429,8 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     """Adam's learning rate in an epoch, from 1."""
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "step":
+        return config.learning_rate * config.gamma ** sum(epoch > milestone for milestone in config.milestones)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
 
 
@@ -447,7 +449,8 @@ def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
         devices=here if place.index is None else [place.index],
         num_nodes=processes // here,
         strategy="ddp" if processes > 1 else "auto",
-        precision=config.precision,
+        # Of float64, Fabric would round what the network returns to float32 before the loss.
+        precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
     fabric.launch()
     return fabric
@@ -570,12 +573,14 @@ def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str
         "streams": config.streams,
         "epoch": epoch,
         "seed": config.seed,
-        "selected_on": config.select_on,
+        "selected_on": selected_on(config),
         "accuracy": scores and scores["accuracy"],
     }
 
 
-def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int) -> RunFacts:
+def _start_or_resume(
+    config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int, warm: WarmStart | None
+) -> RunFacts:
     """Write ``config.yaml`` and ``run.json`` of a new run, or check that the run in the folder is this one.
 
     Returns the content of ``run.json``.
@@ -603,7 +608,13 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
                 "an empty folder, or the run to resume with the same settings",
                 "choose another --out, or delete that folder",
             )
-        if config.schedule != "constant" and config.epochs != run.config["epochs"]:
+        if warm is not None and warm != run.started_from:
+            raise AvelError(
+                f"{warm.checkpoint} has changed since the run in {config.out} began",
+                "the weights that it began with, as no epoch of it is finished yet",
+                "choose another --out, or delete that folder",
+            )
+        if config.schedule == "cosine" and config.epochs != run.config["epochs"]:
             raise AvelError(
                 f"{config.out} holds a run of {run.config['epochs']} epochs, and {config.epochs} were asked for",
                 f"as many epochs: the schedule {config.schedule} depends on them",
@@ -637,6 +648,7 @@ def _start_or_resume(config: TrainConfig, store: Store, num_train: int, num_choo
         versions={"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         windows={config.select_on: num_choose, "train": num_train},
+        started_from=warm,
     )
     # Last: its presence says that the run was set up.
     write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))

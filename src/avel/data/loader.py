@@ -263,14 +263,21 @@ class Windows:
                 yield ready
 
 
-def task_split(store: Store, name: str, task: str) -> list[int]:
+def task_split(store: Store, name: str, task: str, *, as_imported: bool = False) -> list[int]:
     """Indices of the clips that a task has in a split: for cml those of ``NAME_match``, where the store has that.
+
+    Args:
+        store: with the clips.
+        name: of the split.
+        task: full, weak or cml.
+        as_imported: in the order of the file that the split was imported from, if there was one, not of the store.
 
     Raises:
         AvelError: the store has no such split.
     """
     match = f"{name}_match"
-    return store.split(match if task == "cml" and match in store.splits() else name)
+    split = match if task == "cml" and match in store.splits() else name
+    return store.imported_order(split) if as_imported else store.split(split)
 
 
 def residence(windows: Sequence[Windows], device: torch.device, *, free: int | None = None) -> Residence:

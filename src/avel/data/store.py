@@ -40,6 +40,7 @@ from avel.reading import (
     open_tensors,
     parse_json,
     read_bytes,
+    read_json,
     rows_of,
     tensor_shapes,
 )
@@ -178,6 +179,12 @@ class _ClipFile(Struct, forbid_unknown_fields=True):
         return StoredClip(**{**msgspec.structs.asdict(self), "spans": spans, "splits": tuple(self.splits)})
 
 
+class _ImportFile(Struct):
+    """What ``import.json`` says of the order of clips; a clip's row in the files is its index in the store."""
+
+    orders: dict[str, list[Count]]
+
+
 class _IndexFile(SettingsFile):
     """What ``store.json`` says."""
 
@@ -305,6 +312,27 @@ class Store:
                 "name another split" if there else "add a column `split` to the CSV and run `avel extract` again",
             )
         return indices
+
+    def imported_order(self, name: str) -> list[int]:
+        """Indices of the clips of one split, in the order of the file that it was imported from; else as `split`.
+
+        Raises:
+            AvelError: as `split`, or ``import.json`` is damaged.
+        """
+        clips = self.split(name)
+        try:
+            kept = read_json(
+                self.path / "import.json",
+                _ImportFile,
+                expected="the file that `avel data import-ave` wrote",
+                do="delete it, and clips are in the order of the store; or import again",
+                limit=LARGE_FILE,
+                folder=self.path,
+            )
+        except FileNotFoundError:
+            return clips
+        order = kept.orders.get(name, [])
+        return order if sorted(order) == clips else clips
 
     def splits(self) -> list[str]:
         """The names of the splits, in order of first appearance."""

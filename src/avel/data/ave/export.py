@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import prod
@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import h5py
 import numpy as np
-from msgspec import Struct
 
 import avel
 from avel.data.ave.files import CLASSES, EXPORT_MARK, FEATURES, NAMES, ORDER, SEGMENTS, rows_file
@@ -29,7 +28,6 @@ from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, replacing_folder
-from avel.reading import LARGE_FILE, Count, read_json
 from avel.types import BACKGROUND, Progress, Span
 
 NAMED = 5  # clips that an error names
@@ -272,31 +270,17 @@ def _line(store: Store, row: _Row, columns: Sequence[str]) -> str:
     return f"{label}&{video}&good&{start:.10g}&{end:.10g}\n"
 
 
-class _Import(Struct):
-    """What ``import.json`` says of the order of rows."""
-
-    orders: dict[str, list[Count]]
-
-
 def _orders(store: Store, rows: Sequence[_Row]) -> dict[str, np.ndarray]:
     """Split -> its rows, (n,) int64: in the order of the files that the store was imported from, or the store's own."""
-    kept: dict[str, list[int]] = {}
-    with suppress(FileNotFoundError):  # not imported; which rows a split has, the store knows itself
-        kept = read_json(
-            store.path / "import.json",
-            _Import,
-            expected="the file that `avel data import-ave` wrote",
-            do="delete it, and rows are in the order of the store; or import again",
-            limit=LARGE_FILE,
-            folder=store.path,
-        ).orders
-    orders = {}
-    for name in (name for family in FAMILIES.values() for name in family if name in store.splits()):
-        order = [number for number, row in enumerate(rows) if name in store.clips[row.index].splits]
-        if sorted(kept.get(name, ())) == order:
-            order = kept[name]
-        orders[name] = np.array(order, dtype=np.int64)
-    return orders
+    rows_of: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        rows_of.setdefault(row.index, []).append(number)
+    return {
+        name: np.array([number for index in store.imported_order(name) for number in rows_of[index]], dtype=np.int64)
+        for family in FAMILIES.values()
+        for name in family
+        if name in store.splits()
+    }
 
 
 def _small_arrays(
