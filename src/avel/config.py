@@ -260,14 +260,8 @@ class RunFacts(Struct):
 
     def settings(self) -> TrainConfig:
         """The run's settings. Raises ValueError where they are none."""
-        # Earlier versions took settings that the task does not read.
-        read = {
-            name: value
-            for name, value in self.config.items()
-            if name not in READ_IF or self.config.get(READ_IF[name][0]) == READ_IF[name][1]
-        }
         try:
-            return TrainConfig(**read)
+            return TrainConfig(**self.config)
         except AvelError as error:
             raise ValueError(f"{error.found}, not {error.expected}") from error
 
