@@ -34,6 +34,7 @@ def test_the_index_links_every_page_and_shows_events_in_true_proportion(tmp_path
     assert "a &lt;b&gt;#1.mp4" in text and "d.mp4: no &lt;sound&gt;" in text and "<b>" not in text
     index_page(index, [(found, tmp_path / "e.html")])  # our own is written again
     assert "e.html" in index.read_text() and '<section class="failed" hidden>' in index.read_text()
+    assert "<h1>1 video</h1>" in index.read_text() and "2 events found" in index.read_text()
 
 
 def test_an_index_of_somebody_else_stays(tmp_path: Path) -> None:

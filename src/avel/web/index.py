@@ -35,15 +35,19 @@ def index_page(out: Path, videos: Sequence[tuple[Timeline, Path]], failed: Seque
     check_index(out)
     number = sum(len(timeline.events) for timeline, _ in videos)
     content = _template("index.html").substitute(
-        _frame(f"{len(videos)} videos"),
+        _frame(_count(len(videos), "video")),
         mark=_MARK,
-        summary=f"{_seconds(sum(timeline.duration for timeline, _ in videos))} · {number} events found",
+        summary=f"{_seconds(sum(timeline.duration for timeline, _ in videos))} · {_count(number, 'event')} found",
         legend=_legend(videos),
         videos="".join(_entry(timeline, page) for timeline, page in videos),
         failed="".join(f"<li>{_text(name)}: {_text(cause)}</li>" for name, cause in failed),
         hide_failed="" if failed else " hidden",
     )
     write_file(out, content)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _legend(videos: Sequence[tuple[Timeline, Path]]) -> str:

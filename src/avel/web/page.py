@@ -28,8 +28,8 @@ from avel.timeline import Timeline
 from avel.types import BACKGROUND
 
 _CAPTIONS = {
-    "curves": "Training: the loss and its terms, and the segment accuracy.",
-    "confusion": "Held-out segments: what was there (rows), what was found (columns).",
+    "curves": "Training: the total loss, its terms, and the segment accuracy by epoch.",
+    "confusion": "Held-out segments: true class (rows) and predicted class (columns).",
     "bars": "Recall per class on the held-out segments.",
 }
 
@@ -159,7 +159,7 @@ def _clip(
         "lanes": lanes,
         "thousandths": np.rint(1000 * timeline.probabilities).astype(int).tolist(),
     }
-    caption = "Frames, with the model's attention where it found an event, above the sound and the timeline."
+    caption = "Frames with the model's attention during its events, above the waveform and the timeline."
     heading = "h2" if layout == "page" else "h4"  # no level of headings is left out
     return _template("clip.html").substitute(
         layout=layout if address is not None else f"{layout} silent",
@@ -207,9 +207,9 @@ def _notes(timeline: Timeline) -> str:
     tags = "; ".join(f"{key} {value}" for key, value in timeline.tags.items())
     return (
         f"<p>{timeline.looked_for} {known} class{'' if known == 1 else 'es'}: {_text(', '.join(timeline.classes))}. "
-        "Whatever else happens in a clip is taken for background or for one of these.</p>"
-        "<p>An audio-visual event is a moment when something is both seen and heard. This kind of model allows one "
-        f"event at a time, in steps of {timeline.segment_seconds:g} s.</p>"
+        "Anything else in a clip counts as background or is mistaken for one of these.</p>"
+        "<p>In an audio-visual event, something is both seen and heard. The model gives one label to each segment "
+        f"of {timeline.segment_seconds:g} s, so it allows one event at a time.</p>"
         f'<p class="tags">avel {avel.__version__}; {_text(tags)}; threshold {timeline.threshold:g};'
         f" min_seconds {timeline.min_seconds:g}</p>"
     )
