@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,41 @@ def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
                 headings = re.findall(r"^#+ (.*)$", target_page.read_text(), re.MULTILINE)
                 slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
                 assert anchor in slugs, f"{page.name} links to {target}, {target_page.name} has {slugs}"
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_tree_in_contributing_is_the_package() -> None:
+    """Each module and folder has a line with a meaning, at its place, and no line names anything else."""
+    block = re.search(r"^src/avel/\n(.*?)^```$", CONTRIBUTING, re.DOTALL | re.MULTILINE)
+    assert block
+    listed: list[str] = []
+    folders: list[str] = []
+    for line in block[1].splitlines():
+        found = re.fullmatch(r"((?:  )+)(\S+) +\S.*", line)
+        assert found, f"no name and meaning in {line!r}"
+        folders = folders[: len(found[1]) // 2 - 1]
+        listed.append("".join(folders) + found[2])
+        if found[2].endswith("/"):
+            folders.append(found[2])
+    package = ROOT / "src" / "avel"
+    files = {path.relative_to(package) for path in package.rglob("*.py")}
+    there = {str(path) for path in files} | {f"{path.parent}/" for path in files if path.parent != Path()}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == there | {f"{path.parent.parent}/" for path in files if len(path.parts) > 2}
+
+
+WAY = re.findall(r"^(\S+)\.py: ([\w.]+) +-> \S.*$", CONTRIBUTING, re.MULTILINE)
+
+
+def test_the_way_of_a_clip_in_contributing_has_about_twenty_steps() -> None:
+    assert 18 <= len(WAY) <= 24
+
+
+@pytest.mark.parametrize(("file", "name"), WAY)
+def test_each_step_of_a_clip_s_way_exists(file: str, name: str) -> None:
+    found = import_module(f"avel.{file.replace('/', '.')}")
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert callable(found)
