@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from avel.baselines import full_name
 
 ROOT = Path(__file__).parents[1]
-#: How results of version 0.1.0 name a row of results/leak.json, and its name today.
+#: The name of a row in earlier results/leak.json, and its name today.
 PARTNER = ("joint, a stranger's partner", "joint, searched stream fused with another video:")
 PAGES = (
     ROOT / "README.md",

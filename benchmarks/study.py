@@ -1,4 +1,4 @@
-"""The study: every choice that CCLN's paper leaves open, its branch modes and its ablations, on simulated features.
+"""The study: each choice that CCLN's paper leaves open, its branch modes and its ablations, on simulated features.
 
     avel data simulate --out small --grid 4 4 --visual-dim 64 --train-videos 800 --val-videos 800 --test-videos 2000 \\
         --set-version 1
@@ -7,13 +7,12 @@
     python benchmarks/study.py --store small-store --work runs/study --table modules --width 64
     python benchmarks/study.py --store store --work runs/study --table paper --tasks full --seeds 0
 
-One choice at a time, against the same start, for an equal number of updates; only the table ``paper`` trains its preset
-as long as the paper says, on features of AVE's size. A choice is judged on the validation videos, which also chose the
-epoch; the difference on the test videos stands beside it.
+Each row changes one thing, against the same start and for the same number of updates. Only the table ``paper`` trains
+its preset as long as the paper says, on features of AVE's size. The validation videos judge a choice, and also chose
+the epoch. The table shows the difference on the test videos, too.
 
-What each run had right in every video is kept in results/study_TABLE.npz, with its settings and its commit, and
-results/study_TABLE.json is made of it after every run. Runs that are kept there are not repeated: the same command adds
-what is missing.
+results/study_TABLE.npz keeps what each run had right in every video, with its settings and its commit. After every run,
+results/study_TABLE.json is made from it. The same command adds the runs that are missing and repeats none.
 """
 
 import argparse
@@ -47,19 +46,19 @@ from avel.training import plan, train, train_clips
 
 TASKS = ("full", "weak", "cml")
 WINDOW = 10
-LOOKS = 12  # at the validation videos in a run
+LOOKS = 12  # validations in a run
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to try.
+    """One row of a table: one thing to try.
 
     Attributes:
         task, name: what it is called.
         settings: fields of `TrainConfig` that differ from the table's start; ``options`` of the model among them.
-        big: tried with every seed; a small choice is tried once.
+        big: run with every seed; a small choice is run once.
         config: a file under configs/ that the row starts from instead of the model's own defaults.
-        whole: trained with that file's own batch and epochs, not with the table's.
+        whole: trained with the batch and epochs of that file, not with those of the table.
     """
 
     task: str
@@ -77,7 +76,7 @@ def options(**values: Any) -> dict[str, Any]:
 
 PRINTED = {"fee_weight": 150.0, "wccl_weight": 25.0}
 
-#: What the paper leaves open, against the model's own defaults. The first row of a task is what the others differ from.
+#: What the paper leaves open, against the defaults of the model. The first row of a task is the start of the others.
 CHOICES = [
     Row("full", "start"),
     Row("full", "classification sigmoid_focal", options(classification="sigmoid_focal")),
@@ -214,7 +213,7 @@ Hits = dict[str, Any]  # what was right in every video of both splits, and what 
 
 
 def run(config: TrainConfig) -> Hits:
-    """Train, and look at every video of both splits."""
+    """Train, and score every video of both splits."""
     torch.set_num_threads(config.threads)
     result = train(config)
     model = load(config.out)
@@ -246,7 +245,7 @@ def run(config: TrainConfig) -> Hits:
 
 
 def tables(hits: Sequence[Hits], split: str, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """(S, N) what was right, (S, N) what was asked, a line a seed."""
+    """(S, N) right answers and (S, N) questions of each seed and video."""
     if f"{split}_right" in hits[0]:
         right = np.stack([each[f"{split}_right"] for each in hits])
         return right, np.full(right.shape, WINDOW)
@@ -256,7 +255,7 @@ def tables(hits: Sequence[Hits], split: str, mode: str) -> tuple[np.ndarray, np.
 
 
 def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode: str) -> dict[str, Any]:
-    """A row of the results; what it differs by is taken over the seeds that both have."""
+    """A row of the results. Its difference to the start is over the seeds that both have."""
     mode = row.settings.get("cml_mode", "joint")
     line: dict[str, Any] = {"task": row.task, "name": row.name, "settings": row.settings, "config": row.config}
     line |= {"seeds": sorted(hits), "updates": int(next(iter(hits.values()))["updates"])}
@@ -280,7 +279,7 @@ def summary(row: Row, hits: dict[int, Hits], start: dict[int, Hits], start_mode:
 
 
 def baselines_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Task -> split -> what the trivial baselines score."""
+    """Scores of the trivial baselines, by task and split."""
     store = open_store(store_path)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
@@ -296,7 +295,7 @@ def baselines_of(store_path: Path, tasks: Sequence[str]) -> dict[str, dict[str, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True, help="store of the simulated set")
+    parser.add_argument("--store", type=Path, required=True, help="store of simulated features")
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--table", choices=("choices", "modules", "paper"), required=True)
     parser.add_argument("--out", type=Path, help="results file; results/study_TABLE.json unless given")
@@ -359,7 +358,7 @@ def main() -> None:
 
 
 def lines(rows: Sequence[Row], hits: dict[str, dict[int, Hits]]) -> list[dict[str, Any]]:
-    """The rows that have been run, each against the first of its task."""
+    """The finished rows, each compared with the first of its task."""
     found = []
     for row in rows:
         first = next(other for other in rows if other.task == row.task)
@@ -370,7 +369,7 @@ def lines(rows: Sequence[Row], hits: dict[str, dict[int, Hits]]) -> list[dict[st
 
 
 def read(file: Path) -> dict[str, dict[int, Hits]]:
-    """Row -> seed -> what a run had right."""
+    """What each run had right, by row and seed."""
     hits: dict[str, dict[int, Hits]] = {}
     if file.is_file():
         for key, value in np.load(file).items():
@@ -380,7 +379,7 @@ def read(file: Path) -> dict[str, dict[int, Hits]]:
 
 
 def write(file: Path, hits: dict[str, dict[int, Hits]]) -> None:
-    """What `read` reads."""
+    """Write what `read` reads."""
     flat = {
         f"{row}|{seed}|{name}": value
         for row, of in hits.items()
