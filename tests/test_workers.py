@@ -93,6 +93,15 @@ def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path: Path
     assert found.stdout == "{'good': 'done good'}\n", found.stderr
 
 
+def test_without_limits_and_without_workers() -> None:
+    causes = ("signal 9", "good")
+    assert dict(in_workers(causes, 1, prepare, ("done",)))["signal 9"].endswith("(SIGKILL)")
+    done = in_workers(["good", "refuse", "good"], 0, prepare, ("done",))
+    assert next(done) == ("good", "done good")
+    with pytest.raises(AvelError, match="no room"):
+        next(done)
+
+
 def test_no_tasks() -> None:
     assert list(in_workers([], 0, prepare, ("done",), LIMITS)) == []
 

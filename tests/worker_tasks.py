@@ -54,6 +54,11 @@ def prepare_badly(how: str) -> Callable[[str, Callable[[], None]], str]:
     os._exit(7)
 
 
+def prepare_dying(_: object) -> Callable[[object, Callable[[], None]], object]:
+    """Every task is the end of its process."""
+    return lambda task, alive: os.kill(os.getpid(), signal.SIGKILL)
+
+
 def prepare_timing(*_: object) -> Callable[[tuple[object, bool], Callable[[], None]], tuple[float, float]]:
     """A look at a clip for an estimate: every clip lasts 10 s, and each second of it takes half a second."""
     return lambda task, alive: (10.0, 0.5 if task[1] else 0.0)

@@ -23,10 +23,10 @@ from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
 from avel.present import FINGERPRINT, USUAL_FORMATS, fingerprint, finished, present
-from avel.processors import worker_count
 from avel.training import train
 from avel.types import BACKGROUND, Progress
 from avel.web import demo_page
+from avel.workers import worker_count
 from avel.worlds.rendered.render import check_numbers, plan_world, render
 
 if TYPE_CHECKING:

@@ -1,8 +1,10 @@
-"""Processes that do one task after another and may die of one.
+"""Tasks done side by side: by processes that may die (`in_workers`), or by threads of this process (`in_threads`).
 
-A broken file can crash a decoder, hang it, or make it ask for all the memory there is. Python's own pool is broken as a
-whole when one of its processes dies, and knows no limits; so here each worker is watched by itself: the task of which
-it dies, or which goes over a limit, has failed, and a fresh process takes the next one.
+Decoders and encoders run in processes. A broken file can crash a decoder, hang it, or make it ask for all the memory
+there is. Python's own pool breaks as a whole when one of its processes dies, and knows no limits. Here each worker is
+watched by itself: the task of which it dies, or which goes over a limit, has failed, and a fresh process takes the next
+one. Arithmetic on arrays that are in memory already cannot die of its input, and NumPy and PyTorch let go of the
+interpreter in their long loops: threads are enough there, and share the arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -42,6 +45,51 @@ _COMMON_STORAGE = ("storage that all its machines see under the same paths", "ru
 LOOK_SECONDS = 0.1  # between two looks at the memory and the clock
 
 
+def processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
+
+
+def worker_count(workers: int | None) -> int:
+    """How many workers to start: ``workers``, or one per processor where it is None.
+
+    0 starts none: the caller then does the work itself, where a debugger can follow it.
+
+    Raises:
+        AvelError: a negative number.
+    """
+    if workers is None:
+        return processors()
+    if workers < 0:
+        raise AvelError(
+            f"{workers} workers", "0 or more; 0 does the work without any", "leave it out for one per processor"
+        )
+    return workers
+
+
+def in_threads(
+    function: Callable[[Task], Done], tasks: Sequence[Task], number: int
+) -> Generator[tuple[Task, Done], None, None]:
+    """Each task with ``function(task)`` as soon as it is done, by so many threads; by the caller's own where it is 0.
+
+    After an error, or when the generator is closed, no further task is begun.
+    """
+    if number == 0:
+        for task in tasks:
+            yield task, function(task)
+        return
+    pool = ThreadPoolExecutor(number)
+    try:
+        futures = {pool.submit(function, task): task for task in tasks}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one task may take.
@@ -58,17 +106,19 @@ class Limits:
 class Worker(Generic[Task, Done]):
     """One process, replaced whenever a task was the end of it.
 
-    A task of which a *used* process dies is tried once more in a fresh one, alone with its own doings: the memory that
-    earlier tasks left behind, or the kernel's choice of a victim when all of it is used up, is not its fault.
+    A task of which a *used* process dies is tried once more in a fresh one: the memory that earlier tasks left behind,
+    or the kernel's choice of a victim when all memory is used up, is not its fault.
 
     Args:
         prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module that can
             be imported, which the script that is run cannot.
         arguments: of ``prepare``.
-        limits: for every task.
+        limits: for every task; None sets none.
     """
 
-    def __init__(self, prepare: Callable[..., Work[Task, Done]], arguments: Sequence[Any], limits: Limits) -> None:
+    def __init__(
+        self, prepare: Callable[..., Work[Task, Done]], arguments: Sequence[Any], limits: Limits | None
+    ) -> None:
         self.task: Task | None = None
         self._prepare, self._arguments, self._limits = prepare, tuple(arguments), limits
         self._start()
@@ -83,7 +133,7 @@ class Worker(Generic[Task, Done]):
             self._process.start()
         theirs.close()
         self._prepared = self._used = False
-        self._heard = time.monotonic()
+        self._last_sign = time.monotonic()
 
     def give(self, task: Task) -> None:
         """Have the next task done."""
@@ -91,7 +141,7 @@ class Worker(Generic[Task, Done]):
             self.end()
             self._start()
         self.task = task
-        self._heard = time.monotonic()
+        self._last_sign = time.monotonic()
         with suppress(OSError):  # it died just now, as `outcome` will find
             self.pipe.send(task)
 
@@ -104,7 +154,7 @@ class Worker(Generic[Task, Done]):
         try:
             while self.pipe.poll():
                 message = self.pipe.recv()
-                self._heard, self._prepared = time.monotonic(), True
+                self._last_sign, self._prepared = time.monotonic(), True
                 if isinstance(message, AvelError):
                     raise message
                 if message is not None:
@@ -116,10 +166,12 @@ class Worker(Generic[Task, Done]):
             if not self._prepared:
                 raise AvelError(
                     f"a worker process could not be prepared: {cause}",
-                    "processes that can start and load the extractors",
+                    "processes that can start and load what they need",
                     "look at the messages above; try fewer --workers if memory is short",
                 ) from None
             return self._failed(cause, again=self._used)
+        if self._limits is None:
+            return None
         if (held := peak_memory(self._process.pid)) > self._limits.memory:
             limit = f"{self._limits.memory / 2**30:.3g} GiB"
             if not self._prepared:
@@ -129,7 +181,7 @@ class Worker(Generic[Task, Done]):
                     "raise --clip-memory-limit",
                 )
             return self._failed(f"over the memory limit of {limit}", again=self._used)
-        if self._prepared and time.monotonic() - self._heard > self._limits.seconds:
+        if self._prepared and time.monotonic() - self._last_sign > self._limits.seconds:
             return self._failed(f"no progress for {self._limits.seconds:g} s, the time limit", again=False)
         return None
 
@@ -160,12 +212,18 @@ def in_workers(
     number: int,
     prepare: Callable[..., Work[Task, Done]],
     arguments: Sequence[Any],
-    limits: Limits,
-) -> Iterator[tuple[Task, Done | str]]:
+    limits: Limits | None = None,
+) -> Generator[tuple[Task, Done | str], None, None]:
     """Do tasks on ``number`` processes of this machine; yields each with its result or the cause of its failure.
 
-    They come in the order in which they finish. For ``prepare``, ``arguments`` and errors see `Worker`.
+    They come in the order in which they finish. For ``prepare``, ``arguments`` and errors see `Worker`. With a number
+    of 0 this process does them, one by one: no limit holds there, and a crash ends all.
     """
+    if number == 0 and tasks:
+        work = prepare(*arguments)
+        for each in tasks:
+            yield each, work(each, lambda: None)
+        return
     waiting = deque(tasks)
     workers: list[Worker[Task, Done]] = []
     try:
@@ -281,7 +339,7 @@ def _serve(pipe: Connection, directory: str, prepare: Callable[..., Work[Any, An
         try:
             pipe.send(outcome)
         except OSError:
-            os._exit(1)  # nobody is there to hear it
+            os._exit(1)  # the parent has ended
         task = tasks.get()
         try:
             outcome = work(task, lambda: pipe.send(None))

@@ -17,8 +17,8 @@ import numpy as np
 
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.processors import processors
 from avel.types import Progress
+from avel.workers import processors
 
 WEAK = 0.5  # a dimension that correlates below it is likely not the same dimension
 PIECE_BYTES = 2**18  # of float64, compared at once: a few such arrays stay in a cache, however long a clip is

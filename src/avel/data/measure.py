@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from avel.errors import AvelError
-from avel.processors import processors
 from avel.types import Finding
+from avel.workers import processors
 
 LISTED = 10  # places that one line names
 PIECE_BYTES = 2 * 2**20  # of features, measured at once: they pass several times through a cache of that size

@@ -47,9 +47,8 @@ from avel.files import (
     refuse_foreign,
     write_file,
 )
-from avel.processors import worker_count
 from avel.types import Progress
-from avel.workers import Work, check_ray, in_workers, on_ray
+from avel.workers import Work, check_ray, in_workers, on_ray, worker_count
 
 FAILURES = "failures.jsonl"  # in the store
 
@@ -171,9 +170,7 @@ def _results(
     if engine == "ray":
         yield from on_ray(todo, workers, _prepare, (out, built.recipe), built.limits)
     elif workers == 0:
-        built.on_device()
-        for clip in todo:
-            yield clip, _one_clip(clip, out, built)
+        yield from in_workers(todo, 0, _work, (out, built))
     else:
         number = min(len(todo), built.processes(workers))
         yield from in_workers(todo, number, _prepare, (out, built.recipe), built.limits)
@@ -394,7 +391,12 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
 
 def _prepare(out: Path, recipe: Recipe) -> Work[Clip, Part]:
     """What a worker process does with a clip, its extractors built once."""
-    built = recipe.build().on_device()
+    return _work(out, recipe.build())
+
+
+def _work(out: Path, built: BuiltRecipe) -> Work[Clip, Part]:
+    """The same where the extractors are built already."""
+    built.on_device()
     return lambda clip, alive: _one_clip(clip, out, built, alive)
 
 

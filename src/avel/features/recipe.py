@@ -14,8 +14,7 @@ from avel.data.store import Settings
 from avel.errors import AvelError
 from avel.features import build_audio, build_visual, describe, device_for, run_on
 from avel.features.extractor import AudioExtractor, VisualExtractor
-from avel.processors import worker_count
-from avel.workers import Limits
+from avel.workers import Limits, worker_count
 
 #: Bytes that a process holds for a GPU: of the computer's memory the GPU's libraries; of the GPU's own those, the
 #: networks and a batch. Both are generous estimates; where the GPU's memory is full after all, batches get smaller.

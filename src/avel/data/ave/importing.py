@@ -44,9 +44,9 @@ from avel.files import (
     remove_work_folder,
     write_file,
 )
-from avel.processors import as_finished, worker_count
 from avel.reading import Count, Sha256, open_tensors, parse_json
 from avel.types import Finding, Progress
+from avel.workers import in_threads, worker_count
 
 CHUNK_BYTES = 8 * 2**20  # of features read at once
 LARGEST_HALF, LARGEST_HALF_BITS = 65504.0, 0x7BFF
@@ -134,7 +134,7 @@ def import_ave(
     facts: dict[Path, dict[str, Any]] = {}
     done = new = 0
     try:
-        with closing(as_finished(lambda shard: _make_shard(shard, settings), shards, threads)) as results:
+        with closing(in_threads(lambda shard: _make_shard(shard, settings), shards, threads)) as results:
             for shard, (facts[shard.path], made) in results:
                 done += len(shard.rows)
                 new += len(shard.rows) if made else 0

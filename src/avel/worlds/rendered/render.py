@@ -20,14 +20,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import platform
-import signal
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
@@ -41,10 +38,10 @@ from numpy.typing import NDArray
 import avel
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
-from avel.files import make_folder, write_file
-from avel.processors import worker_count
+from avel.files import make_folder, remove_abandoned, write_file
 from avel.reading import LARGE_FILE, read_json
 from avel.types import Progress
+from avel.workers import Work, in_workers, worker_count
 from avel.worlds.rendered import plan as world
 from avel.worlds.rendered import sounds
 from avel.worlds.rendered.plan import (
@@ -90,8 +87,7 @@ def render(
     """Make a world: ``videos/*.mp4`` with ``clips.csv``, ``long/*.mp4`` with ``long.csv``, and ``world.json``.
 
     A run that was stopped goes on where it was: a video is written under a temporary name and renamed when it is
-    whole, and one that stands is not made again. New processes are spawned, so a script that calls this needs the
-    usual ``if __name__ == "__main__"``.
+    whole, and one that stands is not made again.
 
     Args:
         out: the folder, made if need be.
@@ -103,7 +99,8 @@ def render(
         The path of ``clips.csv``.
 
     Raises:
-        AvelError: impossible numbers; a folder that holds another world or other videos; a full disk.
+        AvelError: impossible numbers; a folder that holds another world or other videos; a full disk; a
+            video that ends the process that renders it.
     """
     out = Path(out)
     check_numbers(clips, long_videos, seconds)
@@ -346,31 +343,33 @@ def _write_labels(file: Path, clips: list[Clip]) -> None:
 
 
 def _render_all(plans: list[ClipPlan], out: Path, workers: int) -> Iterator[None]:
-    """Render every plan, longest first, yielding once per finished video."""
+    """Render every plan, longest first, yielding once per finished video.
+
+    Raises:
+        AvelError: the disk is full, or a video ends the process that renders it, twice.
+    """
     plans = sorted(plans, key=lambda plan: -len(plan.seconds))
-    if workers == 0 or len(plans) < 2:
-        for plan in plans:
-            render_clip(plan, out / plan.video)
-            yield
-        return
-    spawn = multiprocessing.get_context("spawn")  # fork would copy the threads' locks of whoever calls
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=spawn, initializer=_start_worker) as pool:
-        try:
-            for future in as_completed([pool.submit(render_clip, plan, out / plan.video) for plan in plans]):
-                future.result()
+    number = 0 if len(plans) < 2 else min(workers, len(plans))
+    try:
+        with closing(in_workers(plans, number, _prepare, (out,))) as results:
+            for plan, outcome in results:
+                if isinstance(outcome, str):
+                    raise AvelError(
+                        f"{plan.video} could not be rendered: {outcome}",
+                        "processes that live until their video is written",
+                        "render again: finished videos are kept; try fewer --workers if memory is short",
+                    )
                 yield
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        for folder in ("videos", "long"):  # a worker that was ended while it wrote leaves a temporary file
+            remove_abandoned(out / folder)
 
 
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to answer, and a worker ends with its parent, whatever ended that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+def _prepare(out: Path) -> Work[ClipPlan, bool]:
+    """What a worker process does with a plan."""
 
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
+    def work(plan: ClipPlan, alive: Callable[[], None]) -> bool:
+        render_clip(plan, out / plan.video)
+        return True
 
-    threading.Thread(target=follow, daemon=True).start()
+    return work

@@ -27,9 +27,9 @@ import avel
 from avel.data.ave.files import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
 from avel.errors import AvelError
 from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
-from avel.processors import as_finished, worker_count
 from avel.reading import Count, Sha256, read_json
 from avel.types import Progress
+from avel.workers import in_threads, worker_count
 from avel.worlds.simulated.features import (
     AUDIO_DIM,
     Floats,
@@ -253,7 +253,7 @@ def _in_threads(
     make_row: Callable[[int], None], count: int, workers: int, stage: str, progress: Progress | None
 ) -> None:
     """Make every row. numpy lets go of the interpreter in its long loops, so that threads are enough."""
-    with closing(as_finished(make_row, range(count), workers)) as results:
+    with closing(in_threads(make_row, range(count), workers)) as results:
         for done, _ in enumerate(results, start=1):
             if progress:
                 progress(stage, done, count)

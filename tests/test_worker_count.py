@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from ave_files import write_ave
 
-from avel import cli, processors
+from avel import cli
+from avel import workers as workers_module
 from avel.data.ave.importing import import_ave
 from avel.demo import demo
 from avel.errors import AvelError
 from avel.features.estimate import estimate_seconds
 from avel.features.extract import extract
-from avel.processors import as_finished, worker_count
+from avel.workers import in_threads, worker_count
 from avel.worlds.rendered.render import render
 from avel.worlds.simulated.simulate import simulate
 
@@ -32,10 +33,10 @@ VERBS = {
 
 
 def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    monkeypatch.setattr(workers_module.os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
     assert (worker_count(None), worker_count(0), worker_count(7)) == (3, 0, 7)
-    monkeypatch.delattr(processors.os, "sched_getaffinity")  # as on macOS
-    monkeypatch.setattr(processors.os, "cpu_count", lambda: 6)
+    monkeypatch.delattr(workers_module.os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(workers_module.os, "cpu_count", lambda: 6)
     assert worker_count(None) == 6
     with pytest.raises(AvelError, match="-1 workers"):
         worker_count(-1)
@@ -43,7 +44,7 @@ def test_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tasks_come_with_their_results_and_none_begins_after_an_error(workers: int) -> None:
-    assert sorted(as_finished(lambda task: task * task, [3, 1, 2], workers)) == [(1, 1), (2, 4), (3, 9)]
+    assert sorted(in_threads(lambda task: task * task, [3, 1, 2], workers)) == [(1, 1), (2, 4), (3, 9)]
     begun = []
 
     def refuse(task: int) -> None:
@@ -53,13 +54,13 @@ def test_tasks_come_with_their_results_and_none_begins_after_an_error(workers: i
         time.sleep(0.02)
 
     with pytest.raises(AvelError, match="a fault"):
-        list(as_finished(refuse, range(1000), workers))
+        list(in_threads(refuse, range(1000), workers))
     assert len(begun) < 1000
 
 
 def test_without_workers_the_caller_does_the_tasks_one_by_one() -> None:
     done = []
-    for task, thread in as_finished(lambda task: (done.append(task), threading.get_ident())[1], [1, 2, 3], 0):
+    for task, thread in in_threads(lambda task: (done.append(task), threading.get_ident())[1], [1, 2, 3], 0):
         assert thread == threading.get_ident() and done[-1] == task
 
 
@@ -87,9 +88,8 @@ def test_no_workers_start_no_process_and_no_pool(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr("avel.worlds.rendered.render.ProcessPoolExecutor", refuse)
-    monkeypatch.setattr("avel.processors.ThreadPoolExecutor", refuse)
-    monkeypatch.setattr("avel.features.extract.in_workers", refuse)
+    monkeypatch.setattr("avel.workers.ThreadPoolExecutor", refuse)
+    monkeypatch.setattr("avel.workers.Worker", refuse)
     with pytest.raises(AssertionError, match="a worker was started"):
         uses[name](2)
     uses[name](0)
