@@ -474,7 +474,7 @@ def test_ctrl_c_leaves_whole_clips_and_no_temporary_files(small, tmp_path):
 
 def test_a_clip_that_ends_its_process_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("avel.worlds.rendered.render._prepare", worker_tasks.prepare_dying)
-    with pytest.raises(AvelError, match=r"clip\d+\.mp4 could not be rendered: its process .*SIGKILL"):
+    with pytest.raises(AvelError, match=r"clip_\d+\.mp4 could not be rendered: its process .*SIGKILL"):
         render(tmp_path, **SMALL, workers=2)
     assert not (tmp_path / "clips.csv").exists() and not list(tmp_path.rglob("*.tmp"))
 
