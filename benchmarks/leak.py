@@ -27,7 +27,8 @@ from avel.config import TrainConfig
 from avel.data.ave.files import CLASSES, SEGMENTS, event_mask
 from avel.data.ave.survey import survey
 from avel.data.loader import Batch, Windows, task_split
-from avel.data.store import Settings, Store, StoredClip, checksum, open_store, write_index, write_shard
+from avel.data.store import Settings, Store, StoredClip, checksum, open_store
+from avel.data.store_writing import write_index, write_shard
 from avel.files import write_file
 from avel.models.ccln import distances
 from avel.training import plan, train

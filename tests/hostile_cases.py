@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import load as load_tensors
@@ -30,7 +31,8 @@ from avel import checkpoint
 from avel.config import TrainConfig, read_metrics, read_run
 from avel.data.ave.export import export_h5
 from avel.data.check import check, exit_code
-from avel.data.store import Settings, open_store, read_part, write_part
+from avel.data.store import WORK, Settings, checksum, open_store
+from avel.data.store_writing import part_file, read_part, write_part
 from avel.errors import AvelError
 from avel.evaluation import evaluate, read_predictions
 from avel.files import file_sha256
@@ -64,11 +66,11 @@ def write_good(folder: Path) -> None:
     run = TrainConfig(folder / "store", folder / "run", options=OPTIONS, window=4, epochs=1, device="cpu", threads=1)
     train(run)
     evaluate(folder / "run", "test")
-    (folder / "parts").mkdir()
+    (folder / "parts" / WORK).mkdir(parents=True)
     random = np.random.default_rng(0)
     visual = random.random((2, 2, 2, 3)).astype(np.float16)
     facts = {"duration": 2.0, "audio_valid": True, "source": "s", "bad_packets": 0}
-    write_part(folder / "parts" / "part.safetensors", SETTINGS, visual, np.ones((2, 4), np.float32), **facts)
+    write_part(folder / "parts", "part", SETTINGS, visual, np.ones((2, 4), np.float32), **facts)
     probabilities = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
     events, truth = (Event("bell", 0.0, 1.0, 0.5),), (Span("dog", 0.0, 2.0),)
     timeline = Timeline("v.mp4", 2.0, 1.0, CLASSES, probabilities, None, events, {"model": "ccln"}, truth, 0.25, 0.5)
@@ -85,7 +87,7 @@ FILES = {
     "predictions": "run/predictions_test.npz",
     "store.json": "store/store.json",
     "shard": "store/SHARD",
-    "part": "parts/part.safetensors",
+    "part": part_file(Path("parts"), "part").as_posix(),
     "timeline": "timeline.json",
 }
 JSON_KINDS = ("best.json", "run.json", "store.json", "timeline", "metrics.jsonl")
@@ -371,12 +373,13 @@ def read(kind: str, folder: Path) -> tuple[Any, Any]:
         return read_metrics(folder / "run"), [json.loads(line) for line in file.read_bytes().splitlines()]
     if kind in ("store.json", "shard"):
         store = open_store(folder / "store")
-        store.verify()
         clips = []
         for index, clip in enumerate(store.clips):
             store.labels(index)
+            if checksum(store.visual(index).numpy(), store.audio(index).numpy()) != clip.checksum:
+                raise AvelError("other features", "those that were written", "extract again")
             spans = None if clip.spans is None else [[span.label, span.start, span.end] for span in clip.spans]
-            clips.append({**vars(clip), "spans": spans, "splits": list(clip.splits)})
+            clips.append({**msgspec.structs.asdict(clip), "spans": spans, "splits": list(clip.splits)})
         said = json.loads((folder / "store" / "store.json").read_text())
         ours = [list(store.classes), list(store.grid), store.visual_dim, store.audio_dim, store.segment_seconds]
         names = ("classes", "grid", "visual_dim", "audio_dim", "segment_seconds", "extractors", "origin", "framing")
@@ -384,7 +387,7 @@ def read(kind: str, folder: Path) -> tuple[Any, Any]:
             *(said[name] for name in names), [{"streams": "", **clip} for clip in said["clips"]]
         ]  # fmt: skip
     if kind == "part":
-        part = read_part(file, SETTINGS, "s")
+        part = read_part(folder / "parts", "part", SETTINGS, "s")
         if part is None:  # to be made again
             raise AvelError("no part", "one", "extract again")
         data = file.read_bytes()

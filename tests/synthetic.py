@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
-from avel.data.store import WORK, Packed, Settings, Store, open_store, pack, part_file, write_part
+from avel.data.store import WORK, Settings, Store, checksum, open_store
+from avel.data.store_writing import pack, write_part
 from avel.files import make_work_folder
 from avel.types import Span
 
@@ -67,12 +69,17 @@ def write_store(
             audio[start:end, label] += 2
             if match and end - start < length:
                 splits = (*splits, f"{splits[0]}_match")
-        file = part_file(path, f"clip-{index}")
         facts = {"duration": float(length), "audio_valid": audio_valid, "source": f"{index}", "bad_packets": 0}
-        part = write_part(file, settings, visual.astype(np.float16), audio, **facts)
-        members.append(Packed(f"clip-{index}", spans if labelled else None, splits, part))
+        part = write_part(path, f"clip-{index}", settings, visual.astype(np.float16), audio, **facts)
+        members.append(replace(part, spans=spans if labelled else None, splits=splits))
     pack(path, settings, CLASSES, members)
     return open_store(path)
+
+
+def assert_unchanged(store: Store) -> None:
+    """Read every feature and compare it with its checksum."""
+    for index, clip in enumerate(store.clips):
+        assert checksum(store.visual(index).numpy(), store.audio(index).numpy()) == clip.checksum, clip.id
 
 
 def relabel(path: Path, spans: Callable[[int, list], list]) -> Store:

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 import torch
 from ave_files import BACKGROUND, write_ave, write_h5
+from synthetic import assert_unchanged
 
-import avel.data.store as feature_store
 from avel import cli
 from avel.config import TrainConfig
+from avel.data import store_writing
 from avel.data.ave.files import CLASSES, full_labels, read_annotations
 from avel.data.ave.importing import import_ave
 from avel.data.loader import Windows
-from avel.data.store import Store, open_store
+from avel.data.store import WORK, Store, open_store
 from avel.errors import AvelError
 from avel.evaluation import baselines, evaluate
 from avel.files import make_work_folder
@@ -64,7 +65,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_every_value_is_that_of_the_files_rounded_once(folder: Path, whole: Store) -> None:
-    whole.verify()
+    assert_unchanged(whole)
     visual, audio = array(folder / "visual_feature.h5"), array(folder / "audio_feature.h5")
     assert len(whole.clips) == 14 + 3 and whole.grid == (2, 3) and (whole.visual_dim, whole.audio_dim) == (5, 4)
     for row in range(14):
@@ -372,8 +373,8 @@ def test_a_folder_with_something_else_is_refused(folder: Path, tmp_path: Path) -
     with pytest.raises(AvelError, match=r"holds another store, of ave-layout-visual-2x3x6"):
         import_ave(folder, tmp_path / "store")
     assert (tmp_path / "store" / "store.json").read_bytes() == kept
-    make_work_folder(tmp_path / "half" / feature_store.WORK)
-    (tmp_path / "half" / feature_store.WORK / "1.safetensors").touch()
+    make_work_folder(tmp_path / "half" / WORK)
+    (tmp_path / "half" / WORK / "1.safetensors").touch()
     with pytest.raises(AvelError, match="unfinished extraction"):
         import_ave(folder, tmp_path / "half")
     (tmp_path / "file").touch()
@@ -406,7 +407,7 @@ def test_other_splits_cost_no_feature(folder: Path, tmp_path: Path) -> None:
 KILL = """
 import os, signal, sys
 from pathlib import Path
-import avel.data.store as store
+import avel.data.store_writing as store
 from avel.data.ave.importing import import_ave
 store.SHARD_BYTES = 4 * 10 * (2 * 3 * 5 * 2 + 4 * 4)  # four clips
 folder, out, place, moment = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
@@ -454,7 +455,7 @@ def test_killed_at_every_write_and_resumed(folder: Path, whole: Store, tmp_path:
 
 
 def test_a_full_disk_keeps_what_is_done(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "SHARD_BYTES", 1)  # a clip a shard
+    monkeypatch.setattr(store_writing, "SHARD_BYTES", 1)  # a clip a shard
     written = 0
     original = os.fsync
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,8 @@ from synthetic import write_store
 import avel.data.ave.check as check_ave_module
 import avel.data.measure as measure_module
 from avel.data.check import check, exit_code
-from avel.data.store import WORK, Packed, Settings, pack, part_file, write_part
+from avel.data.store import WORK, Settings
+from avel.data.store_writing import pack, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 from avel.types import Finding, Span
@@ -77,8 +79,9 @@ def write(path: Path, made: MadeStore) -> Path:
     members = []
     for number, clip in enumerate(made.clips):
         facts = {"duration": clip.duration, "audio_valid": clip.audio_valid, "source": str(number), "bad_packets": 0}
-        part = write_part(part_file(path, f"{number}"), settings, clip.visual, clip.audio, **facts)
-        members.append(Packed(clip.id, clip.spans, clip.splits, part, clip.video))
+        part = write_part(path, f"{number}", settings, clip.visual, clip.audio, **facts)
+        labels = {"spans": clip.spans, "splits": clip.splits, "video": clip.video or clip.id}
+        members.append(msgspec.structs.replace(part, id=clip.id, **labels))
     pack(path, settings, made.classes, members)
     return path
 

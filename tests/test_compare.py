@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from synthetic import write_store
 
 import avel.data.compare as compare_module
 from avel.data.compare import Comparison, Difference, compare
-from avel.data.store import WORK, Packed, Settings, pack, part_file, write_part
+from avel.data.store import WORK, Settings
+from avel.data.store_writing import pack, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 
@@ -47,8 +49,8 @@ def write(path: Path, features: Features, *, tag: str = "x-1", ids: Sequence[str
     members = []
     for name, (visual, audio) in features.items():
         known = {"duration": float(len(visual)), "audio_valid": True, "source": name, "bad_packets": 0}
-        part = write_part(part_file(path, name), settings, visual, audio, **known)
-        members.append(Packed(ids[len(members)] if ids else name, None, (), part))
+        part = write_part(path, name, settings, visual, audio, **known)
+        members.append(replace(part, id=ids[len(members)] if ids else name))
     pack(path, settings, (), members)
     return path
 

@@ -21,14 +21,15 @@ from conftest import EndsOfSound, GreyMeans
 from hypothesis import given
 from hypothesis import strategies as st
 from media import grey_of, read_failures, write_video
+from synthetic import assert_unchanged
 from worker_tasks import prepare_timing
 
-import avel.data.store as store_module
 import avel.features.estimate as estimate_module
 import avel.features.extract as extract_module
 import avel.features.recipe as recipe_module
 from avel import cli
-from avel.data.store import open_store
+from avel.data import store_writing
+from avel.data.store import WORK, open_store
 from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor, build_extractor, describe
@@ -148,10 +149,10 @@ def reference(tiny_clips: Clips, tmp_path_factory: pytest.TempPathFactory) -> It
     """A CSV of four clips and the store that an undisturbed run makes of it, a shard for each clip."""
     folder = tmp_path_factory.mktemp("reference")
     table = tiny_clips(folder / "clips", 4)
-    before, store_module.SHARD_BYTES = store_module.SHARD_BYTES, 1
+    before, store_writing.SHARD_BYTES = store_writing.SHARD_BYTES, 1
     extract(table, folder / "store", workers=0)
     yield table, folder / "store"
-    store_module.SHARD_BYTES = before
+    store_writing.SHARD_BYTES = before
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_store_of_a_table(reference: tuple[Path, Path]) -> None:
     table, out = reference
     store = open_store(out)
-    store.verify()
+    assert_unchanged(store)
     assert [clip.id for clip in store.clips] == [f"clip{k}.mp4" for k in range(4)]
     assert store.classes == ("bell", "dog") and store.split("test") == [0] and store.split("train") == [1, 2, 3]
     assert [store.labels(k).tolist() for k in range(4)] == [[0, 2], [1, 2], [0, 2], [1, 2]]
@@ -223,7 +224,7 @@ def test_what_changes_is_redone_and_nothing_else(tiny_clips: Clips, tmp_path: Pa
     old = open_store(out).audio(1).clone()
     assert extract(table, out, workers=0).done == 1 and calls == ["clip1.mp4"]
     assert not np.array_equal(open_store(out).audio(1).numpy(), old.numpy())
-    open_store(out).verify()
+    assert_unchanged(open_store(out))
 
     fresh = tmp_path / "fresh"
     extract(table, fresh, workers=0)
@@ -461,7 +462,7 @@ START = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-import avel.data.store as store, avel.features.segments as segments, avel.features.extract as extract
+import avel.data.store_writing as store, avel.features.segments as segments, avel.features.extract as extract
 store.SHARD_BYTES = 1
 table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 """
@@ -546,7 +547,7 @@ def test_killed_three_times_then_resumed(
         }
         assert kept.items() <= now.items()  # what was finished is there, and was not written again
         kept = now
-    parts = [name for name in kept if name.startswith(f"{store_module.WORK}/")]
+    parts = [name for name in kept if name.startswith(f"{WORK}/")]
     finished = 4 if (out / "store.json").exists() else len(parts)
     report = extract(table, out, workers=0)
     assert (report.done, report.skipped, len(calls)) == (4 - finished, finished, 4 - finished)
@@ -563,7 +564,7 @@ def test_two_hundred_clips_killed_at_ten_random_moments(tmp_path: Path, monkeypa
     for k in range(200):
         write_video(folder / f"{k:03d}.mp4", seconds=1, tone=100.0 + 20 * k)
     (folder / "137.mp4").write_bytes((folder / "137.mp4").read_bytes()[:2000])
-    monkeypatch.setattr(store_module, "SHARD_BYTES", 200_000)  # a dozen shards
+    monkeypatch.setattr(store_writing, "SHARD_BYTES", 200_000)  # a dozen shards
     assert extract(folder, tmp_path / "whole", workers=2).done == 199
 
     generator = random.Random(0)
@@ -593,7 +594,7 @@ extract._one_clip = slowly
 
 
 def parts_of(out: Path) -> list[Path]:
-    return list((out / store_module.WORK).glob("*.safetensors"))
+    return list((out / WORK).glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

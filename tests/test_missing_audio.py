@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import EndsOfSound, GreyMeans
 from media import read_failures, write_video
-from synthetic import write_store
+from synthetic import assert_unchanged, write_store
 
 import avel
 from avel import cli
@@ -19,7 +19,7 @@ from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.data.check import check
 from avel.data.compare import compare
-from avel.data.store import WORK, Part, open_store
+from avel.data.store import WORK, StoredClip, open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.evaluation import predict
@@ -66,7 +66,7 @@ def test_marked_and_refused_by_name_ever_after(table: Path, tmp_path: Path, caps
     clip = store.clips[1]
     assert clip.segments == 2 and clip.duration == pytest.approx(2, abs=0.05)
     assert store.visual(1).float().std() > 0 and not store.audio(1).any()
-    store.verify()
+    assert_unchanged(store)
 
     findings = check(out, window=2)
     assert any("without valid audio" in str(each) and "clip1.mp4" in str(each) for each in findings)
@@ -110,7 +110,7 @@ def test_another_choice_than_that_of_a_run_that_was_killed(table: Path, tmp_path
     make_work_folder(out / WORK)
     mute = read_table(table)[1]
     part = _one_clip(mute, out, Recipe(missing_audio="mark").build())
-    assert isinstance(part, Part) and part.file.is_file() and not part.audio_valid
+    assert isinstance(part, StoredClip) and (out / part.shard).is_file() and not part.audio_valid
     assert [failure["id"] for failure in extract(table, out, workers=0).failed] == ["clip1.mp4"]
 
 

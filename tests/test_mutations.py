@@ -14,9 +14,10 @@ import av
 import pytest
 from media import cut, read_failures, write_video
 from random_weights import digest, random_stack, write_keras
+from synthetic import assert_unchanged
 
 import avel.features.extract as extract_module
-from avel.data.store import Part, open_store
+from avel.data.store import StoredClip, open_store
 from avel.data.table import Clip
 from avel.errors import AvelError
 from avel.features import vgg19
@@ -125,11 +126,11 @@ def mutate(kind: str, whole: list[Path], pictures: list[Path], generator: random
             ), generator.choice([".mp4", ".mkv", ".avi", ".ts", ".webm"])
 
 
-def prepare_timed(out: Path, recipe: Recipe) -> Callable[[Clip, Callable[[], None]], Part | str]:
+def prepare_timed(out: Path, recipe: Recipe) -> Callable[[Clip, Callable[[], None]], StoredClip | str]:
     """As `extract` prepares its workers, with a note of every clip's seconds and the process's memory."""
     work = extract_module._prepare(out, recipe)
 
-    def timed(clip: Clip, alive: Callable[[], None]) -> Part | str:
+    def timed(clip: Clip, alive: Callable[[], None]) -> StoredClip | str:
         start = time.monotonic()
         try:
             return work(clip, alive)
@@ -183,7 +184,7 @@ def test_five_hundred_mutated_files(
     took = time.monotonic() - began
 
     store = open_store(tmp_path / "store")
-    store.verify()
+    assert_unchanged(store)
     assert read_failures(tmp_path / "store") == report.failed
     causes = {failure["id"]: failure["cause"] for failure in report.failed}
     assert sorted([clip.id for clip in store.clips] + list(causes)) == sorted(kinds)  # every file, once

@@ -9,21 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import write_store
+from msgspec.structs import replace
+from synthetic import assert_unchanged, write_store
 
-import avel.data.store as store_module
-from avel.data.store import (
-    WORK,
-    Packed,
-    Part,
-    Settings,
-    open_store,
-    pack,
-    part_file,
-    read_part,
-    stored_part,
-    write_part,
-)
+from avel.data import store_writing
+from avel.data.check import check
+from avel.data.store import WORK, Settings, StoredClip, open_store
+from avel.data.store_writing import pack, read_part, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 from avel.types import Span
@@ -46,11 +38,12 @@ def features(index: int, segments: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(segments, 2, 3, 5)).astype(np.float16), rng.normal(size=(segments, 4)).astype(np.float32)
 
 
-def make_part(out: Path, index: int, segments: int = 0) -> Part:
+def make_part(out: Path, index: int, segments: int = 0) -> StoredClip:
     make_work_folder(out / WORK)
     visual, audio = features(index, segments or index + 1)
     return write_part(
-        part_file(out, f"c{index}"),
+        out,
+        f"c{index}",
         SETTINGS,
         visual,
         audio,
@@ -61,13 +54,13 @@ def make_part(out: Path, index: int, segments: int = 0) -> Part:
     )
 
 
-def packed(index: int, part: Part) -> Packed:
+def labelled(index: int, part: StoredClip) -> StoredClip:
     spans = (Span("bell" if index % 2 else "dog", 0.0, 1.0),) if index else ()
-    return Packed(f"c{index}", spans, ("train",) if index < 3 else ("test",), part)
+    return replace(part, spans=spans, splits=("train",) if index < 3 else ("test",))
 
 
 def make_store(out: Path, number: int = 5) -> Path:
-    pack(out, SETTINGS, ("bell", "dog"), [packed(index, make_part(out, index)) for index in range(number)])
+    pack(out, SETTINGS, ("bell", "dog"), [labelled(index, make_part(out, index)) for index in range(number)])
     return out
 
 
@@ -77,7 +70,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_what_goes_in_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for bound, shards in ((10**9, 1), (300, 4), (1, 5)):  # a segment takes 76 bytes
-        monkeypatch.setattr(store_module, "SHARD_BYTES", bound)
+        monkeypatch.setattr(store_writing, "SHARD_BYTES", bound)
         store = open_store(make_store(tmp_path / str(bound)))
         assert len({clip.shard for clip in store.clips}) == shards
         assert len(list(store.path.iterdir())) == shards + 1  # and store.json: no parts are left
@@ -94,21 +87,15 @@ def test_what_goes_in_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert store.labels(2).tolist() == [1, 2, 2] and store.labels(0).tolist() == [2]
         assert store.labels(0).dtype == torch.int64
         assert store.split("train") == [0, 1, 2] and store.split("test") == [3, 4]
-        store.verify()
+        assert_unchanged(store)
 
 
 def test_clips_that_fill_a_shard_to_the_byte_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = write_store(tmp_path / "one", clips=1).settings
     for bound, sizes in ((2 * 6 * settings.segment_bytes, [2, 2]), (2 * 6 * settings.segment_bytes - 1, [1, 1, 1, 1])):
-        monkeypatch.setattr(store_module, "SHARD_BYTES", bound)
+        monkeypatch.setattr(store_writing, "SHARD_BYTES", bound)
         store = write_store(tmp_path / str(bound), clips=4)
         assert list(Counter(clip.shard for clip in store.clips).values()) == sizes
-
-
-def test_verify_tells_how_far_it_is(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    open_store(make_store(tmp_path)).verify(lambda *now: seen.append(now))
-    assert seen == [("verify", done, 5) for done in range(1, 6)]
 
 
 def test_unknown_split_and_missing_labels(tmp_path: Path) -> None:
@@ -116,7 +103,7 @@ def test_unknown_split_and_missing_labels(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match=r"no clips of split 'val'\n.*train, test"):
         store.split("val")
     part = make_part(tmp_path / "b", 1)
-    pack(tmp_path / "b", SETTINGS, (), [Packed("c1", None, (), part)])
+    pack(tmp_path / "b", SETTINGS, (), [part])
     store = open_store(tmp_path / "b")
     with pytest.raises(AvelError, match="has no labels"):
         store.labels(0)
@@ -146,7 +133,7 @@ def private_kilobytes() -> int:
 
 def test_a_large_shard_costs_no_memory(tmp_path: Path) -> None:
     part = make_part(tmp_path, 1, segments=1_000_000)  # 76 MB
-    pack(tmp_path, SETTINGS, (), [Packed("c1", None, (), part)])
+    pack(tmp_path, SETTINGS, (), [part])
     open_store(make_store(tmp_path / "small")).visual(0)  # what the first use of the library costs
     before = private_kilobytes()
     store = open_store(tmp_path)
@@ -157,18 +144,14 @@ def test_a_large_shard_costs_no_memory(tmp_path: Path) -> None:
 def test_packing_again_writes_nothing(tmp_path: Path) -> None:
     store = open_store(make_store(tmp_path))
     before = {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.iterdir()}
-    clips = [packed(index, stored_part(store, clip)) for index, clip in enumerate(store.clips)]
-    pack(tmp_path, SETTINGS, store.classes, clips)
+    pack(tmp_path, SETTINGS, store.classes, store.clips)
     assert {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.iterdir()} == before
 
 
 def test_new_labels_rewrite_the_index_alone(tmp_path: Path) -> None:
     store = open_store(make_store(tmp_path))
     shards = {file: file.stat().st_ino for file in tmp_path.glob("shard-*")}
-    clips = [
-        Packed(clip.id, (Span("cat", 0, 1),), ("val",), stored_part(store, clip))
-        for index, clip in enumerate(store.clips)
-    ]
+    clips = [replace(clip, spans=(Span("cat", 0, 1),), splits=("val",)) for clip in store.clips]
     pack(tmp_path, SETTINGS, ("cat",), clips)
     assert open_store(tmp_path).labels(4).tolist() == [0, 1, 1, 1, 1]
     assert {file: file.stat().st_ino for file in tmp_path.glob("shard-*")} == shards
@@ -177,55 +160,50 @@ def test_new_labels_rewrite_the_index_alone(tmp_path: Path) -> None:
 
 def test_clips_added_and_taken_away(tmp_path: Path) -> None:
     old = open_store(make_store(tmp_path))
-    parts = [stored_part(old, old.clips[index]) for index in (3, 1)]
-    pack(
-        tmp_path,
-        SETTINGS,
-        ("bell", "dog"),
-        [packed(3, parts[0]), packed(7, make_part(tmp_path, 7)), packed(1, parts[1])],
-    )
+    clips = [old.clips[3], labelled(7, make_part(tmp_path, 7)), old.clips[1]]
+    pack(tmp_path, SETTINGS, ("bell", "dog"), clips)
     store = open_store(tmp_path)
     assert [clip.id for clip in store.clips] == ["c3", "c7", "c1"]
     for row, index in enumerate((3, 7, 1)):
         assert np.array_equal(store.visual(row).numpy(), features(index, index + 1)[0])
-    store.verify()
+    assert_unchanged(store)
     assert len(list(tmp_path.iterdir())) == 2  # the former shard is gone
 
 
 def test_killed_before_the_index_the_former_store_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_store(tmp_path, 2)
     before = contents(tmp_path)
-    clips = [packed(index, make_part(tmp_path, index)) for index in range(4)]
-    monkeypatch.setattr(store_module, "write_file", lambda path, data: 1 / 0 if path.name == "store.json" else None)
-    monkeypatch.setattr(store_module, "_write_shard", lambda path, parts: path.write_bytes(b"new"))
+    clips = [labelled(index, make_part(tmp_path, index)) for index in range(4)]
+    monkeypatch.setattr(store_writing, "write_file", lambda path, data: 1 / 0 if path.name == "store.json" else None)
+    monkeypatch.setattr(store_writing, "_pack_shard", lambda path, clips: path.write_bytes(b"new"))
     with pytest.raises(ZeroDivisionError):
         pack(tmp_path, SETTINGS, ("bell", "dog"), clips)
     assert before.items() <= contents(tmp_path).items()
-    open_store(tmp_path).verify()
+    assert_unchanged(open_store(tmp_path))
 
 
 def test_parts_of_another_making_are_not_used(tmp_path: Path) -> None:
     part = make_part(tmp_path, 1)
-    assert read_part(part.file, SETTINGS, "hash1") == part
-    assert read_part(part.file, SETTINGS, "another") is None
+    file = tmp_path / part.shard
+    assert read_part(tmp_path, "c1", SETTINGS, "hash1") == part
+    assert read_part(tmp_path, "c1", SETTINGS, "another") is None
     other = Settings(2.0, "time", SETTINGS.extractors, (2, 3), 5, 4)
-    assert read_part(part.file, other, "hash1") is None
+    assert read_part(tmp_path, "c1", other, "hash1") is None
     extractors = {**SETTINGS.extractors, "audio": {"name": "a", "tag": "a-2", "options": {}}}
-    assert read_part(part.file, Settings(1.0, "time", extractors, (2, 3), 5, 4), "hash1") is None
-    assert read_part(tmp_path / "nowhere", SETTINGS, "hash1") is None
-    data = bytearray(part.file.read_bytes())
+    assert read_part(tmp_path, "c1", Settings(1.0, "time", extractors, (2, 3), 5, 4), "hash1") is None
+    assert read_part(tmp_path, "c2", SETTINGS, "hash1") is None
+    data = bytearray(file.read_bytes())
     data[-1] ^= 1
-    part.file.write_bytes(data)
-    assert read_part(part.file, SETTINGS, "hash1") is None
-    part.file.write_bytes(data[: len(data) // 2])
-    assert read_part(part.file, SETTINGS, "hash1") is None
-    part.file.write_bytes(b"")
-    assert read_part(part.file, SETTINGS, "hash1") is None
+    for damaged in (data, data[: len(data) // 2], b""):
+        file.write_bytes(damaged)
+        assert read_part(tmp_path, "c1", SETTINGS, "hash1") is None
 
 
 def refusal(path: Path) -> str:
+    """What cannot be read of a store: of the whole, or else of a clip."""
     with pytest.raises(AvelError) as error:
-        open_store(path).verify()
+        for index in range(len((store := open_store(path)).clips)):
+            store.visual(index)
     return error.value.found
 
 
@@ -267,7 +245,8 @@ def test_damaged_shards(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[-1] ^= 1
     shard.write_bytes(flipped)
-    assert "the features of c4 have sha256" in refusal(tmp_path)
+    (finding,) = (each for each in check(tmp_path, window=1) if each.place == "shards")
+    assert finding.level == "error" and "differ from their checksum: clips (1): c4" in finding.text
     shard.write_bytes(whole[:-1])
     assert f"{len(whole) - 1} bytes for {len(whole)}" in refusal(tmp_path)
     shard.write_bytes(b"\xff" * len(whole))

@@ -17,20 +17,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from avel.data.ave.files import CLASSES
-from avel.data.store import (
-    WORK,
-    Packed,
-    Part,
-    Settings,
-    open_store,
-    pack,
-    part_file,
-    read_part,
-    stored_part,
-    write_part,
-)
+from avel.data.store import WORK, Settings, StoredClip, open_store
+from avel.data.store_writing import pack, part_file, read_part, write_part
 from avel.data.table import Clip, classes_of
 from avel.errors import AvelError
 from avel.features.recipe import DEFAULT_RECIPE, BuiltRecipe, Recipe, Streams
@@ -142,8 +133,13 @@ def extract(
         with closing(_results(todo, out, built, engine, workers)) as results:
             failed = _collect(clips, out, results, finished, leeway, progress)
         lacking = {failure["id"] for failure in failed}
-        packed = [
-            Packed(clip.id, clip.spans if labelled else None, clip.splits, finished[clip.id], clip.video)
+        packed = [  # with the labels of now: features may be older
+            structs.replace(
+                finished[clip.id],
+                video=clip.video or clip.id,
+                spans=clip.spans if labelled else None,
+                splits=clip.splits,
+            )
             for clip in clips
             if clip.id not in lacking
         ]
@@ -153,8 +149,8 @@ def extract(
         len(clips) - len(todo),
         failed,
         out,
-        [(clip.id, clip.part.streams) for clip in packed if clip.part.streams],
-        [clip.id for clip in packed if not clip.part.audio_valid],
+        [(clip.id, clip.streams) for clip in packed if clip.streams],
+        [clip.id for clip in packed if not clip.audio_valid],
         built.recipe.device,
         left_out,
     )
@@ -162,7 +158,7 @@ def extract(
 
 def _results(
     todo: Sequence[Clip], out: Path, built: BuiltRecipe, engine: str, workers: int | None
-) -> Generator[tuple[Clip, Part | str], None, None]:
+) -> Generator[tuple[Clip, StoredClip | str], None, None]:
     """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
     if not todo:
         return
@@ -179,8 +175,8 @@ def _results(
 def _collect(
     clips: Sequence[Clip],
     out: Path,
-    results: Iterator[tuple[Clip, Part | str]],
-    finished: dict[str, Part],
+    results: Iterator[tuple[Clip, StoredClip | str]],
+    finished: dict[str, StoredClip],
     leeway: float,
     progress: Progress | None,
 ) -> list[dict[str, str]]:
@@ -201,8 +197,8 @@ def _collect(
         progress("extract", skipped, len(clips))
     try:
         for done, (clip, result) in enumerate(results, start=1):
-            if isinstance(result, Part):
-                if not result.file.is_file():
+            if isinstance(result, StoredClip):
+                if not (out / result.shard).is_file():
                     raise AvelError(
                         f"the features of {clip.id} were written by another machine, and are not in {out} here",
                         "a folder that all machines of the cluster see under this path",
@@ -256,22 +252,22 @@ def _device_of_ray(device: str) -> str:
     return "cpu"
 
 
-def _finished(clips: Sequence[Clip], out: Path, built: BuiltRecipe, progress: Progress | None) -> dict[str, Part]:
+def _finished(clips: Sequence[Clip], out: Path, built: BuiltRecipe, progress: Progress | None) -> dict[str, StoredClip]:
     """The clips that an earlier run finished and whose media file is still the same, by id."""
     recipe, settings = built.recipe, built.settings
-    stored: dict[str, Part] = {}
+    stored: dict[str, StoredClip] = {}
     if (out / "store.json").exists():
         store = open_store(out)
         _refuse_other(store.settings, settings, out)
-        stored = {clip.id: stored_part(store, clip) for clip in store.clips}
+        stored = {clip.id: clip for clip in store.clips}
     known = [clip for clip in clips if clip.id in stored or part_file(out, clip.id).is_file()]
-    finished: dict[str, Part] = {}
+    finished: dict[str, StoredClip] = {}
     with ThreadPoolExecutor() as pool:
         looks = pool.map(lambda clip: (_digest(clip.path), _channels(clip.path, recipe.streams)), known)
         for done, (clip, (digest, channels)) in enumerate(zip(known, looks, strict=True), start=1):
             part = stored.get(clip.id)
             if part is None or part.source != digest or not _is_made(part, recipe, channels):
-                part = read_part(part_file(out, clip.id), settings, digest) if digest else None
+                part = read_part(out, clip.id, settings, digest) if digest else None
             if part is not None and _is_made(part, recipe, channels):
                 finished[clip.id] = part
             if progress:
@@ -279,7 +275,7 @@ def _finished(clips: Sequence[Clip], out: Path, built: BuiltRecipe, progress: Pr
     return finished
 
 
-def _is_made(part: Part, recipe: Recipe, channels: int) -> bool:
+def _is_made(part: StoredClip, recipe: Recipe, channels: int) -> bool:
     """Whether a finished clip is what a recipe makes of its file, as far as the settings do not say it.
 
     Args:
@@ -350,7 +346,7 @@ def _state(path: Path) -> tuple[int, ...] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], None] = lambda: None) -> Part | str:
+def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], None] = lambda: None) -> StoredClip | str:
     """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
 
     Args:
@@ -371,7 +367,8 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
         return f"{clip.path} changed while it was read; is it still being written?"
     try:
         return write_part(
-            part_file(out, clip.id),
+            out,
+            clip.id,
             built.settings,
             features.visual,
             features.audio,
@@ -389,7 +386,7 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
         ) from error
 
 
-def _prepare(out: Path, recipe: Recipe) -> Work[Clip, Part]:
+def _prepare(out: Path, recipe: Recipe) -> Work[Clip, StoredClip]:
     """What a worker process does with a clip, its extractors built once."""
     return _work(out, recipe.build())
 

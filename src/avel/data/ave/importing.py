@@ -18,22 +18,14 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from avel.data import store as feature_store
+from avel.data import store_writing
 from avel.data.ave.files import CLASSES, FEATURES, NAMES, SEGMENTS, open_dataset, read_rows
 from avel.data.ave.survey import Survey, survey
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
-from avel.data.store import (
-    WORK,
-    Settings,
-    StoredClip,
-    announce,
-    checksum,
-    open_store,
-    shard_name,
-    write_index,
-    write_shard,
-)
+from avel.data.store import WORK, Settings, StoredClip, checksum, open_store
+from avel.data.store_writing import announce, shard_name, write_index, write_shard
 from avel.errors import AvelError
 from avel.files import (
     check_folder,
@@ -143,11 +135,11 @@ def import_ave(
     except _BadInputError as error:
         _undo(out, [shard.path for shard in shards if shard.path not in before], existed)
         raise AvelError(error.found, error.expected, error.do) from error
-    clips: list[StoredClip] = []
-    for shard in shards:
-        for place, row in enumerate(shard.rows):
-            known = facts[shard.path]["checksums"][place]
-            clips.append(_with(shard.source.clips[row], shard.path.name, place * SEGMENTS, known))
+    clips = [
+        replace(shard.source.clips[row], shard=shard.path.name, row=place * SEGMENTS, checksum=known)
+        for shard in shards
+        for place, (row, known) in enumerate(zip(shard.rows, facts[shard.path]["checksums"], strict=True))
+    ]
     findings = found.findings + _seen(shards, facts)
     write_index(out, settings, CLASSES, [shard.path.name for shard in shards], clips)
     content = {
@@ -213,10 +205,6 @@ def _clip(name: str, video: str, spans: tuple[Any, ...], splits: list[str]) -> S
     )
 
 
-def _with(clip: StoredClip, shard: str, row: int, features: str) -> StoredClip:
-    return StoredClip(**{**vars(clip), "shard": shard, "row": row, "checksum": features})
-
-
 def _settings(found: Survey) -> Settings:
     if found.exported:
         return found.exported
@@ -280,7 +268,7 @@ def _refuse_small_disk(out: Path, clips: int, settings: Settings) -> None:
 
 
 def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[str, Any]) -> list[_Shard]:
-    rows_each = max(1, feature_store.SHARD_BYTES // (SEGMENTS * settings.segment_bytes))
+    rows_each = max(1, store_writing.SHARD_BYTES // (SEGMENTS * settings.segment_bytes))
     shards = []
     for source in sources:
         for first in range(0, len(source.clips), rows_each):
