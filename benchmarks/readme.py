@@ -50,7 +50,7 @@ def worlds(results: dict[str, Any]) -> str:
     ]
     lines[0] += f"deviation over three sets of clips, each rendered with its own seed ({seeds})."
     lines.append("")
-    lines += ["| | segment accuracy | event F1 at IoU 0.5 |", "|---|---|---|"]
+    lines += ["| model | segment accuracy | event F1 at IoU 0.5 |", "|---|---|---|"]
     for name, row in results["summary"].items():
         lines.append(f"| {name} | {row.get('segment_accuracy', '')} | {row['event_f1']} |")
     return "\n".join([*lines, "", birth(results)]) + "\n"
@@ -68,7 +68,7 @@ def simulated(results: dict[str, Any]) -> str:
         lines.append(f"| {name} | {row['both']} | {row['audio']} | {row['visual']} |")
     sound = results["sound_of_background_videos"]
     lines += ["", "**Audio features of the 178 videos that hold background only: simulated, and VGGish on AVE.**", ""]
-    lines += ["| | simulated | AVE |", "|---|---|---|"]
+    lines += ["| statistic | simulated | AVE |", "|---|---|---|"]
     for name, value in sound["simulated"].items():
         cells = (_plain(value), _plain(sound["AVE"][name]) if "AVE" in sound else "not available")
         lines.append(f"| {name.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
