@@ -77,7 +77,7 @@ def test_tables_read_the_baselines_of_old_and_new_results() -> None:
     assert TABLES["study_full_cml.json"](new) == TABLES["study_full_cml.json"](old)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if not target.startswith("http"):
