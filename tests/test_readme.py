@@ -126,3 +126,12 @@ def test_each_step_of_a_clip_s_way_exists(file: str, name: str) -> None:
     for part in name.split("."):
         found = getattr(found, part)
     assert callable(found)
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    functions = {name for text in files.values() for name in re.findall(r"^def (test_\w+)\(", text, re.MULTILINE)}
+    evidence = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "fidelity.md").read_text()))
+    assert len(evidence) > 20 and evidence - functions == set()
+    for page in PAGES:
+        assert set(re.findall(r"\b(test_\w+\.py)", page.read_text())) - set(files) == set(), page.name
