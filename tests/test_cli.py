@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import rich.progress
 
-from avel import cli
+from avel import cli, console
 from avel.data.store import open_store
 from avel.errors import AvelError
+from avel.summaries import mean_and_spread
 
 ROOT = Path(__file__).parents[1]
 VERBS = [
@@ -149,8 +150,8 @@ def test_module_and_script_are_the_same_program() -> None:
 
 
 def test_mean_and_spread() -> None:
-    assert cli.mean_and_spread([0.5]) == "0.500"
-    assert cli.mean_and_spread([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
+    assert mean_and_spread([0.5]) == "0.500"
+    assert mean_and_spread([0.1, 0.2, 0.3]) == "0.200 +- 0.100"
 
 
 def test_the_time_left_of_steps_that_take_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_the_time_left_of_steps_that_take_minutes(monkeypatch: pytest.MonkeyPatc
             drawn.append(self)
 
     monkeypatch.setattr(rich.progress, "Progress", Clocked)
-    with cli.bars() as progress:
+    with console.bars() as progress:
         for done in range(5):
             progress("extract", done, 10)
             now += 100

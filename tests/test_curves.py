@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from synthetic import write_store
 
-from avel import cli, training
+from avel import cli, console, training
 from avel.config import TrainConfig
 from avel.errors import AvelError
 from avel.training import train
@@ -76,7 +76,7 @@ def test_a_resumed_run_knows_its_accuracy_before_it_validates_again(
 def test_without_a_terminal_a_line_an_epoch_is_told_and_one_a_minute_within_it() -> None:
     clock = iter([0.0, 10.0, 75.0, 100.0, 200.0])
     lines: list[str] = []
-    report = cli.training_lines(lines.append, lambda: next(clock))
+    report = console.training_lines(lines.append, lambda: next(clock))
     report(TrainStatus(0, 1, 4, 0.1, 3.0, None, None, 0))  # 10 s: too soon
     report(TrainStatus(0, 1, 4, 0.5, 2.0, None, None, 0))  # 75 s
     report(TrainStatus(0, 1, 4, 1.0, 1.5, 0.25, 0.25, 1))
@@ -115,9 +115,9 @@ def test_the_bar_shows_loss_accuracy_and_the_best_so_far(monkeypatch: pytest.Mon
 
     drawn = io.StringIO()
     terminal = Console(file=drawn, force_terminal=True, width=140)
-    monkeypatch.setattr(cli, "console", lambda stderr=False: terminal)
+    monkeypatch.setattr(console, "console", lambda stderr=False: terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with cli.training_bars() as report:
+    with console.training_bars() as report:
         report(TrainStatus(0, 3, 4, 1.0, 1.5, 0.25, 0.5, 1))
     assert "epoch 3/4, loss 1.5000, accuracy 0.2500, best 0.5000 at epoch 1" in drawn.getvalue()
     assert "75%" in drawn.getvalue()

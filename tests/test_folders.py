@@ -196,7 +196,7 @@ def test_localize_tells_what_of_a_folder_is_left_out_and_the_clip_of_a_page_is(
     shutil.copy(tiny_video, tmp_path / "talk.mp4")
     shutil.copy(tiny_video, tmp_path / "my.clip.mp4")  # no page plays it
     timeline_page(find(tmp_path / "talk.mp4"), tmp_path / "talk.mp4", tmp_path / "talk.html")
-    monkeypatch.setattr(cli, "_by_model", lambda _: (find, {}))
+    monkeypatch.setattr(cli, "_by_model", lambda *_, **__: (find, {}))
     words = ["localize", str(tmp_path), "--model", "run", "--out", str(tmp_path / "out"), "--formats", "json"]
     assert cli.main(words) == 0
     told = capsys.readouterr().err

@@ -28,6 +28,7 @@ USE = {
     "timeline",
 }
 USE |= BASE | {"config"}
+COMMAND_LINE = {"cli_data", "console", "summaries", "verbs"}
 
 #: What each room may import, besides itself and ``avel`` for its version.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -61,7 +62,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": BASE | {"plots", "timeline"},
     "present": BASE | {"features", "plots", "timeline", "web"},
     "demo": USE | {"workers", "training", "evaluation", "present", "web"},
-    "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "present", "web", "demo"},
+    "console": BASE,
+    "verbs": BASE | {"console"},
+    "summaries": USE | {"comparison", "console", "evaluation", "present", "web"},
+    "cli_data": BASE | COMMAND_LINE | {"data", "plots", "worlds"},
+    "cli": USE | {"zero_shot", "training", "evaluation", "comparison", "present", "web", "demo"} | COMMAND_LINE,
     "__main__": {"cli"},
 }
 

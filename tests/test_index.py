@@ -62,7 +62,7 @@ def test_a_folder_is_localized_as_it_is_extracted(
             raise AvelError("broken.mp4 is no video", "a video", "look")
         return timeline(str(video), Event("dog", 0.0, 1.0, 0.9), duration=3.0)
 
-    monkeypatch.setattr(cli, "_by_model", lambda _: (find, {}))
+    monkeypatch.setattr(cli, "_by_model", lambda *_, **__: (find, {}))
     words = ["localize", str(videos), "--model", "run", "--out", str(out), "--formats", "json", "html"]
     assert cli.main(words) == 1
     assert f"All of them: {out / index}" in capsys.readouterr().out.replace("\n", "")
@@ -71,7 +71,7 @@ def test_a_folder_is_localized_as_it_is_extracted(
     assert len(pages) == 2 and all((out / page).is_file() for page in pages)
     assert "broken.mp4 is no video" in text
     (out / index).write_text("mine")
-    monkeypatch.setattr(cli, "_by_model", lambda _: pytest.fail("work began"))
+    monkeypatch.setattr(cli, "_by_model", lambda *_, **__: pytest.fail("work began"))
     assert cli.main(words) == 2 and (out / index).read_text() == "mine"
 
 

@@ -13,6 +13,7 @@ import pytest
 from pages import blocks, commands
 
 from avel import cli
+from avel.verbs import parse
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -34,11 +35,8 @@ def test_every_command_is_one_that_exists(page: str, line: str) -> None:
     if program == "torchrun":
         program, *words = words[words.index("-m") + 1 :]
     if program == "avel":
-        words = [cli._underscored(word) for word in words]
-        parser = cli._parser(prog="avel")
-        cli._add_verbs(parser, cli.VERBS, words)
         config = ROOT / "configs"
-        parser.parse_args([word.replace("configs/", f"{config}/") for word in words])
+        parse([word.replace("configs/", f"{config}/") for word in words], cli.VERBS)
     elif program == "make":
         result = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

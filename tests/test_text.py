@@ -20,6 +20,7 @@ from rich.text import Text
 from synthetic import write_store
 
 from avel import cli
+from avel.console import PlainConsole
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
 from avel.features.video import probe
@@ -28,7 +29,7 @@ from avel.present import file_names
 from avel.text import csv_cell, csv_path, csv_path_text, csv_text, has_controls, visible
 from avel.timeline import Timeline
 from avel.types import Event, Span
-from avel.web import PlainConsole, index_page, terminal_timeline, timeline_page
+from avel.web import index_page, terminal_timeline, timeline_page
 from avel.zero_shot import check_labels
 
 #: Sets the title, hides what follows, writes the clipboard, turns the line around, climbs a line up.
@@ -135,7 +136,7 @@ def test_localization_of_files_with_odd_names(
         probe(video)
         return timeline("dog", str(video))
 
-    monkeypatch.setattr(cli, "_by_model", lambda arguments: (find, {}))
+    monkeypatch.setattr(cli, "_by_model", lambda *_, **__: (find, {}))
     out = evil_folder.parent / "out"
     for name, exit_code in ((f"broken{EVIL}.mp4", 2), (f"missing{EVIL}.mp4", 2), (f"good{EVIL}.mp4", 0)):
         words = ["localize", str(evil_folder / name), "--model", "m", "--out", str(out)]
@@ -154,7 +155,7 @@ def test_localization_of_files_with_odd_names(
 def test_localization_of_a_file_that_is_not_utf_8(
     tmp_path: Path, tiny_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_by_model", lambda _: (lambda video, **_: timeline("dog", str(video)), {}))
+    monkeypatch.setattr(cli, "_by_model", lambda *_, **__: (lambda video, **_: timeline("dog", str(video)), {}))
     video, out = tmp_path / os.fsdecode(b"caf\xe9.mp4"), tmp_path / "out"
     video.symlink_to(tiny_video)
     (tmp_path / "caf%E9.mp4").symlink_to(tiny_video)  # which the name must not be taken for

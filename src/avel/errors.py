@@ -44,3 +44,13 @@ def notice_of_disk(lacking: str, folder: str | Path, message: str) -> None:
     if disk not in _NOTICED:
         _NOTICED.add(disk)
         warnings.warn(visible(message), AvelNotice, stacklevel=3)
+
+
+def error_of_disk(error: OSError) -> AvelError:
+    """What the operating system said of a file or a disk, for the user."""
+    places = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return AvelError(
+        f"{error.strerror}: {places}" if places else f"{error.strerror}",
+        "files and folders that can be read and written",
+        "check their permissions and the disk",
+    )

@@ -87,14 +87,13 @@ def localize(
         path: a video with a sound track, of any length; or a list of them.
         model: what `avel.load` gave, or the path of a run folder or checkpoint.
         threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
-        min_seconds: events shorter than this are left out, counted in whole segments.
+        min_seconds: drop events shorter than this, in whole segments.
         streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones.
             The timeline's tag ``streams`` says which they were.
-        visual_weights: where the weights of the model's visual extractor lie on this machine: a file, or of CLIP a
-            folder. They must be those that the model was trained with. None looks in the cache folder, and downloads.
-        audio_weights: the same of its audio extractor.
-        device: where the networks of the extractors run, and the model if it is given by its path: ``cpu``, ``cuda``,
-            ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
+        visual_weights: weights of the model's visual extractor on this machine: a file, for CLIP a folder. They must be
+            those that the model was trained with. By default the cache folder is searched, then they are downloaded.
+        audio_weights: the same for the model's audio extractor: a file, for CLAP a folder.
+        device: where the networks run: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto`` takes a GPU if there is one.
         failed: called with each video of a list that cannot be used, and its error: the list returned is then of the
             others. None raises the first such error, which names the video.
         progress: called as ``progress(stage, done, total)``, for each video anew.

@@ -8,12 +8,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import avel
@@ -23,6 +24,7 @@ from avel.features.video import probe, read_waveform, sample_frames
 from avel.files import file_sha256, held_alone, make_folder, together
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline
+from avel.types import Span
 from avel.web import clip_beside, timeline_page
 
 WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope
@@ -93,6 +95,76 @@ def present(
         if not overwrite:
             _refuse(file for key, file in files.items() if key in _WRITERS and not _same(file, now(file)))
     return list(files.values())
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What became of one of several videos: a timeline, or an error.
+
+    Attributes:
+        video: its file.
+        name: of the files written, without suffix.
+        timeline: what was found in it, without the attention; None where that failed.
+        files: that this run wrote; none where an earlier run wrote them all.
+        error: why it failed.
+    """
+
+    video: Path
+    name: str
+    timeline: Timeline | None = None
+    files: Sequence[Path] = ()
+    error: AvelError | None = None
+
+
+def present_all(
+    videos: Sequence[Path],
+    find: Callable[[Path], Timeline],
+    out: Path,
+    formats: Sequence[str] = USUAL_FORMATS,
+    *,
+    made_from: Mapping[str, Any],
+    truth: Mapping[Path, Sequence[Span]] = MappingProxyType({}),
+    overwrite: bool = False,
+) -> Iterator[Presented]:
+    """Localize videos and write what was found in each, as `present` does. Those that are finished are kept.
+
+    Whether the files of each video can be written is found out before any work, so that nobody waits in vain.
+
+    Args:
+        videos: the media files.
+        find: gives the timeline of one.
+        out, formats, overwrite: as for `present`.
+        made_from: what the timelines depend on beside their videos, as for `fingerprint`.
+        truth: the true events of some of the videos.
+    """
+    todo: list[tuple[Presented, str]] = []
+    for video, name in zip(videos, file_names(videos), strict=True):
+        try:
+            labelled = [astuple(span) for span in truth[video]] if video in truth else None
+            mark = fingerprint(video, out, **made_from, truth=labelled)
+            known = None if overwrite else finished(video, out, name, formats, mark)
+            todo.append((Presented(video, name, known), mark))
+        except AvelError as error:
+            yield Presented(video, name, error=error)
+    for planned, mark in todo:
+        if planned.timeline is not None:
+            yield planned
+            continue
+        video, name = planned.video, planned.name
+        try:
+            timeline = find(video)
+            spans = tuple(truth[video]) if video in truth else None
+            timeline = replace(timeline, truth=spans, tags={**timeline.tags, FINGERPRINT: mark})
+            files = present(timeline, out, name, formats, overwrite=overwrite)
+        except AvelError as error:
+            yield Presented(video, name, error=error)
+        else:
+            yield Presented(video, name, replace(timeline, attention=None), files)
+
+
+def index_name(videos: Sequence[Path]) -> str:
+    """The name of the page over the pages of several videos, which is none of theirs."""
+    return "videos.html" if "index" in file_names(videos) else "index.html"
 
 
 def fingerprint(video: str | Path, out: str | Path, **made_from: Any) -> str:

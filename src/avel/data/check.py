@@ -46,7 +46,7 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
 
     Args:
         path: a folder with ``store.json``, or one that holds files of `avel.data.ave.files.NAMES`.
-        window: T of the windows that a model would be trained on; for a store alone, AVE's clips have 10.
+        window: number T of segments that a model would see at once. It matters for a store only: AVE's clips have 10.
         progress: called as ``progress("check", clips done, clips in all)`` or ``progress(file, rows done, in all)``.
 
     Raises:

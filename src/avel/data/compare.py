@@ -181,7 +181,7 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
     Args:
         a: a feature store.
         b: the store it is measured against.
-        worst: how many of the clips that differ most are to be named.
+        worst: number of clips to name, those that differ most.
         progress: called as ``progress("compare", clips done, clips in both)``.
 
     Raises:

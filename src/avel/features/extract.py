@@ -87,18 +87,19 @@ def extract(
     So it is with a clip that crashes the process which decodes it, or goes over a limit.
 
     Args:
-        source: a CSV of clips or several, a folder of media, a media file, or a ``.txt`` list of media files. What is
-            taken of a folder `avel.features.folders.videos_in` says.
+        source: one or several CSVs of clips (video,start,end,label[,split]); or a folder of media files (see
+            `avel.features.folders.videos_in`), a media file, a ``.txt`` list of media files, or AVE's Annotations.txt.
         out: folder of the store; an unfinished or older one of the same extractors is continued.
         recipe: how clips become features. On a GPU every process keeps networks of its own; with ``workers`` left out
             there are no more processes than the GPU has room for. Features made there carry the same tags as those made
             on a processor: what differs is the order in which sums are rounded.
-        videos: folder of AVE's videos, where ``source`` is its Annotations.txt; see `read_ave`.
-        extra_splits: names in a CSV's column split beside train, val and test, which nothing here takes by itself.
-        workers: processes; None for one per processor, with ``ray`` of the cluster. With 0 all is done in this process,
-            as a debugger wants it: no limit holds there, and a crash ends all. ``ray`` needs at least one.
-        engine: ``local``, processes of this machine; or ``ray``, a Ray cluster whose machines see the files under the
-            same paths, and whose networks run on processors.
+        videos: folder of AVE's mp4 files, needed when ``source`` is AVE's Annotations.txt.
+        extra_splits: names that a CSV's column split may have beside train, val and test. Their clips are kept in the
+            store, but training and evaluation use them only when asked to.
+        workers: processes that share the work; by default one per processor, with ``ray`` of the cluster. With 0 this
+            process does all of it, for debugging: no limit holds, and a crash ends the extraction.
+        engine: where to work: ``local``, on this machine; or ``ray``, on the Ray cluster of RAY_ADDRESS (else on one
+            started here), whose machines must see the files under the same paths. Networks run on its processors.
         progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" is at clips
             of an earlier run.
 

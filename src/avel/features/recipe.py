@@ -38,7 +38,9 @@ FIRST_STREAMS = Streams()
 
 @dataclass(frozen=True)
 class Recipe:
-    """How clips become features. The default takes the classical extractors, which need no weights.
+    """How clips become features.
+
+    The default takes the classical extractors, which need no weights.
 
     Raises:
         AvelError: a value is of another type than its field, out of range, or none of the words that the field knows.
@@ -46,33 +48,35 @@ class Recipe:
     """
 
     visual: str = "classical"
-    """Visual extractor: classical, vgg19 as AVE's, or clip."""
+    """Visual extractor: classical, vgg19 (as for AVE's features), or clip."""
     audio: str = "classical"
-    """Audio extractor: classical, vggish as AVE's, or clap."""
+    """Audio extractor: classical, vggish (as for AVE's features), or clap."""
     visual_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the visual extractor, as in --visual_options.precision bfloat16; an unknown one is answered with the
+    """Options of the visual extractor, as in --visual_options.precision bfloat16. An unknown name is refused with the
     list of all."""
     audio_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the audio extractor, as in --audio_options.framing continuous; an unknown one is answered with the
+    """Options of the audio extractor, as in --audio_options.framing continuous. An unknown name is refused with the
     list of all."""
     segment_seconds: float = 1.0
     """Length of a segment in seconds."""
     framing: Literal["time", "ave"] = "time"
-    """Frames of a segment by their time, or as AVE's: tenths of the frames of clips of 9.5 to 10.5 s."""
+    """Which frames belong to a segment: with time those of its time; with ave a tenth of the frames of a clip of 9.5 to
+    10.5 s, as in AVE's own features."""
     streams: Streams = FIRST_STREAMS
     """Video and audio stream to take of files with several, counted from 0; left out, the first that can be decoded."""
     missing_audio: Literal["error", "mark"] = "error"
-    """A video without sound is an error, or keeps its pictures and is marked: no training takes it."""
+    """What to do with a video without sound: error lists it as failed; mark keeps its visual features and marks it, so
+    that training refuses it."""
     device: str = "auto"
     """Device of the extractors' networks: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
     #: A batch of four seconds takes VGG-19 half a minute on a slow core.
     clip_seconds_limit: float = 300.0
-    """A clip that does not get on by a second of video in that many seconds has failed; the rest go on. Not with
+    """Seconds that one second of video may take. A clip that needs longer has failed; the others go on. No limit with
     --workers 0."""
     #: A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
     clip_memory_limit: float = 2.0
-    """A clip whose process holds more GiB of memory has failed; the rest go on. On a GPU the limit is 4 GiB higher, for
-    its libraries. Not with --workers 0."""
+    """Memory in GiB that the process of a clip may use. A clip that needs more has failed; the others go on. With a GPU
+    the limit is 4 GiB higher, for its libraries. No limit with --workers 0."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():

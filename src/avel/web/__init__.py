@@ -3,10 +3,9 @@
 from avel.web.index import check_index, index_page
 from avel.web.notebook import timeline_snippet
 from avel.web.page import clip_beside, demo_page, timeline_page
-from avel.web.terminal import PlainConsole, terminal_timeline
+from avel.web.terminal import terminal_timeline
 
 __all__ = [
-    "PlainConsole",
     "check_index",
     "clip_beside",
     "demo_page",

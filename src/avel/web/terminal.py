@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.segment import Segment
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from avel.errors import AvelError
 from avel.plots import class_color, clock, shown_classes, tick_step
 from avel.text import visible
 from avel.timeline import Timeline
@@ -22,45 +17,6 @@ from avel.types import Span
 
 # Nothing, a trace, then the steps up to the whole of a mark.
 _BLOCKS, _ASCII = "·:▁▂▃▄▅▆▇█", ".:-=#"
-
-
-class PlainConsole(Console):
-    """A terminal to which the text of others can do nothing: what is printed are letters, whatever a name holds.
-
-    A string is one line; rich's own colours and bars stay. No guesses at markup and numbers.
-    """
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print, as rich does.
-
-        Raises:
-            AvelError: what is printed can go nowhere, as to a file on a full disk.
-            SystemExit: the reader of a pipe is gone.
-        """
-        try:
-            super().print(*objects, **options)
-        except OSError as error:
-            raise AvelError(
-                f"cannot write to standard {'error' if self.stderr else 'output'}: {error.strerror}",
-                "a terminal, or a file or pipe that takes what is printed",
-                "free some space, or send it elsewhere, and run the same command again",
-            ) from error
-
-    def on_broken_pipe(self) -> None:
-        """End quietly, as programs do that the signal of a broken pipe ends; Python itself flushes once more."""
-        with suppress(SystemExit):
-            super().on_broken_pipe()
-        raise SystemExit(128 + signal.SIGPIPE)
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(visible(text), **options)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text, keep_lines=True), segment.style)
 
 
 def terminal_timeline(timeline: Timeline) -> TerminalTimeline:

@@ -113,12 +113,13 @@ def export_h5(
     Args:
         store: a feature store.
         out: folder to write: new or empty, or an earlier export with ``overwrite``. It appears when all is written.
-        files: names of the files wanted; None for all. ``Annotations.txt`` is always written.
-        dtype: of the features. float64 is the type of AVE's own files, which code in double precision needs; float32
-            holds the same values in half the room, for code that converts what it reads (docs/ave.md).
-        segments: T. Longer clips are cut into windows of T, one after the other, the last shifted back, as training
-            cuts them. None takes AVE's 10, and every clip must have as many.
-        overwrite: replace an earlier export, all of it.
+        files: names of the h5 files to write, such as visual_feature.h5; by default all. Annotations.txt is always
+            written.
+        dtype: type of the features. All published code reads float64, the type of AVE's own files. float32 holds the
+            same values in half the space, for code that converts what it reads: AVEL and PSP do, CMRAN and CMBS do not.
+        segments: number T of segments in a row. Longer clips are cut into rows of T segments, the last one shifted
+            back, as training cuts them. By default 10, as in AVE, and no clip is cut: each must have as many.
+        overwrite: replace the whole of an earlier export.
         progress: called as ``progress("export", rows done, rows in all)``.
 
     Returns:

@@ -95,7 +95,7 @@ def import_ave(
     Args:
         folder: AVE's files, see `avel.data.ave.files.NAMES`.
         out: folder of the store; an import that was stopped there is resumed.
-        workers: threads; None for one per processor, 0 for none: all is done in the caller's.
+        workers: threads that share the work; by default one per processor; 0 starts none.
         progress: called as ``progress("import", clips done, clips in all)``.
 
     Returns:

@@ -91,8 +91,11 @@ def render(
 
     Args:
         out: the folder, made if need be.
-        clips, long_videos, seed, seconds: as for ``plan_world``.
-        workers: processes; None for one per processor, 0 for none: all is done in this process.
+        clips: number of clips, split into train, val and test.
+        long_videos: number of videos of 47 to 180 s, with their labels in long.csv.
+        seed: seed of the world. The same seed gives the same labels, frames and sound.
+        seconds: length of a clip, at least 2.
+        workers: processes that share the work; by default one per processor; 0 starts none.
         progress: called as ``("render", done, total)``.
 
     Returns:

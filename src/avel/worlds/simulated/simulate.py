@@ -97,16 +97,16 @@ def simulate(
 
     Args:
         out: the folder: new, empty, or holding the same simulation.
-        videos: N, rows of Annotations.txt, at least 3. In 4143 rows 45 videos stand more than once, as in AVE.
-        grid: (H, W) cells of the visual features.
-        visual_dim: Dv.
-        train_videos: rows of the training split; None takes AVE's proportion.
-        val_videos: rows of the validation split; likewise.
-        test_videos: rows of the test split; likewise. Where all three are given, N is their sum.
-        background_videos: videos of background alone (``*_noisy.h5``); with 0 these files are left out.
-        seed: the same seed gives the same files.
+        videos: number N of rows of Annotations.txt, at least 3. Of 4143 rows, 45 videos have more than one, as in AVE.
+        grid: cells of the visual features, H and W.
+        visual_dim: width Dv of a visual feature.
+        train_videos: rows of the training split; by default AVE's share of N.
+        val_videos: rows of the validation split; by default AVE's share of N.
+        test_videos: rows of the test split; by default AVE's share of N. With all three given, N is their sum.
+        background_videos: number of videos of background alone (``*_noisy.h5``); 0 leaves these files out.
+        seed: seed of the features. The same seed gives the same files.
         version: of the set: 2, or 1 for the files of earlier work (see `plan` for what differs).
-        workers: threads; None for one per processor, 0 for none. The files do not depend on it.
+        workers: threads that share the work; by default one per processor; 0 starts none. The files stay the same.
         progress: called as ``progress("simulate <file>", videos done, videos in all)``.
 
     Raises:
