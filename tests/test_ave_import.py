@@ -344,8 +344,8 @@ def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.C
     before = sorted(path.name for path in copy.iterdir())
     assert cli.main(["data", "import-ave", str(copy), "--dry-run", "--out", str(tmp_path / "store")]) == 0
     said = capsys.readouterr().out
-    assert "missing" in said and "task full: not without visual_feature.h5" in said
-    assert "task cml: not without train_order_match.h5" in said
+    assert "missing" in said and "task full: not ready without visual_feature.h5" in said
+    assert "task cml: not ready without train_order_match.h5" in said
     assert sorted(path.name for path in copy.iterdir()) == before and not (tmp_path / "store").exists()
 
 

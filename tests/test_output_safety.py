@@ -94,7 +94,7 @@ def test_again_it_keeps_what_is_there_and_writes_what_is_missing(
     capsys.readouterr()
     monkeypatch.chdir(talk.parent)
     assert localize("talk.mp4", *words) == 0  # the same file by another path
-    assert "there already" in capsys.readouterr().out and state(out) == before
+    assert "Already there: " in capsys.readouterr().out and state(out) == before
     (out / "talk.vtt").unlink()
     assert localize("talk.mp4", *words, "--html") == 0
     now = state(out)
@@ -142,7 +142,6 @@ def test_a_conflict_is_found_before_any_work(model: Path, talk: Path, monkeypatc
     def no_work(*_: object, **__: object) -> None:
         raise AssertionError("a video was read")
 
-    monkeypatch.setattr("avel.localization.localize", no_work)
     monkeypatch.setattr("avel.features.segments.extract_clip", no_work)
     (talk.parent / "talk.csv").touch()
     assert localize(talk, "--model", model, "--out", talk.parent) == 2

@@ -105,7 +105,8 @@ class Presented:
         video: its file.
         name: of the files written, without suffix.
         timeline: what was found in it, without the attention; None where that failed.
-        files: that this run wrote; none where an earlier run wrote them all.
+        files: what was found, in the order of `SUFFIXES`.
+        kept: an earlier run wrote them all.
         error: why it failed.
     """
 
@@ -113,6 +114,7 @@ class Presented:
     name: str
     timeline: Timeline | None = None
     files: Sequence[Path] = ()
+    kept: bool = False
     error: AvelError | None = None
 
 
@@ -143,7 +145,8 @@ def present_all(
             labelled = [astuple(span) for span in truth[video]] if video in truth else None
             mark = fingerprint(video, out, **made_from, truth=labelled)
             known = None if overwrite else finished(video, out, name, formats, mark)
-            todo.append((Presented(video, name, known), mark))
+            files = [out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats]
+            todo.append((Presented(video, name, known, files, kept=True), mark))
         except AvelError as error:
             yield Presented(video, name, error=error)
     for planned, mark in todo:

@@ -47,7 +47,7 @@ def print_files(found: Survey) -> None:
 def print_tasks(found: Survey) -> None:
     """The tasks that AVE's files are enough for, and what is missing for the others."""
     for task, lacking in found.lacking().items():
-        say(f"task {task}: {'missing ' + ', '.join(lacking) if lacking else 'ready'}")
+        say(f"task {task}: {'not ready without ' + ', '.join(lacking) if lacking else 'ready'}")
 
 
 def print_simulated(report: SimulateReport) -> None:
@@ -104,8 +104,8 @@ def print_localized(one: Presented) -> None:
         complain(f"failed: {visible(str(one.video))}: {one.error}")
         return
     console().print(terminal_timeline(one.timeline))
-    if not one.files:
-        say(f"{one.video}: an earlier run wrote its files")
+    if one.kept:
+        say(f"Already there: {', '.join(map(str, one.files))}")
         return
     for tag in ("framing", "streams", "time stamps", "length", "channels"):
         if tag in one.timeline.tags:
