@@ -32,7 +32,6 @@ from avel.evaluation import baselines, evaluate
 from avel.files import make_work_folder
 from avel.training import train
 
-SEEDS = range(10)
 Mutation = Callable[[Path, np.random.Generator], None]
 
 
@@ -295,11 +294,12 @@ MUTATIONS: dict[str, tuple[Mutation, str | None]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 10), marks=pytest.mark.slow)], ids=["two", "eight"])
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_damage_is_named_or_harmless(folder: Path, whole: Store, tmp_path: Path, name: str) -> None:
-    """Ten seeds each: the error names file, key and row, and nothing is left; or the store is the original's."""
+def test_damage_is_named_or_harmless(folder: Path, whole: Store, tmp_path: Path, name: str, seeds: range) -> None:
+    """The error names file, key and row, and nothing is left; or the store is the original's."""
     mutate, said = MUTATIONS[name]
-    for seed in SEEDS:
+    for seed in seeds:
         copy = Path(shutil.copytree(folder, tmp_path / f"ave-{seed}"))
         out = tmp_path / f"store-{seed}"
         mutate(copy, np.random.default_rng([seed, len(name)]))

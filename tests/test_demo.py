@@ -21,7 +21,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Demo
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "LONG_SECONDS", (20, 20))
-        yield out, demo(out, clips=16, long_videos=1, epochs=2, seed=4)
+        # In this process: workers would take longer to start than to work.
+        yield out, demo(out, clips=16, long_videos=1, epochs=2, seed=4, workers=0)
 
 
 def test_the_table_names_networks_classifiers_and_trivial_baselines(small: tuple[Path, DemoResult]) -> None:
