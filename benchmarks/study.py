@@ -13,6 +13,8 @@ the epoch. The table shows the difference on the test videos, too.
 
 results/study_TABLE.npz keeps what each run had right in every video, with its settings and its commit. After every run,
 results/study_TABLE.json is made from it. The same command adds the runs that are missing and repeats none.
+
+Rows whose option was removed are not trained any more: the tag study-options still has them.
 """
 
 import argparse
@@ -40,11 +42,15 @@ from avel.cml import DIRECTIONS, MODES, events, located, located_baselines
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import open_store
+from avel.errors import AvelError
 from avel.files import replacing, write_file
 from avel.metrics import paired_interval
+from avel.models import build_model
+from avel.models.ccln import CCLNOptions
 from avel.training import plan, train, train_clips
 
 TASKS = ("full", "weak", "cml")
+TAG = "study-options"  # the last commit with every option that the study tried
 WINDOW = 10
 LOOKS = 12  # validations in a run
 
@@ -206,7 +212,26 @@ def windows_of(path: Path, clips: tuple[int, ...]) -> Windows:
 def settings_of(config: TrainConfig) -> str:
     """What decides the outcome of a run, in words: its configuration and the content of its store."""
     settings = {key: value for key, value in asdict(config).items() if key not in ("store", "out", "threads")}
-    return json.dumps({**settings, "store": open_store(config.store).checksum}, sort_keys=True)
+    return json.dumps({**settings, "store": open_store(config.store).checksum}, sort_keys=True, default=str)
+
+
+def deciding(settings: str) -> dict[str, Any]:
+    """What `settings_of` says, in this version or an earlier one, without the defaults."""
+    usual = json.loads(json.dumps(asdict(TrainConfig(Path(), Path())), default=str))
+    found = {key: value for key, value in json.loads(settings).items() if value != usual.get(key, ...)}
+    options, removed = found.get("options", {}), CCLNOptions.removed
+    return {**found, "options": {key: value for key, value in options.items() if removed.get(key, ...) != value}}
+
+
+def trainable(row: Row) -> bool:
+    """Whether CCLN still has the options that the row tries."""
+    sizes: dict[str, Any] = {"audio_dim": 8, "visual_dim": 8, "grid": (2, 2), "num_classes": 2}
+    try:
+        with torch.device("meta"):
+            build_model("ccln", **sizes, task=row.task, **row.settings.get("options", {}))
+    except AvelError:
+        return False
+    return True
 
 
 Hits = dict[str, Any]  # what was right in every video of both splits, and what else is known of a run
@@ -321,9 +346,14 @@ def main() -> None:
     hits = read(kept)
     for row, seed in jobs:
         of = hits.get(f"{row.task}: {row.name}", {}).get(seed)
-        if of and of["settings"] != settings_of(config_of(row, seed, arguments)):
+        if of and deciding(of["settings"]) != deciding(settings_of(config_of(row, seed, arguments))):
             parser.error(f"{kept} holds {row.task}: {row.name}, seed {seed}, of other settings: give another --out")
     jobs = [(row, seed) for row, seed in jobs if seed not in hits.get(f"{row.task}: {row.name}", {})]
+    gone = [row for row in rows if not trainable(row)]
+    for row in gone:
+        if any(each == row for each, _ in jobs):
+            print(f"{row.task}: {row.name} is not trained: this option was removed. The tag {TAG} still has it")
+    jobs = [(row, seed) for row, seed in jobs if row not in gone]
     store = open_store(arguments.store)
     about = {
         "title": f"{store.origin}: {'the paper preset' if arguments.table == 'paper' else arguments.table} of CCLN",

@@ -3,17 +3,22 @@
 The tests know a model by what it declares (`avel.types.Model`) and never by its name.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from synthetic import write_store
 from torch import nn
 
+from avel.checkpoint import load
+from avel.config import TrainConfig
 from avel.errors import AvelError
 from avel.models import MODELS, build_model, describe_options
+from avel.training import train
 from avel.types import DistanceOutput, Fidelity, Output, Paper, RelevanceOutput, SegmentOutput, Target
 
 AUDIO_DIM, VISUAL_DIM, GRID, NUM_CLASSES = 6, 8, (3, 2), 4
@@ -266,7 +271,7 @@ def test_options_have_a_meaning_and_the_wrong_ones_are_refused(name: str) -> Non
 
 @pytest.mark.parametrize(
     ("option", "value", "tasks"),
-    [("weak_pool", "max", ["weak"]), ("cml_loss", "exponential", ["cml"]), ("fee_weight", 1.0, ["full", "weak"])],
+    [("weak_pool", "sum", ["weak"]), ("cml_loss", "exponential", ["cml"]), ("fee_weight", 1.0, ["full", "weak"])],
 )
 def test_an_option_that_the_task_does_not_read_is_refused(option: str, value: object, tasks: list[str]) -> None:
     for task in TASKS:
@@ -287,3 +292,32 @@ def test_an_unknown_model_is_refused_by_name() -> None:
 
 def test_whole_numbers_are_taken_for_fractions() -> None:
     assert build("ccln", dropout=0, temperature=1)
+
+
+@every_model
+def test_an_option_of_an_earlier_version_is_taken_at_the_value_that_is_left_and_refused_at_another(name: str) -> None:
+    removed = getattr(get_type_hints(MODELS[name].__init__).get("options"), "removed", {})
+    network = build(name, **removed)
+    assert network.state_dict().keys() == build(name).state_dict().keys()
+    for option, left in removed.items():
+        with pytest.raises(AvelError) as caught:
+            build(name, **{option: "another"})
+        assert caught.value.found == f"option {option} of {name} is 'another'"
+        assert repr(left) in caught.value.expected and "study-options" in caught.value.do
+    assert not set(removed) & {line.split(":")[0].strip() for line in describe_options(name).splitlines()}
+
+
+def test_a_checkpoint_that_names_removed_options_is_read_at_their_defaults_alone(tmp_path: Path) -> None:
+    """As those do that the presets of earlier versions trained."""
+    write_store(tmp_path / "store")
+    settings: dict[str, Any] = {"store": tmp_path / "store", "out": tmp_path / "run", "window": 6, "epochs": 1}
+    train(TrainConfig(**settings, device="cpu", options={"width": 8, "heads": 2}))
+    file = tmp_path / "run" / "best.json"
+    plain, description = load(file).network, json.loads(file.read_text())
+    description["network"]["options"] |= {"pairing": "crossed", "embedding_width": 1}
+    file.write_text(json.dumps(description))
+    assert all(map(torch.equal, load(file).network.parameters(), plain.parameters()))
+    description["network"]["options"]["pairing"] = "column"
+    file.write_text(json.dumps(description))
+    with pytest.raises(AvelError, match="option pairing of ccln is 'column'"):
+        load(file)

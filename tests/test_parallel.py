@@ -84,19 +84,18 @@ class Case:
     weak_labels: Any = "onehot"
 
 
-WIDE = {"embedding_width": 3, "wccl_labels": "segment"}
 CASES = {
     "full": Case("full"),
-    "full, of segments": Case("full", {**WIDE, "fee_level": "segment", "branch_anchors": "joint"}),
+    "full, FEE of segments": Case("full", {"fee_level": "segment"}),
     "full, as printed": Case(
         "full", {"classification": "sigmoid_focal", "wccl_reduction": "sum", "fee_gate": "product"}
     ),
     "weak": Case("weak"),
     "weak, proportion": Case("weak", {"classification": "sigmoid_focal"}, weak_labels="proportion"),
     "cml joint": Case("cml"),
-    "cml joint, all pairs": Case("cml", {**WIDE, "wccl_labels": "relevance", "cml_pairs": "all"}),
+    "cml joint, all pairs": Case("cml", {"cml_pairs": "all"}),
     "cml strict a2v": Case("cml", query="a2v"),
-    "cml strict v2a": Case("cml", WIDE, query="v2a"),
+    "cml strict v2a": Case("cml", query="v2a"),
 }
 
 

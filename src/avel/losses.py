@@ -102,46 +102,22 @@ def distance_contrastive(distance: Tensor, same: Tensor, *, margin: float = 1.0)
     return torch.where(same, distance, (margin - distance).clamp_min(0)).square().mean()
 
 
-def wccl(
-    fusion: Tensor, branch: Tensor, labels: Tensor, *, temperature: float, normalize: bool, reduction: str = "mean"
-) -> Tensor:
+def wccl(fusion: Tensor, branch: Tensor, labels: Tensor, *, temperature: float, reduction: str = "mean") -> Tensor:
     """Weakly-supervised cross-modal contrastive loss (CCLN eq. 27) over 2B anchors: fusion and branch of each video.
+
+    It pulls the anchors of one class together and pushes the others away. With ``s_ia = z_i . z_a / temperature``, z
+    the anchors divided by their norms (clamped at 1e-6), and B(i) the other anchors of i's class, anchor i costs
+    ``logsumexp_{a != i} s_ia - logsumexp_{p in B(i)} s_ip + log |B(i)|``.
 
     Args:
         fusion: (B, N) embeddings of the backbone.
         branch: (B, N) embeddings of the contrastive branch.
         labels: (B,) class ids; videos without event are a class of their own.
         temperature: delta, what similarities are divided by; positive.
-        normalize: compare directions only (L2-normalise, norms clamped at 1e-6).
         reduction: ``mean`` over the anchors, or ``sum`` as printed.
 
     Returns:
         The loss; with labels all different it is the self-supervised InfoNCE loss (Fig. 3a).
-    """
-    return contrastive(
-        torch.cat([fusion, branch]),
-        torch.cat([labels, labels]),
-        temperature=temperature,
-        normalize=normalize,
-        reduction=reduction,
-    )
-
-
-def contrastive(
-    anchors: Tensor, labels: Tensor, *, temperature: float, normalize: bool, reduction: str = "mean"
-) -> Tensor:
-    """Pull anchors of one class together and push the others away; the sum inside the logarithm, as in CCLN eq. 27.
-
-    With ``s_ia = z_i . z_a / temperature`` and B(i) the other anchors of i's class, anchor i costs
-    ``logsumexp_{a != i} s_ia - logsumexp_{p in B(i)} s_ip + log |B(i)|``. An anchor with no positive is left out.
-
-    Args:
-        anchors: (M, N) embeddings z.
-        labels: (M,) class ids.
-        temperature, normalize, reduction: as in ``wccl``.
-
-    Returns:
-        The loss; 0, with a zero gradient, where no anchor has a positive.
 
     Raises:
         ValueError: an unknown reduction, or a temperature that is not above 0.
@@ -150,20 +126,16 @@ def contrastive(
         raise ValueError(f"reduction {reduction!r} is neither 'mean' nor 'sum'")
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} is not above 0")
-    with torch.autocast(anchors.device.type, enabled=False):  # else the product would be taken in half precision
-        anchors = _precise(anchors)
-        if normalize:
-            anchors = functional.normalize(anchors, dim=1, eps=1e-6)
+    with torch.autocast(fusion.device.type, enabled=False):  # else the product would be taken in half precision
+        anchors = functional.normalize(_precise(torch.cat([fusion, branch])), dim=1, eps=1e-6)
         similarity = anchors @ anchors.T / temperature
         itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
-        positive = (labels[:, None] == labels) & ~itself
-        num_positives = positive.sum(1)
-        kept = num_positives > 0  # a logsumexp over nothing would be -inf, with a NaN gradient
-        others = similarity.masked_fill(itself, -torch.inf)[kept]
-        positives = others.masked_fill(~positive[kept], -torch.inf)
-        losses = others.logsumexp(1) - positives.logsumexp(1) + num_positives[kept].to(others.dtype).log()
-        total = losses.sum()
-        return total / max(len(losses), 1) if reduction == "mean" else total
+        positive = labels.repeat(2)[:, None] == labels.repeat(2)
+        others = similarity.masked_fill(itself, -torch.inf)
+        positives = similarity.masked_fill(~positive | itself, -torch.inf)
+        num_positives = positive.sum(1) - 1
+        losses = others.logsumexp(1) - positives.logsumexp(1) + num_positives.to(others.dtype).log()
+        return losses.mean() if reduction == "mean" else losses.sum()
 
 
 def _precise(tensor: Tensor) -> Tensor:

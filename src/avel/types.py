@@ -233,7 +233,9 @@ class Model(Protocol):
 
     def __init__(
         self, *, audio_dim: int, visual_dim: int, grid: tuple[int, int], num_classes: int, task: str, **options: Any
-    ) -> None: ...
+    ) -> None:
+        """For one task. A model that has options takes them as ``options``, a frozen dataclass of its own."""
+        ...
 
     def forward(self, audio: Tensor, visual: Tensor) -> Output:
         """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output of its task."""

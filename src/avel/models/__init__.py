@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import fields
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse_from_object
 from torch import nn
 
 from avel.errors import AvelError
@@ -45,8 +47,18 @@ def build_model(
     model = MODELS[name]
     if task not in model.tasks:
         raise AvelError(f"task {task!r} for {name}", " or ".join(model.tasks), "choose one of these, or another model")
+    options_type = _options_type(model)
+    removed: dict[str, Any] = getattr(options_type, "removed", {})
+    for option in options.keys() & removed.keys():  # an older checkpoint, or the settings of an older run
+        if options[option] != removed[option]:
+            raise AvelError(
+                f"option {option} of {name} is {options[option]!r}",
+                f"{removed[option]!r}: the other values were removed, as they made no difference",
+                "leave it out, or use avel at its tag study-options, which still has them",
+            )
+    chosen = {option: value for option, value in options.items() if option not in removed}
     known = _options(model)
-    for option, value in options.items():
+    for option, value in chosen.items():
         if option not in known:
             raise AvelError(
                 f"{name} has no option {option!r}", f"one of these\n{describe_options(name)}", "check the spelling"
@@ -59,7 +71,12 @@ def build_model(
                 f"option {option} of {name} in task {task}", f"it in task {' or '.join(tasks)} alone", "leave it out"
             )
     network = model(
-        audio_dim=audio_dim, visual_dim=visual_dim, grid=grid, num_classes=num_classes, task=task, **options
+        audio_dim=audio_dim,
+        visual_dim=visual_dim,
+        grid=grid,
+        num_classes=num_classes,
+        task=task,
+        **({"options": options_type(**chosen)} if options_type else {}),
     )
     assert isinstance(network, nn.Module)
     return network
@@ -95,17 +112,28 @@ def _values(kind: Any) -> str:
     return {int: "a whole number", float: "a number", bool: "true | false"}[kind]
 
 
-def _options(model: type[Model]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
-    """Of every argument of ``__init__`` that has a default: type, meaning, default, and the tasks that read it.
+def _options_type(model: type[Model]) -> type[Any] | None:
+    """What a model's ``options`` argument is annotated with, a dataclass; None where it has no such argument."""
+    return get_type_hints(model.__init__).get("options")
 
-    It is annotated with its meaning, and then with the tasks, unless all of them read it.
+
+@cache
+def _options(model: type[Model]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
+    """Of every option: type, meaning, default, and the tasks that read it, if not all do.
+
+    The meaning is the sentence under the field, as in `TrainConfig`; an annotation names the tasks.
     """
-    hints = get_type_hints(model.__init__, include_extras=True)
-    options = {}
-    for parameter in inspect.signature(model.__init__).parameters.values():
-        if parameter.default is not parameter.empty:
-            meaning, tasks = (*hints[parameter.name].__metadata__, ())[:2]
-            if tasks:
-                meaning = f"task {' or '.join(tasks)}: {meaning}"
-            options[parameter.name] = (hints[parameter.name].__origin__, meaning, parameter.default, tasks)
-    return options
+    options_type = _options_type(model)
+    if options_type is None:
+        return {}
+    sentences = {each.arg_name: each.description or "" for each in parse_from_object(options_type).params}
+    hints = get_type_hints(options_type, include_extras=True)
+    found: dict[str, tuple[Any, str, Any, Sequence[str]]] = {}
+    for option in fields(options_type):
+        hint = hints[option.name]
+        kind, *tasks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        meaning = " ".join(sentences[option.name].split()).removesuffix(".")
+        if tasks:
+            meaning = f"task {' or '.join(tasks)}: {meaning}"
+        found[option.name] = (kind, meaning, option.default, tasks)
+    return found

@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from avel.errors import AvelError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The features that a model was built for.
+
+    Attributes:
+        audio_dim, visual_dim, grid: Da, Dv, (H, W).
+        two_lengths: whether audio and visual may have different numbers of segments, as a query has in task ``cml``.
+    """
+
+    audio_dim: int
+    visual_dim: int
+    grid: tuple[int, int]
+    two_lengths: bool = False
+
+    def checked(self, audio: Tensor, visual: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """audio (B, Ta, Da) and visual (B, Tv, H, W, Dv) in the type of a model's parameters.
+
+        Raises:
+            AvelError: a shape is not that.
+        """
+        good = (
+            audio.ndim == 3
+            and visual.ndim == 5
+            and len(audio) == len(visual)
+            and (audio.shape[1] == visual.shape[1] or self.two_lengths)
+            and 0 not in audio.shape
+            and 0 not in visual.shape
+            and audio.shape[2] == self.audio_dim
+            and tuple(visual.shape[2:]) == (*self.grid, self.visual_dim)
+        )
+        if not good:
+            height, width = self.grid
+            raise AvelError(
+                f"audio of shape {tuple(audio.shape)} and visual of shape {tuple(visual.shape)}",
+                f"audio (B, T, {self.audio_dim}) and visual (B, T, {height}, {width}, {self.visual_dim}), with"
+                f" the same B{'' if self.two_lengths else ' and T'}",
+                "give features of the extractors the model was built for, pooled ones as (B, T, 1, 1, Dv)",
+            )
+        return audio.to(dtype), visual.to(dtype)
 
 
 class Dropout(nn.Module):
@@ -90,7 +134,7 @@ class _MaskedReLU(torch.autograd.Function):
 class AudioGuidedAttention(nn.Module):
     """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018).
 
-    The attention-weighted mean of each segment's raw cell features, the weights being scored by the sound.
+    The attention-weighted mean of each segment's raw cell features; the audio decides on the weights.
     At H = W = 1 it is the identity and has no parameters.
 
     Args:
@@ -98,7 +142,7 @@ class AudioGuidedAttention(nn.Module):
         audio_dim: Da.
         num_cells: H * W, also the number of hidden units (49 as published).
         dropout: rate after every linear map but the last, which gives the scores.
-        audio_axis: ``position``, the sound is projected onto the H*W positions (the released code), or ``hidden``, onto
+        audio_axis: ``position``, the audio is projected onto the H*W positions (the released code), or ``hidden``, onto
             the hidden units (the paper's text).
     """
 
@@ -129,7 +173,7 @@ class AudioGuidedAttention(nn.Module):
 
         Args:
             visual: (B, T, H, W, Dv).
-            audio: (B, T, Da), or (B, 1, Da), one sound that guides all segments.
+            audio: (B, T, Da), or (B, 1, Da), which guides all segments.
 
         Returns:
             (B, T, Dv) and the map (B, T, H, W), which sums to 1 over the cells; None at H = W = 1.
@@ -137,9 +181,9 @@ class AudioGuidedAttention(nn.Module):
         cells = visual.flatten(2, 3)  # (B, T, H*W, Dv)
         if self.num_cells == 1:
             return cells.squeeze(2), None
-        looks, sounds = self.visual(cells), self.audio(audio)
-        heard = self.dropout(self.audio_hidden(sounds)).unsqueeze(self.audio_axis)  # over positions or hidden units
-        hidden = self.dropout(self.visual_hidden(looks)) + heard  # (B, T, H*W, hidden)
+        visual_features, audio_features = self.visual(cells), self.audio(audio)
+        guide = self.dropout(self.audio_hidden(audio_features)).unsqueeze(self.audio_axis)
+        hidden = self.dropout(self.visual_hidden(visual_features)) + guide  # (B, T, H*W, hidden)
         attention = self.score(hidden.tanh()).squeeze(-1).softmax(-1)  # (B, T, H*W)
         attended = (attention.unsqueeze(-2).to(cells.dtype) @ cells).squeeze(-2)
         return attended, attention.view(visual.shape[:4])
@@ -191,3 +235,23 @@ class SelfAttention(nn.Module):
         attended = attended.transpose(1, 2).flatten(2)  # (B, T, D)
         added: Tensor = self.norm(features + self.dropout(self.output(attended)))
         return added
+
+
+def distances(visual: Tensor, audio: Tensor) -> Tensor:
+    """``||v_i - a_j|| / sqrt(D)`` of every visual and every audio segment.
+
+    In float32 at least. The gradient at distance 0 is 0, where the root of a sum of squares would give NaN.
+
+    Args:
+        visual: (B, Tv, D).
+        audio: (B, Ta, D).
+
+    Returns:
+        (B, Tv, Ta).
+    """
+    with torch.autocast(visual.device.type, enabled=False):
+        precise = torch.promote_types(visual.dtype, torch.float32)
+        visual, audio = visual.to(precise), audio.to(precise)
+        # Not the expansion |v|^2 - 2 v a + |a|^2, which loses what small distances are made of.
+        apart = torch.cdist(visual, audio, compute_mode="donot_use_mm_for_euclid_dist")
+        return apart / visual.shape[-1] ** 0.5
