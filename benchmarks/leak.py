@@ -30,7 +30,7 @@ from avel.data.loader import Batch, Windows, task_split
 from avel.data.store import Settings, Store, StoredClip, checksum, open_store
 from avel.data.store_writing import write_index, write_shard
 from avel.files import write_file
-from avel.models.ccln import distances
+from avel.models.layers import distances
 from avel.training import plan, train
 from avel.types import DistanceOutput
 
