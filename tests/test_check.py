@@ -193,7 +193,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         both(*(spoil("audio", number, ..., NAN) for number in range(12))),
         [
             "error audio: NaN or infinity in 48 segments: c0 segment 0, c0 segment 1, c0 segment 2, c0 segment 3, "
-            "c1 segment 0, c1 segment 1, c1 segment 2, c1 segment 3, c2 segment 0, c2 segment 1, ... and 38 more"
+            "c1 segment 0, c1 segment 1, c1 segment 2, c1 segment 3, c2 segment 0, c2 segment 1 and 38 more"
         ],
     ),
     (
@@ -340,7 +340,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         [
             "note  labels: events of no length, which no segment carries (12): c0 bell 2-2 s, c1 bell 2-2 s, "
             "c2 bell 2-2 s, c3 bell 2-2 s, c4 bell 2-2 s, c5 bell 2-2 s, c6 bell 2-2 s, c7 bell 2-2 s, c8 bell 2-2 s, "
-            "c9 bell 2-2 s, ... and 2 more",
+            "c9 bell 2-2 s and 2 more",
             "note  labels: classes in no clip (1): dog",
             f"error labels: {NO_EVENT} in any of 12 labelled clips, so that there is nothing to learn",
         ],
@@ -492,9 +492,7 @@ def test_damaged_stores_are_findings(tmp_path: Path) -> None:
     assert only(path) == "shards: features that differ from their checksum: clips (1): c11"
     path, shard = fresh("header")
     shard.write_bytes(b"\xff" * shard.stat().st_size)
-    assert re.fullmatch(
-        r"shards: .*shard-.*: a header of .* bytes: clips \(12\): c0, .*, c9, \.\.\. and 2 more", only(path)
-    )
+    assert re.fullmatch(r"shards: .*shard-.*: a header of .* bytes: clips \(12\): c0, .*, c9 and 2 more", only(path))
     path, _ = fresh("rows")
     text = (path / "store.json").read_text()
     (path / "store.json").write_text(re.sub(r'"row": \d+', '"row": 46', text))

@@ -309,9 +309,7 @@ def test_clips_of_other_lengths_are_refused_by_name(tmp_path: Path, capsys: pyte
     words = ["export-h5", str(tmp_path / "store"), str(tmp_path / "h5")]
     assert cli.main(words) == 2
     said = capsys.readouterr().err
-    assert (
-        "9 of 14 clips" in said and "clip-1 (8), clip-2 (12), clip-4 (8), clip-5 (12), clip-7 (8), and 4 more" in said
-    )
+    assert "9 of 14 clips" in said and "clip-1 (8), clip-2 (12), clip-4 (8), clip-5 (12), clip-7 (8) and 4 more" in said
     assert "--segments 8" in said and "do this:" in said and not (tmp_path / "h5").exists()
     assert cli.main([*words, "--segments", "9"]) == 2
     said = capsys.readouterr().err

@@ -26,7 +26,7 @@ from avel.errors import AvelError
 from avel.features.video import probe
 from avel.files import write_csv
 from avel.present import file_names
-from avel.text import csv_cell, csv_path, csv_path_text, csv_text, has_controls, visible
+from avel.text import csv_cell, csv_path, csv_path_text, csv_text, first_names, has_controls, visible
 from avel.timeline import Timeline
 from avel.types import Event, Span
 from avel.web import index_page, terminal_timeline, timeline_page
@@ -38,6 +38,13 @@ HARMLESS = re.compile("[^\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 ODD = st.lists(
     st.sampled_from([*"=+-@'\t\r\n \\./,;\"{}&<>aé", "\x1b", "\x00", "\u202e", "\udcff", "＝", "-->"]), max_size=8
 ).map("".join)
+
+
+def test_the_first_of_many_names() -> None:
+    assert first_names(["a", "b", "c"]) == "a, b, c" and first_names([]) == ""
+    assert first_names(["a", "b", "c", "d"]) == "a, b, c and 1 more"
+    assert first_names([7, 8, 9], 1) == "7 and 2 more"
+    assert first_names(["a", "b"], 2, total=9) == "a, b and 7 more"
 
 
 def harmless(text: str) -> bool:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from avel.errors import AvelError
 from avel.reading import LARGE_FILE, LONGEST_WINDOW, Count, Sha256, Text, parse_json, read_bytes, read_json
+from avel.text import first_names
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ class WarmStart(Struct):
         said = f"starts from {self.checkpoint} ({self.model}, epoch {self.epoch}): {len(self.taken)} tensors taken"
         for names, what in ((self.fresh, "random here"), (self.unused, "not used of it")):
             if names:
-                said += f"; {len(names)} {what}: {', '.join(names[:3])}{', ...' if names[3:] else ''}"
+                said += f"; {len(names)} {what}: {first_names(names)}"
         return f"{said}; it was trained on other {' and '.join(self.other_data)}" if self.other_data else said
 
 

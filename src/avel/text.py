@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 #: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, bytes that are no text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -37,6 +38,18 @@ def written_out(text: str) -> str:
 def has_controls(text: str) -> bool:
     """Whether `visible` would change the text."""
     return bool(_CONTROLS.search(text))
+
+
+def first_names(names: Sequence[object], most: int = 3, *, total: int | None = None) -> str:
+    """The first of many names: ``a, b, c and 4 more``.
+
+    Args:
+        names: all of them, or the first ones.
+        most: how many to name.
+        total: how many there are, where ``names`` are not all.
+    """
+    more = (len(names) if total is None else total) - most
+    return ", ".join(map(str, names[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 # In a CSV. What is written for a text is read back as that text; a text that is no formula is written as it is.

@@ -41,6 +41,7 @@ from avel.files import check_folder, make_folder, remove_abandoned, write_file
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
+from avel.text import first_names
 from avel.types import DistanceOutput, EventOutput, Output, Progress, Report, Target, TrainStatus
 
 T = TypeVar("T")
@@ -135,7 +136,7 @@ def train(
             notice("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
         unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
         if unused:
-            some = ", ".join(unused[:3]) + (", ..." if unused[3:] else "")
+            some = first_names(unused)
             notice(f"labelled clips that no training and no test takes, by their split ({len(unused)}): {some}")
     for windows in (train_windows, choose_windows):
         windows.serve(fabric.device, resident=home.fits)

@@ -17,6 +17,7 @@ import numpy as np
 
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
+from avel.text import first_names
 from avel.types import Progress
 from avel.workers import processors
 
@@ -120,11 +121,11 @@ class Comparison:
             notes.append(f"framing: a is {self.framings[0]}, b is {self.framings[1]}: segments show other moments")
         for name, ids in (("a", self.only_a), ("b", self.only_b)):
             if ids:
-                notes.append(f"only in {name}: {_some(ids)}")
+                notes.append(f"only in {name}: {_counted(ids)}")
         if self.mute:
-            notes.append(f"without valid audio in a or b, and not compared: {_some(self.mute)}")
+            notes.append(f"without valid audio in a or b, and not compared: {_counted(self.mute)}")
         if self.lengths:
-            text = _some([f"{name} ({one} and {other})" for name, one, other in self.lengths])
+            text = _counted([f"{name} ({one} and {other})" for name, one, other in self.lengths])
             notes.append(f"of other lengths in a and b, so that only the first segments were compared: {text}")
         return notes
 
@@ -395,9 +396,8 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f", ... and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)}: {', '.join(names[:NAMED])}{more}"
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)}: {first_names(names, NAMED)}"
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from avel.errors import AvelError
+from avel.text import first_names
 from avel.types import Finding
 from avel.workers import processors
 
@@ -124,12 +125,12 @@ class Places:
         """How many, and where the first ones are."""
         pairs = zip(numbers, self.owners(numbers[:LISTED]), strict=False)
         shown = [f"{self.names[owner]} segment {number - self.starts[owner]}" for number, owner in pairs]
-        return f"{counted(len(numbers), 'segment')}: {some(shown, len(numbers))}"
+        return f"{counted(len(numbers), 'segment')}: {first_names(shown, LISTED, total=len(numbers))}"
 
     def units(self, owners: Iterable[int]) -> str:
         """How many of all, and the first ones."""
         chosen = [self.names[owner] for owner in owners]
-        return f"{len(chosen)} of {counted(len(self.names), self.noun)}: {some(chosen)}"
+        return f"{len(chosen)} of {counted(len(self.names), self.noun)}: {first_names(chosen, LISTED)}"
 
 
 def of_values(place: str, kind: Kind, seen: Measured, places: Places) -> list[Finding]:
@@ -185,12 +186,6 @@ def in_threads(function: Callable[..., _T], tasks: Iterable[tuple[Any, ...]]) ->
             yield pending.popleft().result()
 
 
-def some(names: Sequence[str], number: int | None = None) -> str:
-    """The first of many names; ``number`` of them where not all are given."""
-    more = (len(names) if number is None else number) - LISTED
-    return ", ".join(names[:LISTED]) + (f", ... and {more} more" if more > 0 else "")
-
-
 def counted(number: int, noun: str) -> str:
     """``1 clip``, ``2 clips``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
@@ -198,7 +193,7 @@ def counted(number: int, noun: str) -> str:
 
 def listed(level: Level, place: str, text: str, names: Sequence[str]) -> list[Finding]:
     """A finding that names its first examples, or none where there is no example."""
-    return [Finding(level, place, f"{text} ({len(names)}): {some(names)}")] if names else []
+    return [Finding(level, place, f"{text} ({len(names)}): {first_names(names, LISTED)}")] if names else []
 
 
 def refused(place: str, error: AvelError) -> Finding:

@@ -38,6 +38,7 @@ from avel.reading import (
     rows_of,
     tensor_shapes,
 )
+from avel.text import first_names
 from avel.types import Span
 
 if TYPE_CHECKING:  # the workers that only decode must not pay for torch
@@ -329,9 +330,8 @@ class Store:
         """
         mute = [self.clips[index].id for index in indices if not self.clips[index].audio_valid]
         if mute:
-            more = f", and {len(mute) - 3} more" if len(mute) > 3 else ""
             raise AvelError(
-                f"no valid audio in {self.path} for {len(mute)} of the clips: {', '.join(mute[:3])}{more}",
+                f"no valid audio in {self.path} for {len(mute)} of the clips: {first_names(mute)}",
                 "sound in every clip that is trained on, evaluated, compared or exported",
                 "take them out of the CSV, or out of its splits, and run `avel extract` again: the others are kept",
             )

@@ -27,7 +27,7 @@ from avel.data.splits import read_split
 from avel.errors import AvelError
 from avel.files import write_csv
 from avel.reading import LARGE_FILE, read_bytes
-from avel.text import csv_path_text, csv_text, has_controls, utf8_path_text
+from avel.text import csv_path_text, csv_text, first_names, has_controls, utf8_path_text
 from avel.types import BACKGROUND, Span
 
 _COLUMNS = ("video", "start", "end", "label")
@@ -162,8 +162,7 @@ def read_truth(csv_path: str | Path, videos: Sequence[str | Path]) -> tuple[dict
             "correct column video, or give the CSV of these videos",
         )
     if lacking:
-        some = ", ".join(lacking[:3]) + (", ..." if lacking[3:] else "")
-        lines.append(f"no truth for {len(lacking)} of {len(wanted)} videos: {some}")
+        lines.append(f"no truth for {len(lacking)} of {len(wanted)} videos: {first_names(lacking)}")
     return found, lines
 
 

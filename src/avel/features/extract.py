@@ -392,7 +392,7 @@ def _prepare(out: Path, recipe: Recipe) -> Work[Clip, StoredClip]:
     return _work(out, recipe.build())
 
 
-def _work(out: Path, built: BuiltRecipe) -> Work[Clip, Part]:
+def _work(out: Path, built: BuiltRecipe) -> Work[Clip, StoredClip]:
     """The same where the extractors are built already."""
     built.on_device()
     return lambda clip, alive: _one_clip(clip, out, built, alive)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avel.errors import AvelError
 from avel.features.video import is_media, probe
-from avel.text import visible
+from avel.text import first_names, visible
 
 #: Files with these suffixes are taken for videos without a look at them: one that cannot be used is a failed video.
 MEDIA_SUFFIXES = {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov"}
@@ -20,7 +20,6 @@ MEDIA_SUFFIXES |= {".wmv"}
 _OF_A_SYSTEM = {"$recycle.bin", "desktop.ini", "ehthumbs.db", "system volume information", "thumbs.db"}
 _HEAD = 4096  # bytes; text this long is no media
 _NO_MEDIA = "not a media file"
-_NAMED = 3  # files, of each reason
 
 
 def videos_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
@@ -78,10 +77,7 @@ def in_words(left_out: Mapping[Path, str]) -> str:
     names: dict[str, list[str]] = {}
     for path, reason in left_out.items():
         names.setdefault(reason, []).append(visible(path.as_posix()))
-    told = [
-        f"{', '.join(some[:_NAMED])}{f' and {len(some) - _NAMED} more' if some[_NAMED:] else ''} ({reason})"
-        for reason, some in names.items()
-    ]
+    told = [f"{first_names(some)} ({reason})" for reason, some in names.items()]
     return f"{len(left_out)} left out: {'; '.join(told)}" if told else ""
 
 

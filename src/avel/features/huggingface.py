@@ -29,6 +29,7 @@ from avel.features.extractor import make_tag
 from avel.features.weights import cache_folder
 from avel.files import file_sha256
 from avel.reading import read_bytes
+from avel.text import first_names
 
 # ViT-B/32 and HTSAT-tiny. The main branches hold pickles only; these revisions are their conversions to safetensors.
 CLIP_WEIGHTS = "openai/clip-vit-base-patch32@refs/pr/15"
@@ -394,7 +395,7 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
             raise _unfit(folder, error) from error
     missing = sorted(report["missing_keys"])
     if missing:  # transformers fills them with random numbers and goes on
-        raise _unfit(folder, f"{_WEIGHTS} lacks {missing[0]}" + (f" and {len(missing) - 1} more" * (len(missing) > 1)))
+        raise _unfit(folder, f"{_WEIGHTS} lacks {first_names(missing, 1)}")
     if len(tokenizer) > network.config.text_config.vocab_size:
         raise _unfit(folder, f"there are more words in its tokenizer ({len(tokenizer)}) than its network knows")
     network = network.float().eval().requires_grad_(False)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import av
 
+from avel.text import first_names
+
 _BACK = 0.1  # seconds by which the stamps of one stream never go back but for a jump; FFmpeg's own value
 _BACK_GUESSED = 1.0  # the same where FFmpeg guesses the order of decoding from the times at which pictures are shown
 _AHEAD = 10.0  # seconds, FFmpeg's own value: a jump, where the format allows jumps and no stream fills the gap
@@ -30,11 +32,9 @@ def in_words(jumps: list[Jump], zero: float) -> str:
     if not jumps:
         return ""
     told = [
-        f"at {jump.at - zero:.2f} s ({'back' if jump.by < 0 else 'ahead'} by {abs(jump.by):.2f} s)"
-        for jump in jumps[:3]
+        f"at {jump.at - zero:.2f} s ({'back' if jump.by < 0 else 'ahead'} by {abs(jump.by):.2f} s)" for jump in jumps
     ]
-    more = f" and {len(jumps) - 3} more" if jumps[3:] else ""
-    return f"jump {', '.join(told)}{more}, read on without a gap"
+    return f"jump {first_names(told)}, read on without a gap"
 
 
 @dataclass

@@ -28,6 +28,7 @@ from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, replacing_folder
+from avel.text import first_names
 from avel.types import BACKGROUND, Progress, Span
 
 NAMED = 5  # clips that an error names
@@ -212,12 +213,10 @@ def _refuse_lengths(store: Store, indices: Sequence[int], segments: int | None) 
     wrong = [clip for clip in clips if (clip.segments != length if segments is None else clip.segments < length)]
     if not wrong:
         return
-    some = ", ".join(f"{clip.id} ({clip.segments})" for clip in wrong[:NAMED])
-    more = f", and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    some = first_names([f"{clip.id} ({clip.segments})" for clip in wrong], NAMED)
     shortest = min(clip.segments for clip in clips)
     raise AvelError(
-        f"{len(wrong)} of {len(clips)} clips in {store.path} have another number of segments than {length}: {some}"
-        f"{more}",
+        f"{len(wrong)} of {len(clips)} clips in {store.path} have another number of segments than {length}: {some}",
         f"{length} segments in every clip, as AVE has" if segments is None else f"at least {length} in every clip",
         f"add --segments {min(shortest, length)}, which cuts longer clips into windows, or take these clips out of the "
         "CSV and run `avel extract` again: the others are kept",

@@ -37,6 +37,7 @@ from avel.files import (
     write_file,
 )
 from avel.reading import Count, Sha256, open_tensors, parse_json
+from avel.text import first_names
 from avel.types import Finding, Progress
 from avel.workers import in_threads, worker_count
 
@@ -391,11 +392,11 @@ def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Findi
         for kind, path in (("visual", first.visual), ("audio", first.audio)):
             rows = [row for shard in own for row in facts[shard.path]["negative"][kind]]
             if rows:
-                text = f"{len(rows)} rows hold negative values, which AVE's never do: {_some(rows)}"
+                text = f"{len(rows)} rows hold negative values, which AVE's never do: {first_names(rows, 10)}"
                 findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
         silent = [row for shard in own for row in facts[shard.path]["silent"]]
         if silent:
-            text = f"{len(silent)} rows have a second of zeros, no sound that VGGish knows: {_some(silent)}"
+            text = f"{len(silent)} rows have a second of zeros, no sound that VGGish knows: {first_names(silent, 10)}"
             findings.append(Finding("note", f"{first.audio.name}, key {FEATURES}", text))
         if first.pooled:
             differs = max(facts[shard.path]["pooled_difference"] for shard in own)
@@ -403,10 +404,6 @@ def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Findi
             text = f"{'is' if same else 'is not'} the mean over the cells of {first.visual.name} (to {differs:.1e})"
             findings.append(Finding("ok" if same else "note", first.pooled.name, text))
     return findings
-
-
-def _some(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
 
 
 def _undo(out: Path, shards: list[Path], existed: bool) -> None:

@@ -37,6 +37,7 @@ from avel.data.store import Settings, SettingsFile
 from avel.errors import AvelError
 from avel.files import file_sha256
 from avel.reading import Count, read_json
+from avel.text import first_names
 from avel.types import Finding
 
 FEATURE_FILES = ("visual", "audio", "pooled visual", "background visual", "background audio")
@@ -374,8 +375,8 @@ def _of_labels(
         different = ~np.isclose(given.astype(np.float64), labels, rtol=0, atol=1e-6)
         rows = np.flatnonzero(different.reshape(len(labels), -1).any(1)).tolist()
         if rows:
-            some = ", ".join(map(str, rows[:20])) + (", ..." if len(rows) > 20 else "")
-            text = f"{len(rows)} of {len(labels)} rows differ from Annotations.txt, which counts: rows {some}"
+            which = first_names(rows, 20)
+            text = f"{len(rows)} of {len(labels)} rows differ from Annotations.txt, which counts: rows {which}"
             findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
         else:
             findings.append(Finding("ok", path.name, f"equals Annotations.txt on all {labels.size} cells"))
