@@ -31,7 +31,7 @@ from birth import ROOT, birth
 
 from avel.devices import device
 from avel.errors import AvelError
-from avel.features.segments import PictureSegments, extract_clip
+from avel.features.segments import VisualSegments, extract_clip
 from avel.features.vgg19 import BLOCKS, PRECISIONS, Vgg19, multiply_adds
 from avel.features.vggish import Vggish
 from avel.features.video import open_media
@@ -75,7 +75,7 @@ def decode_all(video: Path) -> None:
 
 
 def decode_and_resize(video: Path, num_segments: int) -> None:
-    pictures = PictureSegments(Pictures(), 1.0)
+    pictures = VisualSegments(Pictures(), 1.0)
     with open_media(video, audio=False) as media:
         for moment, frame in media.decode():
             pictures.push(moment, frame)

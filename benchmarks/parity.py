@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from birth import ROOT, birth
 
+from avel.features.audio_samples import read_waveform
 from avel.features.recipe import Recipe
-from avel.features.segments import SoundSegments, extract_clip
+from avel.features.segments import AudioSegments, extract_clip
 from avel.features.vgg19 import BLOCKS, Vgg19
 from avel.features.vggish import SAMPLE_RATE, Vggish, log_mel
-from avel.features.video import Scaler, open_media, read_waveform
+from avel.features.video import Scaler, open_media
 from avel.files import write_file
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -149,7 +150,7 @@ def compare_sound(path: Path, name: str, networks: dict[str, Vggish], network: t
     num_segments = max(1, round(len(wave) / rate))
     row: dict[str, Any] = {"file": name, "rate": rate, "segments": num_segments}
     for framing, ours in networks.items():
-        segments = SoundSegments(ours, 1.0)
+        segments = AudioSegments(ours, 1.0)
         with open_media(path, video=False) as media:
             for time, frame in media.decode():
                 segments.push(time, frame)

@@ -19,10 +19,12 @@ from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
+from avel.features.audio_samples import read_waveform
 from avel.features.extract import extract
 from avel.features.recipe import Recipe, Streams
 from avel.features.segments import extract_clip
-from avel.features.video import open_media, probe, read_waveform, sample_frames
+from avel.features.streams import probe
+from avel.features.video import open_media, sample_frames
 
 NOISE = np.random.default_rng(0).normal(0, 0.2, 500_000)
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}

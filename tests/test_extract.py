@@ -36,7 +36,7 @@ from avel.features import AudioExtractor, VisualExtractor, build_extractor, desc
 from avel.features.estimate import estimate_seconds
 from avel.features.extract import extract
 from avel.features.recipe import Recipe
-from avel.features.segments import BATCH_SEGMENTS, SoundSegments, extract_clip
+from avel.features.segments import BATCH_SEGMENTS, AudioSegments, extract_clip
 from avel.features.sources import read_source
 from avel.files import held_alone
 
@@ -74,7 +74,7 @@ def test_number_of_segments(tmp_path: Path, video_seconds: float, audio_seconds:
 def test_sound_is_cut_at_its_seconds(lengths: list[int], segment_seconds: float) -> None:
     total = sum(lengths)
     wave = np.arange(1, total + 1, dtype=np.float32)
-    segments = SoundSegments(EndsOfSound(), segment_seconds)
+    segments = AudioSegments(EndsOfSound(), segment_seconds)
     start = 0
     for length in lengths:
         segments._add(wave[start : start + length])

@@ -99,7 +99,7 @@ def test_clip_against_transformers(clip_folder: Path) -> None:
         wanted = network(**pixels, **tokens.convert_to_tensors("pt"))
         hidden = wanted.vision_model_output.last_hidden_state[:, 1:]
         hidden = network.vision_model.post_layernorm(hidden).reshape(3, 4, 4, 24)
-    whole, cells = clip.see(frames)
+    whole, cells = clip.embed_frames(frames)
     assert whole.shape == (3, SPACE) and cells.shape == (3, 4, 4, SPACE)
     np.testing.assert_allclose(np.linalg.norm(cells, axis=-1), 1, atol=1e-5)
     np.testing.assert_allclose(clip(frames), hidden, atol=1e-4)
@@ -118,12 +118,12 @@ def test_patches_in_the_last_layer_see_themselves_alone(clip_folder: Path) -> No
     frames = pictures(1)
     vision = clip._network.vision_model
     with torch.inference_mode():
-        seen, entering = clip._look(clip._on_device(frames))
+        seen, entering = clip._run(clip._on_device(frames))
         assert torch.equal(vision.encoder.layers[-1](entering, None), seen.last_hidden_state)
         alone = torch.stack([vision.encoder.layers[-1](entering[:, i : i + 1], None)[0, 0] for i in range(1, 17)])
         wanted = clip._network.visual_projection(vision.post_layernorm(alone))
     wanted = torch.nn.functional.normalize(wanted, dim=-1)
-    np.testing.assert_allclose(clip.see(frames)[1][0].reshape(16, SPACE), wanted, atol=1e-5)
+    np.testing.assert_allclose(clip.embed_frames(frames)[1][0].reshape(16, SPACE), wanted, atol=1e-5)
 
 
 @needs_transformers
@@ -139,7 +139,7 @@ def test_a_patch_of_the_picture_is_its_cell_of_the_grid(
     change = np.abs(clip(after) - clip(before)).sum(-1)[0]  # attention takes it everywhere, but most of it stays
     assert np.unravel_index(change.argmax(), change.shape) == cell
     one_layer = ClipVision(str(write_clip(tmp_path / "one", layers=1)), frames_per_segment=1)
-    change = np.abs(one_layer.see(after)[1] - one_layer.see(before)[1]).sum(-1)[0]
+    change = np.abs(one_layer.embed_frames(after)[1] - one_layer.embed_frames(before)[1]).sum(-1)[0]
     assert change[cell] > 0.1
     change[cell] = 0
     assert change.max() < 1e-5  # for words the only layer lets each patch see itself alone
@@ -151,7 +151,7 @@ def test_segments_are_means_of_their_frames(clip_folder: Path) -> None:
     each = ClipVision(str(clip_folder), frames_per_segment=1)
     twenty = ClipVision(str(clip_folder), frames_per_segment=20)
     np.testing.assert_allclose(twenty(frames), each(frames).reshape(2, 20, 4, 4, 24).mean(1), atol=1e-5)
-    for found, single in zip(twenty.see(frames), each.see(frames), strict=True):
+    for found, single in zip(twenty.embed_frames(frames), each.embed_frames(frames), strict=True):
         mean = single.reshape(2, 20, *single.shape[1:]).mean(1)
         np.testing.assert_allclose(found, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-5)
 

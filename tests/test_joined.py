@@ -14,10 +14,12 @@ from media import Pictures, Sound, remux, write_streams
 from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
+from avel.features.audio_samples import read_waveform
 from avel.features.extract import extract
 from avel.features.segments import ClipFeatures, extract_clip
 from avel.features.stamps import Stamps
-from avel.features.video import open_media, probe, read_waveform, sample_frames
+from avel.features.streams import probe
+from avel.features.video import open_media, sample_frames
 
 CODECS = {
     "ts": ("libx264", "aac"),

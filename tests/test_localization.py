@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import avel.features
 from avel.errors import AvelError
-from avel.features.video import probe
-from avel.localization import estimate_seconds, find_events, localize, localize_features, windows
+from avel.features.streams import probe
+from avel.localization import estimate_seconds, find_events, localize, localize_features, overlapping_starts
 from avel.models import build_model
 from avel.types import SegmentOutput
 
@@ -71,7 +71,7 @@ def features(num_segments, seed=0):
 
 @given(st.integers(1, 200), st.integers(1, 20))
 def test_windows(num_segments, window):
-    starts = windows(num_segments, window)
+    starts = overlapping_starts(num_segments, window)
     length = min(window, num_segments)
     assert starts == sorted(set(starts))
     assert starts[0] == 0 and starts[-1] + length == num_segments
@@ -82,13 +82,13 @@ def test_windows(num_segments, window):
 
 
 def test_windows_by_hand():
-    assert windows(10, 10) == [0]
-    assert windows(11, 10) == [0, 1]
-    assert windows(15, 10) == [0, 5]
-    assert windows(23, 10) == [0, 5, 10, 13]
-    assert windows(7, 10) == [0]
-    assert windows(1, 10) == [0]
-    assert windows(4, 1) == [0, 1, 2, 3]
+    assert overlapping_starts(10, 10) == [0]
+    assert overlapping_starts(11, 10) == [0, 1]
+    assert overlapping_starts(15, 10) == [0, 5]
+    assert overlapping_starts(23, 10) == [0, 5, 10, 13]
+    assert overlapping_starts(7, 10) == [0]
+    assert overlapping_starts(1, 10) == [0]
+    assert overlapping_starts(4, 1) == [0, 1, 2, 3]
 
 
 # the network over a clip

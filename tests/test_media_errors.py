@@ -13,8 +13,10 @@ from media import cut, write_video
 
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
+from avel.features.audio_samples import read_waveform
 from avel.features.segments import ClipFeatures, extract_clip
-from avel.features.video import probe, read_waveform, sample_frames
+from avel.features.streams import probe
+from avel.features.video import sample_frames
 
 Extract = Callable[[Path], ClipFeatures]
 

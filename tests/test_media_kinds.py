@@ -18,7 +18,7 @@ from test_synchrony import Loudness, assert_in_place, click, flash
 from avel.errors import AvelError
 from avel.features.recipe import Recipe
 from avel.features.segments import extract_clip
-from avel.features.video import probe
+from avel.features.streams import probe
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,7 +23,7 @@ from avel.errors import AvelError
 from avel.features import vgg19
 from avel.features.extract import extract
 from avel.features.recipe import Recipe
-from avel.features.video import probe
+from avel.features.streams import probe
 from avel.workers import Limits, in_workers
 
 LIMITS = Limits(seconds=60, memory=2 * 2**30)

@@ -14,9 +14,11 @@ from media import Pictures, Sound, write_streams
 
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
+from avel.features.audio_samples import read_waveform
 from avel.features.recipe import Recipe
 from avel.features.segments import extract_clip
-from avel.features.video import MediaInfo, probe, read_waveform, sample_frames
+from avel.features.streams import MediaInfo, probe
+from avel.features.video import sample_frames
 
 
 @dataclass(frozen=True)

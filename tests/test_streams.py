@@ -15,10 +15,12 @@ from avel import cli
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
+from avel.features.audio_samples import AudioTrack, mono_shares, read_waveform
 from avel.features.extract import extract
 from avel.features.recipe import Recipe, Streams
 from avel.features.segments import extract_clip
-from avel.features.video import Scaler, SoundTrack, mono_shares, open_media, probe, read_waveform, sample_frames
+from avel.features.streams import probe
+from avel.features.video import Scaler, open_media, sample_frames
 
 #: Four quarters: red, green, blue, white.
 QUARTERS = np.zeros((48, 64, 3), np.uint8)
@@ -233,9 +235,9 @@ LAYOUTS = {
 }
 
 
-def heard(path: Path, rate: int | None) -> SoundTrack:
+def heard(path: Path, rate: int | None) -> AudioTrack:
     """The sound of a file, its samples as the attribute ``wave``."""
-    track = SoundTrack(rate)
+    track = AudioTrack(rate)
     with open_media(path, video=False) as media:
         pieces = [track.push(time, frame) for time, frame in media.decode() if isinstance(frame, av.AudioFrame)]
     track.wave = np.concatenate([*pieces, track.finish()])
@@ -288,7 +290,7 @@ def test_channels_of_no_known_place_are_averaged(layout: str) -> None:
     samples = np.outer(np.arange(number) == 1, np.full(1000, 0.6)).astype(np.float32)
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
     frame.sample_rate = 8000
-    track = SoundTrack(8000)
+    track = AudioTrack(8000)
     wave = np.concatenate([track.push(0.0, frame), track.finish()])
     assert wave == pytest.approx(np.full(1000, 0.6 / number), abs=1e-6)
     assert track.mixing == f"{layout}: averaged, as the file does not say where they belong"
@@ -312,13 +314,13 @@ def test_a_centre_alone_in_every_format(form: str) -> None:
         samples = samples.T.reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format=form, layout="5.1")
     frame.sample_rate = 8000
-    track = SoundTrack(8000)
+    track = AudioTrack(8000)
     wave = np.concatenate([track.push(0.0, frame), track.finish()])
     assert wave == pytest.approx(np.full(1000, 0.5 * 0.29289), abs=1e-4)
 
 
 def test_the_number_of_channels_may_change(tmp_path: Path) -> None:
-    track, waves = SoundTrack(8000), []
+    track, waves = AudioTrack(8000), []
     for number, layout in enumerate(["5.1(side)", "stereo", "5.1(side)", "quad"]):
         channels = av.AudioLayout(layout).nb_channels
         frame = av.AudioFrame.from_ndarray(np.full((channels, 8000), 0.5, np.float32), format="fltp", layout=layout)

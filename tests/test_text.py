@@ -23,7 +23,7 @@ from avel import cli
 from avel.console import PlainConsole
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
-from avel.features.video import probe
+from avel.features.streams import probe
 from avel.files import write_csv
 from avel.present import file_names
 from avel.text import csv_cell, csv_path, csv_path_text, csv_text, first_names, has_controls, visible

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from avel.errors import AvelError
 from avel.features import build_extractor, describe
+from avel.features.audio_samples import AudioTrack, read_waveform
 from avel.features.recipe import Recipe
-from avel.features.segments import SoundSegments, extract_clip
+from avel.features.segments import AudioSegments, extract_clip
 from avel.features.vggish import Vggish, log_mel, resample
-from avel.features.video import SoundTrack, open_media, read_waveform
+from avel.features.video import open_media
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,7 @@ def test_continuous_framing_is_that_of_the_whole(tmp_path: Path, weights_file: P
 
 def test_continuous_framing_must_not_drift(weights_file: Path) -> None:
     continuous = Vggish(str(weights_file), digest(weights_file), framing="continuous")
-    segments = SoundSegments(continuous, 1.0)
+    segments = AudioSegments(continuous, 1.0)
     with pytest.raises(AvelError, match=r"would be 0\.76 s off its pictures") as caught:
         segments.finish(20)
     assert "--segment-seconds 0.96" in caught.value.do
@@ -249,7 +250,7 @@ def test_continuous_framing_must_not_drift(weights_file: Path) -> None:
 
 def test_sound_at_its_own_rate_in_16_bits(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", sample_rate=44_100)  # AAC is decoded to floats
-    track = SoundTrack(None)
+    track = AudioTrack(None)
     with open_media(path, video=False) as media:
         wave = np.concatenate([*(track.push(time, frame) for time, frame in media.decode()), track.finish()])
     assert track.sample_rate == 44_100
@@ -268,6 +269,6 @@ def test_sixteen_bits() -> None:
     ):
         frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
         frame.sample_rate = 8_000
-        track = SoundTrack(None)
+        track = AudioTrack(None)
         found = np.concatenate([track.push(0.0, frame), track.finish()])
         assert (found * 32768).tolist() == wanted

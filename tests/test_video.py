@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from media import grey_of, write_video
 
 from avel.errors import AvelError
-from avel.features.video import (
-    FrameChooser,
-    Scaler,
-    SoundTrack,
-    open_media,
-    probe,
-    read_waveform,
-    sample_frames,
-    segment_times,
-)
+from avel.features.audio_samples import AudioTrack, read_waveform
+from avel.features.streams import probe
+from avel.features.video import FrameChooser, Scaler, open_media, sample_frames, segment_times
 
 
 def nearest_before(frames: list[float], time: float) -> int:
@@ -139,7 +132,7 @@ def test_channels_are_averaged_at_full_scale_one(form: str, kind: type, zero: in
     channels = np.array([[left], [right]]) * full + zero
     samples = np.repeat(channels, 16_000, axis=1).astype(kind)
     packed = samples if planar else samples.T.reshape(1, -1)
-    track = SoundTrack(16_000)
+    track = AudioTrack(16_000)
     frame = sound_frame(np.ascontiguousarray(packed), 16_000, form + "p" * planar, "stereo")
     wave = np.concatenate([track.push(0.0, frame), track.finish()])
     assert len(wave) == 16_000 and wave.dtype == np.float32
@@ -152,19 +145,19 @@ def test_gaps_are_silent_and_overlaps_are_dropped() -> None:
     def frame() -> av.AudioFrame:
         return sound_frame(ones, 8_000, "flt", "mono")
 
-    gap = SoundTrack(8_000)
+    gap = AudioTrack(8_000)
     wave = np.concatenate([gap.push(0.0, frame()), gap.push(0.3, frame()), gap.finish()])
     assert wave.shape == (3200,) and (wave[:800] == 0.5).all() and not wave[800:2400].any() and (wave[2400:] > 0).all()
-    overlap = SoundTrack(8_000)
+    overlap = AudioTrack(8_000)
     wave = np.concatenate([overlap.push(0.0, frame()), overlap.push(0.05, frame()), overlap.finish()])
     assert wave.shape == (1200,)
-    rounded = SoundTrack(8_000)  # a time stamp rounded to 10 ms moves nothing
+    rounded = AudioTrack(8_000)  # a time stamp rounded to 10 ms moves nothing
     wave = np.concatenate([rounded.push(0.0, frame()), rounded.push(0.109, frame()), rounded.finish()])
     assert wave.shape == (1600,)
 
 
 def test_a_change_of_rate_within_the_sound() -> None:
-    track = SoundTrack(16_000)
+    track = AudioTrack(16_000)
     pieces = []
     for index, rate in enumerate((8_000, 48_000, 16_000)):
         tone = np.sin(2 * np.pi * 500 * np.arange(rate) / rate).astype(np.float32)

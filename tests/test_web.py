@@ -18,7 +18,8 @@ from media import Pictures, Sound, later, write_streams
 from rich.console import Console
 
 from avel.errors import AvelError
-from avel.features.video import probe, sample_frames
+from avel.features.streams import probe
+from avel.features.video import sample_frames
 from avel.localization import find_events
 from avel.plots import class_bars, class_color, clock
 from avel.present import write_page

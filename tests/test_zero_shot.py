@@ -61,7 +61,7 @@ class Encoder:
         self.done += number
         return rows.astype(np.float32)
 
-    def see(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def embed_frames(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         assert frames.shape[1:] == (8, 8, 3) and frames.dtype == np.uint8
         patches = np.zeros((len(frames) // 2, 2, 3, self.dim), np.float32)
         for label in range(len(LABELS)):
@@ -85,10 +85,10 @@ def softmax(values: list[float]) -> list[float]:
     return [power / sum(powers) for power in powers]
 
 
-def oracle(eyes: Encoder, ears: Encoder, threshold: float):
+def oracle(visual: Encoder, audio: Encoder, threshold: float):
     """What the docs say, word by word: rows of probabilities, and the label of each segment or None."""
     rows, found = [], []
-    for picture, sound in zip(eyes.script.tolist(), ears.script.tolist(), strict=True):
+    for picture, sound in zip(visual.script.tolist(), audio.script.tolist(), strict=True):
         look = softmax([3.0 * value for value in picture[:4]])  # three labels and one background prompt
         hear = softmax([3.4 * value for value in (*sound[:3], *sound[4:6])])  # and two of them
         hear = [*hear[:3], hear[3] + hear[4]]
@@ -104,11 +104,11 @@ def oracle(eyes: Encoder, ears: Encoder, threshold: float):
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.4, 0.5])
 @pytest.mark.parametrize("seed", range(4))
 def test_against_the_oracle(tiny_video: Path, seed: int, threshold: float) -> None:
-    eyes, ears = encoders(seed)
+    visual, audio = encoders(seed)
     timeline = localize_words(
-        tiny_video, LABELS, clip=eyes, clap=ears, threshold=threshold, segment_seconds=SECONDS, prompts=PROMPTS
+        tiny_video, LABELS, clip=visual, clap=audio, threshold=threshold, segment_seconds=SECONDS, prompts=PROMPTS
     )
-    rows, found = oracle(eyes, ears, threshold)
+    rows, found = oracle(visual, audio, threshold)
     np.testing.assert_allclose(timeline.probabilities, rows, atol=1e-6)
     np.testing.assert_allclose(timeline.probabilities.sum(1), 1, atol=1e-12)
     labels = [None] * 12
@@ -125,14 +125,14 @@ def test_a_picture_that_stands_still_for_minutes(tmp_path: Path) -> None:
     """Its features are taken again without a look, and what was seen stays beside what is heard at the time."""
     path = write_video(tmp_path / "a.mkv", times=[0, 0.5, 20, 20.5], seconds=21, audio_codec="pcm_s16le", size=(16, 16))
     shown = np.eye(6)[[0] * 4 + [1] * 4 + [2]]  # seconds 0 to 3; 4 to 7, as are those to 19; second 20
-    eyes, ears = Encoder("visual", 5 * shown), Encoder("audio", 5 * np.eye(6)[[0] * 4 + [1] * 16 + [2]])
-    timeline = localize_words(path, LABELS, clip=eyes, clap=ears, threshold=0.3, prompts=PROMPTS)
+    visual, audio = Encoder("visual", 5 * shown), Encoder("audio", 5 * np.eye(6)[[0] * 4 + [1] * 16 + [2]])
+    timeline = localize_words(path, LABELS, clip=visual, clap=audio, threshold=0.3, prompts=PROMPTS)
     assert [(event.label, event.start, round(event.end)) for event in timeline.events] == [
         ("dog barking", 0, 4),
         ("church bell", 4, 20),
         ("train horn", 20, 21),
     ]
-    assert eyes.done == 9
+    assert visual.done == 9
 
 
 def test_the_oracle_finds_something_at_each_threshold() -> None:
@@ -143,10 +143,10 @@ def test_the_oracle_finds_something_at_each_threshold() -> None:
 
 
 def test_the_timeline(tiny_video: Path, tmp_path: Path) -> None:
-    eyes, ears = encoders(0)
+    visual, audio = encoders(0)
     stages = []
     timeline = localize_words(
-        tiny_video, "dog barking, church bell, train horn", clip=eyes, clap=ears, threshold=0.3, min_seconds=0.5,
+        tiny_video, "dog barking, church bell, train horn", clip=visual, clap=audio, threshold=0.3, min_seconds=0.5,
         segment_seconds=SECONDS, prompts=PROMPTS, progress=lambda *step: stages.append(step),
     )  # fmt: skip
     assert timeline.classes == LABELS and timeline.video == str(tiny_video)
@@ -162,9 +162,9 @@ def test_the_timeline(tiny_video: Path, tmp_path: Path) -> None:
         label = int(row[:-1].argmax())
         assert np.unravel_index(heat.argmax(), heat.shape) == (label % 2, label)
     # the prompts: every label in every template, then the background
-    assert eyes.read[:3] == ["a photo of dog barking.", "dog barking at work.", "a photo of church bell."]
-    assert eyes.read[-1] == "nothing to see." and len(eyes.read) == 7
-    assert ears.read == [f"a sound of {label}." for label in LABELS] + ["silence.", "noise."]
+    assert visual.read[:3] == ["a photo of dog barking.", "dog barking at work.", "a photo of church bell."]
+    assert visual.read[-1] == "nothing to see." and len(visual.read) == 7
+    assert audio.read == [f"a sound of {label}." for label in LABELS] + ["silence.", "noise."]
     timeline.to_json(tmp_path / "clip.json")
     again = Timeline.from_json(tmp_path / "clip.json")
     assert (again.classes, again.tags, len(again.events)) == (LABELS, timeline.tags, len(timeline.events))
@@ -173,20 +173,20 @@ def test_the_timeline(tiny_video: Path, tmp_path: Path) -> None:
 def test_picture_and_sound_must_each_put_most_on_the_label(tiny_video: Path) -> None:
     """The bell is what they share most, but the picture would rather have a train: no event, however low the bar."""
     look, hear = [0.1, 0.6, 0.62, -0.3, 0, 0.4], [0.1, 0.8, 0.4, 0, -0.25, -0.2]
-    eyes, ears = (Encoder(kind, np.array([row] * 12)) for kind, row in (("visual", look), ("audio", hear)))
-    options = {"clip": eyes, "clap": ears, "threshold": 0.0, "segment_seconds": SECONDS, "prompts": PROMPTS}
+    visual, audio = (Encoder(kind, np.array([row] * 12)) for kind, row in (("visual", look), ("audio", hear)))
+    options = {"clip": visual, "clap": audio, "threshold": 0.0, "segment_seconds": SECONDS, "prompts": PROMPTS}
     timeline = localize_words(tiny_video, LABELS, **options)
     assert (timeline.probabilities.argmax(-1) == 1).all() and timeline.events == ()
-    eyes, ears = (Encoder(kind, np.array([hear] * 12)) for kind in ("visual", "audio"))
-    (event,) = localize_words(tiny_video, LABELS, **options | {"clip": eyes, "clap": ears}).events
+    visual, audio = (Encoder(kind, np.array([hear] * 12)) for kind in ("visual", "audio"))
+    (event,) = localize_words(tiny_video, LABELS, **options | {"clip": visual, "clap": audio}).events
     assert event.label == "church bell" and event.start == 0
 
 
 def test_prompts_have_a_tag(tiny_video: Path) -> None:
     tags = set()
     for prompts in (PROMPTS, Prompts(("{}",), PROMPTS.sound, PROMPTS.no_picture, PROMPTS.no_sound)):
-        eyes, ears = encoders(0)
-        options = {"clip": eyes, "clap": ears, "segment_seconds": SECONDS}
+        visual, audio = encoders(0)
+        options = {"clip": visual, "clap": audio, "segment_seconds": SECONDS}
         tags.add(localize_words(tiny_video, LABELS, prompts=prompts, **options).tags["prompts"])
     assert len(tags) == 2
 
@@ -198,9 +198,9 @@ def test_a_label_is_the_mean_of_its_sentences(tiny_video: Path) -> None:
         def embed_words(self, texts: list[str]) -> np.ndarray:
             return np.eye(self.dim)[[0 if "photo" in text else 1 if "work" in text else 2 for text in texts]] * 1.0
 
-    eyes, ears = (Reader(kind, np.tile([1.0, 0, 0, 0], (12, 1))) for kind in ("visual", "audio"))
+    visual, audio = (Reader(kind, np.tile([1.0, 0, 0, 0], (12, 1))) for kind in ("visual", "audio"))
     prompts = Prompts(PROMPTS.picture, PROMPTS.picture, ("none",), ("none",))
-    timeline = localize_words(tiny_video, ["dog"], clip=eyes, clap=ears, segment_seconds=SECONDS, prompts=prompts)
+    timeline = localize_words(tiny_video, ["dog"], clip=visual, clap=audio, segment_seconds=SECONDS, prompts=prompts)
     np.testing.assert_allclose(timeline.probabilities[:, 0], softmax([3.0 * math.sqrt(0.5), 0])[0], atol=1e-6)
 
 
@@ -294,23 +294,23 @@ def test_check_labels() -> None:
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(tiny_video: Path, wrong: dict[str, object]) -> None:
-    eyes, ears = encoders(0)
-    options = {"labels": LABELS, "clip": eyes, "clap": ears, "prompts": PROMPTS, "segment_seconds": SECONDS} | wrong
+    visual, audio = encoders(0)
+    options = {"labels": LABELS, "clip": visual, "clap": audio, "prompts": PROMPTS, "segment_seconds": SECONDS} | wrong
     with pytest.raises(AvelError):
         localize_words(tiny_video, **options)
 
 
 def test_an_encoder_without_numbers_is_refused(tiny_video: Path) -> None:
-    eyes, ears = encoders(0)
-    eyes.script[5] = np.nan
+    visual, audio = encoders(0)
+    visual.script[5] = np.nan
     with pytest.raises(AvelError, match="not finite"):
-        localize_words(tiny_video, LABELS, clip=eyes, clap=ears, segment_seconds=SECONDS, prompts=PROMPTS)
+        localize_words(tiny_video, LABELS, clip=visual, clap=audio, segment_seconds=SECONDS, prompts=PROMPTS)
 
 
 def test_no_such_file() -> None:
-    eyes, ears = encoders(0)
+    visual, audio = encoders(0)
     with pytest.raises(AvelError, match="no such file"):
-        localize_words("nowhere.mp4", LABELS, clip=eyes, clap=ears, prompts=PROMPTS)
+        localize_words("nowhere.mp4", LABELS, clip=visual, clap=audio, prompts=PROMPTS)
 
 
 # the whole way

@@ -1,7 +1,8 @@
 """A video of any length -> a Timeline.
 
-The clip is cut into windows of the length the model was trained on, half overlapping; the probabilities of the
-windows that cover a segment are averaged, and a run of segments that agree on one class is an event.
+The clip is cut into pieces as long as the windows that the model was trained on, each half over the one before. The
+probabilities of the pieces that cover a segment are averaged, and a run of segments that agree on one class is an
+event.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from avel.checkpoint import LoadedModel
     from avel.features.recipe import Streams
 
-_WINDOWS_AT_ONCE = 32
+_AT_ONCE = 32
 
 #: What stores call the maker of features that were read from AVE's h5 files: as its authors released them, or not.
 RELEASED, LAYOUT, SIMULATED = "ave-released", "ave-layout", "simulated-"
@@ -102,7 +103,7 @@ def localize(
         The timeline, or of a list the timelines in its order.
 
     Raises:
-        AvelError: the file cannot be used (see `avel.features.video.probe`), the model was trained on features of
+        AvelError: the file cannot be used (see `avel.features.streams.probe`), the model was trained on features of
             another extractor than the one of that name here, or on features that no extractor makes, the extractor's
             weights are missing or do not match, threshold or min_seconds is out of range, or there is no such device.
     """
@@ -301,7 +302,7 @@ def estimate_seconds(
     Videos that cannot be read count as nothing.
     """
     from avel.features import run_on
-    from avel.features.video import probe
+    from avel.features.streams import probe
 
     visual, audio = _build_extractors(model, visual_weights, audio_weights).values()
     place = run_on(device, visual, audio)
@@ -319,10 +320,10 @@ def estimate_seconds(
     return 2 * per_second * media
 
 
-def windows(num_segments: int, window: int) -> list[int]:
-    """Starts of the windows that cover ``num_segments``: hop ``window // 2``, the last one shifted back to fit.
+def overlapping_starts(num_segments: int, window: int) -> list[int]:
+    """Starts of the pieces of ``window`` segments that cover a clip: hop ``window // 2``, the last shifted back to fit.
 
-    A clip no longer than a window is one window of its own length.
+    A clip no longer than a window is one piece of its own length.
     """
     if num_segments <= window:
         return [0]
@@ -337,13 +338,13 @@ def localize_features(
     *,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The model's opinion of every segment, averaged over the windows that cover it.
+    """The model's opinion of every segment, averaged over the pieces that cover it.
 
     Args:
         audio: (T, Da) array or tensor of one clip, or (N, T, Da) of several of one length.
         visual: (T, H, W, Dv) or (N, T, H, W, Dv).
         model: its ``streams`` says which stream enters; the other one is zeroed, as it was in training.
-        progress: called as ``progress("network", windows done, windows)``.
+        progress: called as ``progress("network", pieces done, pieces)``.
 
     Returns:
         Probabilities (T, C+1) or (N, T, C+1) and attention (T, H, W) or (N, T, H, W), float64; None where the model
@@ -365,19 +366,19 @@ def localize_features(
         )
     network = model.network.eval()
     device = device_of(network)
-    heard, seen = torch.as_tensor(audio), torch.as_tensor(visual)
-    one_clip = heard.ndim == 2
+    audio, visual = torch.as_tensor(audio), torch.as_tensor(visual)
+    one_clip = audio.ndim == 2
     if one_clip:
-        heard, seen = heard.unsqueeze(0), seen.unsqueeze(0)
+        audio, visual = audio.unsqueeze(0), visual.unsqueeze(0)
     if model.streams == "audio":
-        seen = torch.zeros_like(seen)
+        visual = torch.zeros_like(visual)
     if model.streams == "visual":
-        heard = torch.zeros_like(heard)
+        audio = torch.zeros_like(audio)
 
-    num_clips, num_segments = heard.shape[:2]
+    num_clips, num_segments = audio.shape[:2]
     length = min(model.window, num_segments)
-    starts = windows(num_segments, model.window)
-    at_once = max(1, _WINDOWS_AT_ONCE // num_clips)
+    starts = overlapping_starts(num_segments, model.window)
+    at_once = max(1, _AT_ONCE // num_clips)
     cover = np.zeros(num_segments)
     probabilities = np.zeros((num_clips, num_segments, len(model.classes) + 1))
     attention: np.ndarray | None = None
@@ -385,21 +386,21 @@ def localize_features(
         batch = starts[first : first + at_once]
         with torch.inference_mode():
             output = network(
-                torch.cat([heard[:, start : start + length] for start in batch]).to(device),
-                torch.cat([seen[:, start : start + length] for start in batch]).to(device),
+                torch.cat([audio[:, start : start + length] for start in batch]).to(device),
+                torch.cat([visual[:, start : start + length] for start in batch]).to(device),
             )
-            spoken = output.probabilities().unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
-            looked = output.attention
-            if looked is not None:
-                looked = looked.unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
-        if attention is None and looked is not None:
-            attention = np.zeros((num_clips, num_segments, *looked.shape[3:]))
+            found = output.probabilities().unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
+            weights = output.attention
+            if weights is not None:
+                weights = weights.unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
+        if attention is None and weights is not None:
+            attention = np.zeros((num_clips, num_segments, *weights.shape[3:]))
         for number, start in enumerate(batch):
             span = slice(start, start + length)
             cover[span] += 1
-            probabilities[:, span] += spoken[number]
-            if attention is not None and looked is not None:
-                attention[:, span] += looked[number]
+            probabilities[:, span] += found[number]
+            if attention is not None and weights is not None:
+                attention[:, span] += weights[number]
         if progress is not None:
             progress("network", first + len(batch), len(starts))
     probabilities /= cover[:, None]

@@ -19,8 +19,10 @@ from typing import Any
 
 import avel
 from avel.errors import AvelError
+from avel.features.audio_samples import read_waveform
 from avel.features.recipe import FIRST_STREAMS, Streams
-from avel.features.video import probe, read_waveform, sample_frames
+from avel.features.streams import probe
+from avel.features.video import sample_frames
 from avel.files import file_sha256, held_alone, make_folder, together
 from avel.plots import frame_times, timeline_picture
 from avel.timeline import Timeline

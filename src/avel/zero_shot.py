@@ -28,8 +28,8 @@ from avel.types import BACKGROUND, ZERO_SHOT, Progress
 MOST_LABELS = 100
 
 
-class PictureWords(VisualExtractor, Protocol):
-    """What looks at pictures and reads words, as `avel.features.huggingface.ClipVision` does.
+class VisualWords(VisualExtractor, Protocol):
+    """An encoder of pictures and words, as `avel.features.huggingface.ClipVision` does.
 
     Attributes:
         word_scale: what cosines are multiplied with before their softmax.
@@ -38,15 +38,15 @@ class PictureWords(VisualExtractor, Protocol):
     @property
     def word_scale(self) -> float: ...
 
-    def see(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def embed_frames(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Frames, as for a visual extractor -> segments (T, D) and their patches (T, H, W, D), of length 1."""
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
         """N texts -> (N, D), of length 1."""
 
 
-class SoundWords(AudioExtractor, Protocol):
-    """What listens and reads words, as `avel.features.huggingface.ClapAudio` does; its features are of length 1.
+class AudioWords(AudioExtractor, Protocol):
+    """An encoder of sounds and words, as `avel.features.huggingface.ClapAudio` does; its features are of length 1.
 
     Attributes:
         word_scale: what cosines are multiplied with before their softmax.
@@ -84,8 +84,8 @@ def localize_words(
     path: str | Path,
     labels: str | Sequence[str],
     *,
-    clip: PictureWords | str | Path | None = None,
-    clap: SoundWords | str | Path | None = None,
+    clip: VisualWords | str | Path | None = None,
+    clap: AudioWords | str | Path | None = None,
     threshold: float = 0.5,
     min_seconds: float = 0.0,
     segment_seconds: float = 1.0,
@@ -115,7 +115,7 @@ def localize_words(
 
     Raises:
         AvelError: labels, prompts, threshold or min_seconds that cannot be used; the encoders or the file cannot be
-            used (see `ClipVision`, `ClapAudio` and `avel.features.video.probe`); there is no such device.
+            used (see `ClipVision`, `ClapAudio` and `avel.features.streams.probe`); there is no such device.
     """
     names = parse_labels(labels) if isinstance(labels, str) else check_labels(labels)
     prompts = prompts or Prompts()
@@ -124,44 +124,44 @@ def localize_words(
         raise AvelError(f"a threshold of {threshold}", "a probability, 0 to 1", "choose another threshold")
     if not min_seconds >= 0.0:
         raise AvelError(f"min_seconds of {min_seconds}", "seconds, 0 or more", "choose another length")
-    eyes, ears = _encoders(clip, clap)
-    run_on(device, eyes, ears)
-    shown = _embed_prompts(eyes, prompts.picture, prompts.no_picture, names)
-    spoken = _embed_prompts(ears, prompts.sound, prompts.no_sound, names)
+    visual_encoder, audio_encoder = _encoders(clip, clap)
+    run_on(device, visual_encoder, audio_encoder)
+    visual_prompts = _embed_prompts(visual_encoder, prompts.picture, prompts.no_picture, names)
+    audio_prompts = _embed_prompts(audio_encoder, prompts.sound, prompts.no_sound, names)
 
-    watcher = _Watcher(eyes, shown[: len(names)])
+    patches = _PatchCosines(visual_encoder, visual_prompts[: len(names)])
     recipe = Recipe(segment_seconds=segment_seconds, streams=streams)
-    features = extract_clip(path, watcher, ears, recipe, progress=progress)
+    features = extract_clip(path, patches, audio_encoder, recipe, progress=progress)
     num_segments = len(features.audio)
-    pictures = np.concatenate(watcher.pictures)[:num_segments]
-    seen = word_probabilities(pictures, shown, len(names), eyes.word_scale)
-    heard = word_probabilities(features.audio, spoken, len(names), ears.word_scale)
-    if not (np.isfinite(seen).all() and np.isfinite(heard).all()):
+    embeddings = np.concatenate(patches.embeddings)[:num_segments]
+    visual_probabilities = word_probabilities(embeddings, visual_prompts, len(names), visual_encoder.word_scale)
+    audio_probabilities = word_probabilities(features.audio, audio_prompts, len(names), audio_encoder.word_scale)
+    if not (np.isfinite(visual_probabilities).all() and np.isfinite(audio_probabilities).all()):
         raise AvelError(
-            f"{path}: {eyes.tag} or {ears.tag} gives probabilities that are not finite",
+            f"{path}: {visual_encoder.tag} or {audio_encoder.tag} gives probabilities that are not finite",
             "weights that are finite numbers",
             "download the weights again",
         )
-    probabilities = agree(seen, heard)
+    probabilities = agree(visual_probabilities, audio_probabilities)
     return Timeline(
         video=os.fspath(path),
         duration=features.duration,
         segment_seconds=segment_seconds,
         classes=names,
         probabilities=probabilities,
-        attention=where(features.visual, probabilities[:, :-1].argmax(-1), eyes.word_scale),
+        attention=where(features.visual, probabilities[:, :-1].argmax(-1), visual_encoder.word_scale),
         events=find_events(
-            _only_agreed(probabilities, seen, heard, threshold),
+            _only_agreed(probabilities, visual_probabilities, audio_probabilities, threshold),
             names,
             segment_seconds,
             features.duration,
             min_seconds=min_seconds,
         ),
         tags={
-            "model": f"{eyes.name}+{ears.name}",
+            "model": f"{visual_encoder.name}+{audio_encoder.name}",
             "task": ZERO_SHOT,
-            "visual": eyes.tag,
-            "audio": ears.tag,
+            "visual": visual_encoder.tag,
+            "audio": audio_encoder.tag,
             "prompts": make_tag("prompts", **asdict(prompts)),
             **features.tags,
         },
@@ -228,19 +228,19 @@ def word_probabilities(values: np.ndarray, words: np.ndarray, num_labels: int, s
     return np.concatenate([shares[:, :num_labels], shares[:, num_labels:].sum(1, keepdims=True)], axis=1)
 
 
-def agree(seen: np.ndarray, heard: np.ndarray) -> np.ndarray:
+def agree(visual: np.ndarray, audio: np.ndarray) -> np.ndarray:
     """How sure the less sure of the two is of each label; background is the rest, their disagreement included.
 
     So a label reaches a threshold where picture and sound both do, and one of them alone shows in no curve.
 
     Args:
-        seen: (T, C+1) probabilities, background last.
-        heard: (T, C+1), the same.
+        visual: (T, C+1) probabilities, background last.
+        audio: (T, C+1), the same.
 
     Returns:
         (T, C+1) float64, rows summing to 1, background last.
     """
-    labels = np.minimum(seen, heard)[:, :-1]
+    labels = np.minimum(visual, audio)[:, :-1]
     return np.concatenate([labels, np.maximum(0.0, 1.0 - labels.sum(1, keepdims=True))], axis=1)
 
 
@@ -260,14 +260,14 @@ def where(cosines: np.ndarray, chosen: np.ndarray, scale: float) -> np.ndarray:
     return _softmax(scale * maps.reshape(num_segments, -1)).reshape(num_segments, height, width)
 
 
-def _only_agreed(probabilities: np.ndarray, seen: np.ndarray, heard: np.ndarray, threshold: float) -> np.ndarray:
+def _only_agreed(probabilities: np.ndarray, visual: np.ndarray, audio: np.ndarray, threshold: float) -> np.ndarray:
     """(T, C+1): ``probabilities``, but all background where picture and sound do not agree, or not surely enough."""
-    agreed = (seen.argmax(-1) == heard.argmax(-1)) & (probabilities[:, :-1].max(-1) >= threshold)
+    agreed = (visual.argmax(-1) == audio.argmax(-1)) & (probabilities[:, :-1].max(-1) >= threshold)
     nothing = np.eye(probabilities.shape[1])[-1]
     return np.where(agreed[:, None], probabilities, nothing)
 
 
-class _Watcher:
+class _PatchCosines:
     """A visual extractor for `extract_clip` that keeps two things of one look at the frames.
 
     Its features are the cosines of each patch with each label, (T, H, W, C); half precision, in which they are kept, is
@@ -276,25 +276,29 @@ class _Watcher:
 
     kind: Literal["visual"] = "visual"
 
-    def __init__(self, eyes: PictureWords, words: np.ndarray) -> None:
-        self._eyes, self._words = eyes, words
-        self.name, self.tag, self.options = eyes.name, eyes.tag, eyes.options
-        self.frame_size, self.frames_per_segment, self.grid = eyes.frame_size, eyes.frames_per_segment, eyes.grid
+    def __init__(self, encoder: VisualWords, words: np.ndarray) -> None:
+        self._encoder, self._words = encoder, words
+        self.name, self.tag, self.options = encoder.name, encoder.tag, encoder.options
+        self.frame_size, self.frames_per_segment, self.grid = (
+            encoder.frame_size,
+            encoder.frames_per_segment,
+            encoder.grid,
+        )
         self.dim = len(words)
-        self.pictures: list[np.ndarray] = []
+        self.embeddings: list[np.ndarray] = []
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        pictures, patches = self._eyes.see(frames)
-        self.pictures.append(pictures)
+        embeddings, patches = self._encoder.embed_frames(frames)
+        self.embeddings.append(embeddings)
         return patches @ self._words.T
 
     def repeat(self) -> None:
-        self.pictures.append(self.pictures[-1])
+        self.embeddings.append(self.embeddings[-1])
 
 
 def _encoders(
-    clip: PictureWords | str | Path | None, clap: SoundWords | str | Path | None
-) -> tuple[PictureWords, SoundWords]:
+    clip: VisualWords | str | Path | None, clap: AudioWords | str | Path | None
+) -> tuple[VisualWords, AudioWords]:
     if clip is None or isinstance(clip, str | Path):
         from avel.features.huggingface import ClipVision
 
@@ -311,7 +315,7 @@ def _weights(given: str | Path | None) -> dict[str, Any]:
 
 
 def _embed_prompts(
-    encoder: PictureWords | SoundWords, templates: Sequence[str], background: Sequence[str], names: Sequence[str]
+    encoder: VisualWords | AudioWords, templates: Sequence[str], background: Sequence[str], names: Sequence[str]
 ) -> np.ndarray:
     """(C + background prompts, D), of length 1: a label is the mean of its templates."""
     texts = [template.replace("{}", name) for name in names for template in templates]

@@ -13,7 +13,7 @@ from avel.errors import AvelError
 from avel.features.recipe import DEFAULT_RECIPE, Recipe
 from avel.features.segments import BATCH_SEGMENTS, extract_clip
 from avel.features.sources import read_source
-from avel.features.video import probe
+from avel.features.streams import probe
 from avel.workers import Work, Worker
 
 TIMED_SECONDS = 5.0  # that a clip is worked at, and a batch more: a video may last for hours

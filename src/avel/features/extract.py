@@ -27,7 +27,7 @@ from avel.errors import AvelError
 from avel.features.recipe import DEFAULT_RECIPE, BuiltRecipe, Recipe, Streams
 from avel.features.segments import MIXING, extract_clip
 from avel.features.sources import read_source
-from avel.features.video import probe
+from avel.features.streams import probe
 from avel.files import (
     check_folder,
     file_sha256,

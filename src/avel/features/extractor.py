@@ -94,7 +94,7 @@ class OnDevice(Protocol):
         """Move the network. What it takes and gives stays in the computer's memory."""
 
 
-class SoundSpans(NamedTuple):
+class AudioSpans(NamedTuple):
     """Which stretches of the sound are the segments, all in seconds.
 
     Attributes:
@@ -115,7 +115,7 @@ class OwnResampling(Protocol):
     Its sound is 16-bit, at the file's own rate, and all channels are averaged, however many there are.
     """
 
-    def spans(self, segment_seconds: float) -> SoundSpans: ...
+    def spans(self, segment_seconds: float) -> AudioSpans: ...
 
     def resample(self, waveform: np.ndarray, rate: int, first: int) -> np.ndarray:
         """(T, samples) at ``rate``, stretches ``first``, ``first + 1``, ... as `spans` says -> (T, samples) at

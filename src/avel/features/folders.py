@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from avel.errors import AvelError
-from avel.features.video import is_media, probe
+from avel.features.streams import is_media, probe
 from avel.text import first_names, visible
 
 #: Files with these suffixes are taken for videos without a look at them: one that cannot be used is a failed video.

@@ -115,7 +115,7 @@ class ClipVision:
         tokens = self._batches(lambda batch: self.tokens(self._on_device(batch)).cpu().numpy(), frames)
         return self._segments(tokens).reshape(-1, *self.grid, self.dim)
 
-    def see(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def embed_frames(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pictures and their patches in the space of words, where a cosine says how well a word fits.
 
         CLIP was trained to compare words with whole pictures, and in its last layer a patch takes in the others too.
@@ -128,9 +128,9 @@ class ClipVision:
         Returns:
             Embeddings of the segments, (T, D), and of their patches, (T, H, W, D), float32, of length 1.
         """
-        seen = self._batches(lambda batch: self.embed(self._on_device(batch)).cpu().numpy(), frames)
-        whole = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(seen[:, 0])))).numpy()
-        cells = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(seen[:, 1:])))).numpy()
+        embedded = self._batches(lambda batch: self.embed(self._on_device(batch)).cpu().numpy(), frames)
+        whole = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(embedded[:, 0])))).numpy()
+        cells = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(embedded[:, 1:])))).numpy()
         return whole, cells.reshape(len(whole), *self.grid, -1)
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
@@ -140,23 +140,23 @@ class ClipVision:
 
     def tokens(self, frames: torch.Tensor) -> torch.Tensor:
         """(N, frame_size, frame_size, 3) uint8 on the network's device -> its patches' tokens, (N, H * W, Dv)."""
-        tokens: torch.Tensor = self._network.vision_model.post_layernorm(self._look(frames)[0].last_hidden_state[:, 1:])
+        tokens: torch.Tensor = self._network.vision_model.post_layernorm(self._run(frames)[0].last_hidden_state[:, 1:])
         return tokens
 
     def embed(self, frames: torch.Tensor) -> torch.Tensor:
         """(N, frame_size, frame_size, 3) uint8 on the network's device -> the picture and its patches in the space of
         words, (N, 1 + H * W, D), of length 1."""
         vision, project = self._network.vision_model, self._network.visual_projection
-        seen, entering = self._look(frames)
+        said, entering = self._run(frames)
         alone = _without_attention(vision.encoder.layers[-1], entering[:, 1:])
         return torch.cat(
-            [_unit(project(seen.pooler_output))[:, None], _unit(project(vision.post_layernorm(alone)))], dim=1
+            [_unit(project(said.pooler_output))[:, None], _unit(project(vision.post_layernorm(alone)))], dim=1
         )
 
     def _on_device(self, frames: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(frames)).to(self._mean.device)
 
-    def _look(self, frames: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def _run(self, frames: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """(N, frame_size, frame_size, 3) uint8 -> what the vision transformer says, and what enters its last layer."""
         pictures = (frames / 255 - self._mean) / self._spread
         vision = self._network.vision_model
@@ -235,11 +235,11 @@ class ClapAudio:
         Raises:
             AvelError: segments longer than CLAP hears, of which it would take a random part.
         """
-        heard = self._spectrogram.nb_max_samples
-        if waveform.shape[1] > heard:
+        longest = self._spectrogram.nb_max_samples
+        if waveform.shape[1] > longest:
             raise AvelError(
                 f"segments of {waveform.shape[1] / self.sample_rate:g} s for CLAP, which hears "
-                f"{heard / self.sample_rate:g} s",
+                f"{longest / self.sample_rate:g} s",
                 "segments that are not longer",
                 "choose --segment-seconds 1",
             )
@@ -261,8 +261,8 @@ class ClapAudio:
         """(T, ...) log-mel spectrograms on the network's device -> (T, Da), of length 1."""
         # The extractor calls one of a batch "longer" at random where none is: then batches would not be repeatable.
         longer = torch.zeros(len(spectrograms), 1, dtype=torch.bool, device=spectrograms.device)
-        heard = self._network.audio_model(input_features=spectrograms, is_longer=longer)
-        return _unit(self._network.audio_projection(heard.pooler_output))
+        said = self._network.audio_model(input_features=spectrograms, is_longer=longer)
+        return _unit(self._network.audio_projection(said.pooler_output))
 
 
 @dataclass(frozen=True)

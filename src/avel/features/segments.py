@@ -11,17 +11,10 @@ import numpy as np
 
 from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
-from avel.features.extractor import AudioExtractor, OwnMemory, OwnResampling, OwnResize, SoundSpans, VisualExtractor
+from avel.features.audio_samples import AudioTrack
+from avel.features.extractor import AudioExtractor, AudioSpans, OwnMemory, OwnResampling, OwnResize, VisualExtractor
 from avel.features.recipe import DEFAULT_RECIPE, Recipe
-from avel.features.video import (
-    DECODED_SHARE,
-    FrameChooser,
-    Media,
-    Scaler,
-    SoundTrack,
-    open_media,
-    segment_times,
-)
+from avel.features.video import DECODED_SHARE, FrameChooser, Media, Scaler, open_media, segment_times
 from avel.types import Progress
 
 BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
@@ -45,7 +38,7 @@ class ClipFeatures:
         length: which of picture and sound ends early, in words; "" where both last for 95% of the longer one.
         mixing: how more than two channels became one, in words; "" where there were no more.
         uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
-            time, see `AvePictures`.
+            time, see `AveVisualSegments`.
     """
 
     visual: np.ndarray
@@ -82,7 +75,7 @@ def extract_clip(
     ends of picture and sound. Segment t shows the frames nearest before
     ``(t + i / frames_per_segment) * segment_seconds``. With framing ``ave`` there are ten, which show tenths of the
     frames, see `ave_frames`, and hear the ten seconds; with ``any_length`` there are as many as with framing ``time``,
-    which show tenths of the frames of every ten seconds, see `AvePictures`.
+    which show tenths of the frames of every ten seconds, see `AveVisualSegments`.
 
     Args:
         path: of the video.
@@ -96,25 +89,25 @@ def extract_clip(
         progress: called as ``progress("decode", seconds done, seconds in all)``.
 
     Raises:
-        AvelError: the file cannot be used, see `avel.features.video.probe` and
-            `Media.decode`; with framing ``ave``, the clip is too short, too long or has fewer than ten frames.
+        AvelError: the file cannot be used, see `avel.features.streams.probe` and `avel.features.video.Media.decode`;
+            with framing ``ave``, the clip is too short, too long or has fewer than ten frames.
     """
     segment_seconds = recipe.segment_seconds
-    pictures: AvePictures | PictureSegments
+    visual_segments: AveVisualSegments | VisualSegments
     if recipe.framing == "ave":
-        pictures = AvePictures(visual, any_length=any_length)
+        visual_segments = AveVisualSegments(visual, any_length=any_length)
     else:
-        pictures = PictureSegments(visual, segment_seconds)
+        visual_segments = VisualSegments(visual, segment_seconds)
     ten_seconds = recipe.framing == "ave" and not any_length
-    sounds = SoundSegments(audio, segment_seconds)
+    audio_segments = AudioSegments(audio, segment_seconds)
     with open_media(path, threads=threads, streams=recipe.streams, silent=recipe.missing_audio == "mark") as media:
         whole = max(1, round(media.info.duration))
         shown = 0
         for moment, frame in media.decode():
             if isinstance(frame, av.VideoFrame):
-                pictures.push(moment, frame)
+                visual_segments.push(moment, frame)
             else:
-                sounds.push(moment, frame)
+                audio_segments.push(moment, frame)
             if ten_seconds and moment > _AVE_ENDS[1]:  # before its frames fill the memory
                 _refuse_unless_ten_seconds(media)
             if progress and int(moment) > shown:
@@ -132,13 +125,13 @@ def extract_clip(
                 )
         duration = min(media.video_end, media.audio_end) if media.has_sound else media.video_end
         num_segments = count_segments(duration, segment_seconds)
-        if isinstance(pictures, AvePictures):
-            seen = pictures.finish(num_segments, media.video_end)
+        if isinstance(visual_segments, AveVisualSegments):
+            visual_features = visual_segments.finish(num_segments, media.video_end)
         else:
-            seen = pictures.finish(num_segments)
+            visual_features = visual_segments.finish(num_segments)
         features = ClipFeatures(
-            seen.astype(np.float16),
-            sounds.finish(num_segments).astype(np.float32)
+            visual_features.astype(np.float16),
+            audio_segments.finish(num_segments).astype(np.float32)
             if media.has_sound
             else np.zeros((num_segments, audio.dim), dtype=np.float32),
             duration,
@@ -147,8 +140,8 @@ def extract_clip(
             media.info.streams,
             media.jumps,
             _unequal(media) if media.has_sound else "",
-            sounds.mixing,
-            pictures.by_time if isinstance(pictures, AvePictures) else 0,
+            audio_segments.mixing,
+            visual_segments.by_time if isinstance(visual_segments, AveVisualSegments) else 0,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():
@@ -208,7 +201,7 @@ def _to_size(extractor: VisualExtractor) -> Callable[[av.VideoFrame], np.ndarray
     return Scaler(extractor.frame_size, extractor.frame_size)
 
 
-class AvePictures:
+class AveVisualSegments:
     """Keeps the frames of ten seconds, and makes the features of their tenths.
 
     How many frames there are, and so which ones are shown, is known at the end of the ten seconds only. They are kept
@@ -285,7 +278,7 @@ class AvePictures:
             self._before = frames[-1][1]
 
 
-class PictureSegments:
+class VisualSegments:
     """Chooses the frames of segments by their time, and makes the features of the segments."""
 
     def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
@@ -356,7 +349,7 @@ class _Shown:
             self._waiting.clear()
 
 
-class SoundSegments:
+class AudioSegments:
     """Cuts the sound into segments, and keeps their features."""
 
     def __init__(self, extractor: AudioExtractor, segment_seconds: float) -> None:
@@ -367,8 +360,8 @@ class SoundSegments:
             self._spans = extractor.spans(segment_seconds)
         else:
             self._resampling = None
-            self._spans = SoundSpans(segment_seconds, 0.0, segment_seconds)
-        self._track = SoundTrack(None if self._resampling else extractor.sample_rate)
+            self._spans = AudioSpans(segment_seconds, 0.0, segment_seconds)
+        self._track = AudioTrack(None if self._resampling else extractor.sample_rate)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._first: int | None = None  # index of the first waiting sample, once their rate is known
         self._features: list[np.ndarray] = []
@@ -402,7 +395,7 @@ class SoundSegments:
 
     @property
     def mixing(self) -> str:
-        """As `SoundTrack.mixing`, of the sound so far."""
+        """As `AudioTrack.mixing`, of the sound so far."""
         return self._track.mixing
 
     @property

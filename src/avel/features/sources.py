@@ -12,7 +12,7 @@ from avel.data.ave.survey import read_splits
 from avel.data.table import Clip, decoded, find_file, is_table, read_tables
 from avel.errors import AvelError
 from avel.features.folders import MEDIA_SUFFIXES, is_video, videos_in
-from avel.features.video import is_media
+from avel.features.streams import is_media
 from avel.reading import LARGE_FILE, check_regular, read_bytes
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from avel.errors import AvelError
 from avel.features.audio import mel_filters
 from avel.features.batches import Batches
-from avel.features.extractor import SoundSpans, make_tag
+from avel.features.extractor import AudioSpans, make_tag
 from avel.features.vgg19 import conv_stack, stack_shapes
 from avel.features.weights import PUBLISHED, check_shapes, find_weights, read_torch
 from avel.types import Progress
@@ -110,12 +110,12 @@ class Vggish:
         self._device = device
         self._batches.to(device)
 
-    def spans(self, segment_seconds: float) -> SoundSpans:
+    def spans(self, segment_seconds: float) -> AudioSpans:
         """Which stretch of the sound each segment is made of; a margin for the resampler included."""
         if self._framing == "per_second":
-            return SoundSpans(segment_seconds, 0.0, segment_seconds)
+            return AudioSpans(segment_seconds, 0.0, segment_seconds)
         margin = _MARGIN / SAMPLE_RATE
-        return SoundSpans(EXAMPLE_FRAMES * HOP / SAMPLE_RATE, margin, margin + EXAMPLE_SAMPLES / SAMPLE_RATE + margin)
+        return AudioSpans(EXAMPLE_FRAMES * HOP / SAMPLE_RATE, margin, margin + EXAMPLE_SAMPLES / SAMPLE_RATE + margin)
 
     def resample(self, waveform: np.ndarray, rate: int, first: int) -> np.ndarray:
         """(T, samples) at ``rate``, stretches ``first``, ``first + 1``, ... as `spans` says -> (T, samples) float64 at

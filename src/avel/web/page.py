@@ -50,7 +50,7 @@ def timeline_page(
             the player out.
         out: the HTML file to write.
         picture: a PNG to embed, such as `avel.plots.timeline_picture` made.
-        start: where the timeline starts on the clock of the file, seconds, see `avel.features.video.MediaInfo`.
+        start: where the timeline starts on the clock of the file, seconds, see `avel.features.streams.MediaInfo`.
 
     Raises:
         AvelError: the disk is full.
