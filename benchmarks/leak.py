@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from birth import ROOT, birth
-from torch import Tensor
+from torch import Tensor, nn
 
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, events, located, located_baselines
 from avel.config import TrainConfig
 from avel.data.ave.files import CLASSES, SEGMENTS, event_mask
 from avel.data.ave.survey import survey
-from avel.data.loader import Batch, Windows, task_split
+from avel.data.loader import Windows, task_split
 from avel.data.store import Settings, Store, StoredClip, checksum, open_store
 from avel.data.store_writing import write_index, write_shard
 from avel.files import write_file
@@ -132,39 +132,42 @@ def trained(store: Store, out: Path, mode: Mode, seed: int, updates: int, option
 
 def shares(network: Any, windows: Windows) -> dict[str, float]:
     """Share of events found exactly, for each mode and direction."""
-
-    def run(batch: Batch) -> DistanceOutput:
-        output: DistanceOutput = network(batch.audio, batch.visual)
-        return output
-
-    found = {mode: located(run, windows, mode, batch_size=64) for mode in MODES}
+    found = {mode: located(network, windows, mode, batch_size=64) for mode in MODES}
     return {f"{mode} {direction}": float(found[mode][direction].mean()) for mode in MODES for direction in DIRECTIONS}
 
 
-def fused_with_another_video(network: Any, windows: Windows, seed: int) -> dict[str, float]:
+class FusedWithAnother(nn.Module):
+    """A network of task cml whose searched stream is fused with the query stream of another video."""
+
+    def __init__(self, network: nn.Module, windows: Windows, partners: list[int], direction: Direction) -> None:
+        """``partners``: for each window that is asked, in that order, the one whose query stream it is fused with."""
+        super().__init__()
+        self.network, self.windows, self.partners, self.direction = network, windows, iter(partners), direction
+        self.finals: dict[str, Tensor] = {}
+        network.integration.register_forward_hook(
+            lambda module, inputs, output: self.finals.update(visual=output[0], audio=output[1])
+        )
+
+    def forward(self, audio: Tensor, visual: Tensor) -> DistanceOutput:
+        partners = self.windows.batch([next(self.partners) for _ in range(len(audio))])
+        self.network(audio, visual)
+        query = self.finals["audio" if self.direction == "a2v" else "visual"]
+        if self.direction == "a2v":
+            self.network(partners.audio, visual)
+            return DistanceOutput(distances(self.finals["visual"], query))
+        self.network(audio, partners.visual)
+        return DistanceOutput(distances(query, self.finals["audio"]))
+
+
+def fused_with_another_video(network: nn.Module, windows: Windows, seed: int) -> dict[str, float]:
     """As `shares` in mode joint, but the searched stream is fused with the query stream of another video."""
     asked = list(events(windows))
     ring = np.random.default_rng(seed).permutation(asked).tolist()
     partner_of = dict(zip(ring, [*ring[1:], ring[0]], strict=True))
-    finals: dict[str, Tensor] = {}
-    network.integration.register_forward_hook(
-        lambda module, inputs, output: finals.update(visual=output[0], audio=output[1])
-    )
     found = {}
     for direction in DIRECTIONS:
-        places = iter(asked)
-
-        def run(batch: Batch, direction: Direction = direction, places: Any = places) -> DistanceOutput:
-            partners = windows.batch([partner_of[next(places)] for _ in range(len(batch.audio))])
-            network(batch.audio, batch.visual)
-            query = finals["audio" if direction == "a2v" else "visual"]
-            if direction == "a2v":
-                network(partners.audio, batch.visual)
-                return DistanceOutput(distances(finals["visual"], query))
-            network(batch.audio, partners.visual)
-            return DistanceOutput(distances(query, finals["audio"]))
-
-        hits = located(run, windows, "joint", batch_size=64)
+        fused = FusedWithAnother(network, windows, [partner_of[index] for index in asked], direction)
+        hits = located(fused, windows, "joint", batch_size=64)
         found[f"joint, searched stream fused with another video: {direction}"] = float(hits[direction].mean())
     return found
 

@@ -40,10 +40,11 @@ from avel.baselines import segment_baselines
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, events, located, located_baselines
 from avel.config import TrainConfig
-from avel.data.loader import Batch, Windows, task_split
+from avel.data.loader import Windows, task_split
 from avel.data.store import open_store
 from avel.errors import AvelError
 from avel.files import replacing, write_file
+from avel.inference import outputs
 from avel.metrics import paired_interval
 from avel.models import build_model
 from avel.models.ccln import CCLNOptions
@@ -244,9 +245,6 @@ def run(config: TrainConfig) -> Hits:
     model = load(config.out)
     store = open_store(config.store)
 
-    def network(batch: Batch) -> Any:
-        return model.network(batch.audio, batch.visual)
-
     hits: Hits = {
         "updates": result.metrics[-1]["updates"],
         "epoch": result.best_epoch,
@@ -257,13 +255,13 @@ def run(config: TrainConfig) -> Hits:
         windows = Windows(store, task_split(store, split, config.task), config.window)
         if config.task == "cml":
             for mode in MODES:
-                right = located(network, windows, mode, batch_size=64)
+                right = located(model.network, windows, mode, batch_size=64)
                 hits |= {f"{split}_{mode}_{direction}": right[direction] for direction in DIRECTIONS}
         else:
-            with torch.inference_mode():
-                right_segments = [
-                    (network(batch).labels() == batch.target.labels).sum(1) for batch in windows.batches(64)
-                ]
+            right_segments = [
+                (output.labels() == batch.target.labels).sum(1)
+                for batch, output in outputs(model.network, windows.batches(64))
+            ]
             hits[f"{split}_right"] = torch.cat(right_segments).numpy().astype(np.uint8)
     shutil.rmtree(config.out)
     return hits

@@ -28,7 +28,7 @@ from synthetic import write_store
 
 import avel
 from avel import checkpoint
-from avel.config import TrainConfig, read_metrics, read_run
+from avel.config import TrainConfig
 from avel.data.ave.export import export_h5
 from avel.data.check import check, exit_code
 from avel.data.store import WORK, Settings, checksum, open_store
@@ -37,6 +37,7 @@ from avel.errors import AvelError
 from avel.evaluation import evaluate, read_predictions
 from avel.files import file_sha256
 from avel.models import build_model
+from avel.runs import read_metrics, read_run
 from avel.timeline import Timeline
 from avel.training import train
 from avel.types import Event, Span
@@ -359,7 +360,7 @@ def read(kind: str, folder: Path) -> tuple[Any, Any]:
     if kind == "last.state.safetensors":
         network = build_model("ccln", audio_dim=5, visual_dim=6, grid=(2, 2), num_classes=3, task="full", **OPTIONS)
         optimizer = torch.optim.Adam(network.parameters())
-        facts = checkpoint.load_state(file, network, optimizer)
+        facts = msgspec.structs.asdict(checkpoint.load_state(file, network, optimizer))
         tensors = {f"network.{key}": value.numpy() for key, value in network.state_dict().items()}
         for number, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value.numpy() for key, value in state.items()}

@@ -19,14 +19,12 @@ from avel.cml import DIRECTIONS, MODES, Direction, Mode, by_length, events, loca
 from avel.config import TrainConfig
 from avel.data.loader import Batch, Windows, task_split
 from avel.errors import AvelError
-from avel.metrics import cml_counts
+from avel.inference import forward
 from avel.models import build_model
-from avel.training import Part, fit_epoch, train
+from avel.training import Update, fit_epoch, train
 from avel.types import DistanceOutput
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-Forward = Callable[[Batch], DistanceOutput]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +44,22 @@ def network() -> torch.nn.Module:
     return build_model("ccln", **shapes, task="cml", width=8, heads=2).double().eval()
 
 
-def through(network: torch.nn.Module) -> Forward:
-    return lambda batch: network(batch.audio, batch.visual)
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Windows:
+    """As `windows`, without noise: background is 0 in both streams."""
+    store = write_store(tmp_path_factory.mktemp("clear") / "store", clips=48, segments=(6, 7, 12), noise=0.0)
+    return Windows(store, range(48), 6)
+
+
+class Rule(torch.nn.Module):
+    """A network of a rule: audio and visual features -> distances."""
+
+    def __init__(self, rule: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, audio: torch.Tensor, visual: torch.Tensor) -> DistanceOutput:
+        return DistanceOutput(self.rule(audio, visual))
 
 
 def partial(row: list[int]) -> tuple[int, int] | None:
@@ -101,24 +113,47 @@ def test_a_query_has_no_trace_of_where_it_stood(
     whole = moved.target.labels[:, 0] == len(CLASSES)  # where the event was not split by the ends
     plain, shifted = (network(each.audio, each.visual).distance[whole] for each in (batch, moved))
     assert whole.any() and not torch.allclose(plain, shifted)  # joint: the event's place is in the distances
-    plain, shifted = (through(network)(query(each, 3, direction)).distance[whole] for each in (batch, moved))
+    plain, shifted = (forward(network, query(each, 3, direction)).distance[whole] for each in (batch, moved))
     assert torch.equal(plain, shifted)
 
 
 # --- what is found --------------------------------------------------------------------------------------------------
 
 
-def test_joint_is_what_the_metric_counts_on_the_same_distances(windows: Windows, network: torch.nn.Module) -> None:
-    found = located(through(network), windows, "joint", batch_size=7)
-    with torch.no_grad():
-        distance = through(network)(windows.batch(range(len(windows)))).distance.numpy()
-    counts = cml_counts(distance, windows.labels.numpy() < len(CLASSES))
-    assert (found["a2v"].sum(), found["v2a"].sum(), len(found["a2v"])) == (counts.a2v, counts.v2a, counts.counted)
-    assert len(found["v2a"]) == counts.counted
-    for place, index in enumerate(events(windows)):  # in the windows' order
-        one = cml_counts(distance[index : index + 1], windows.labels[index : index + 1].numpy() < len(CLASSES))
-        assert (found["a2v"][place], found["v2a"][place]) == (one.a2v, one.v2a)
-    assert 0 < counts.a2v < counts.counted and 0 < counts.v2a < counts.counted
+@torch.no_grad()
+def joint_oracle(windows: Windows, network: torch.nn.Module) -> dict[int, tuple[bool, bool]]:
+    """Index -> found by audio, found by vision: every window by itself, every start by itself."""
+    found = {}
+    for index, row in enumerate(windows.labels.tolist()):
+        event = partial(row)
+        if event is None:
+            continue
+        start, length = event
+        matrix = forward(network, windows.batch([index])).distance[0].tolist()  # [visual segment][audio segment]
+        starts = range(len(row) - length + 1)
+        by_audio = [sum(matrix[n + i][start + i] for i in range(length)) for n in starts]
+        by_vision = [sum(matrix[start + i][n + i] for i in range(length)) for n in starts]
+        found[index] = (by_audio.index(min(by_audio)) == start, by_vision.index(min(by_vision)) == start)
+    return found
+
+
+def test_joint_is_what_plain_python_finds(windows: Windows, network: torch.nn.Module) -> None:
+    expected = joint_oracle(windows, network)
+    found = located(network, windows, "joint", batch_size=7)
+    assert list(zip(found["a2v"].tolist(), found["v2a"].tolist(), strict=True)) == list(expected.values())
+    assert list(expected) == list(events(windows))  # in the windows' order
+    assert 0 < found["a2v"].sum() < len(expected) and 0 < found["v2a"].sum() < len(expected)
+
+
+def test_each_direction_has_its_own_side_of_the_distances(clear: Windows) -> None:
+    """Near the event's audio, but nearer where vision shows background: found by vision alone."""
+
+    def rule(audio: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        in_audio, in_vision = audio.any(2).float(), visual.flatten(2).any(2).float()  # (B, T): 1 where the event is
+        return 2 - in_audio[:, None] * (2 - in_vision[:, :, None])
+
+    found = located(Rule(rule), clear, "joint", batch_size=8)
+    assert found["v2a"].all() and not found["a2v"].any()
 
 
 @torch.no_grad()
@@ -145,23 +180,23 @@ def strict_oracle(windows: Windows, network: torch.nn.Module) -> dict[int, tuple
 
 def test_strict_is_what_plain_python_finds(windows: Windows, network: torch.nn.Module) -> None:
     expected = strict_oracle(windows, network)
-    found = located(through(network), windows, "strict", batch_size=4)
+    found = located(network, windows, "strict", batch_size=4)
     assert list(zip(found["a2v"].tolist(), found["v2a"].tolist(), strict=True)) == list(expected.values())
     assert list(expected) == list(events(windows))
     assert 0 < found["a2v"].sum() < len(expected) and 0 < found["v2a"].sum() < len(expected)
-    joint = located(through(network), windows, "joint", batch_size=4)
+    joint = located(network, windows, "joint", batch_size=4)
     assert any((joint[direction] != found[direction]).any() for direction in DIRECTIONS)
 
 
 @pytest.mark.parametrize("mode", ["joint", "strict"])
 def test_how_the_windows_are_shared_out_changes_nothing(mode: Mode, windows: Windows, network: torch.nn.Module) -> None:
     asked = list(events(windows))
-    whole = located(through(network), windows, mode, batch_size=100)
+    whole = located(network, windows, mode, batch_size=100)
     for size in (1, 5):
-        again = located(through(network), windows, mode, batch_size=size)
+        again = located(network, windows, mode, batch_size=size)
         assert all((again[direction] == whole[direction]).all() for direction in DIRECTIONS)
     for share in (range(len(windows))[::2], range(len(windows))[1::2], asked[::-3], [0, asked[-1]], []):
-        part = located(through(network), windows, mode, batch_size=4, of=share)
+        part = located(network, windows, mode, batch_size=4, of=share)
         places = [asked.index(index) for index in share if index in asked]
         for direction in DIRECTIONS:
             assert part[direction].dtype == np.bool_
@@ -169,27 +204,21 @@ def test_how_the_windows_are_shared_out_changes_nothing(mode: Mode, windows: Win
 
 
 @pytest.mark.parametrize("mode", ["joint", "strict"])
-def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_baseline(mode: Mode, windows: Windows) -> None:
-    def told(batch: Batch) -> DistanceOutput:
-        """0 between segments that hold the event, 1 elsewhere; a query of l segments is all event."""
-        event = batch.target.labels < len(CLASSES)
-        length = event.sum(1).min()
-        rows, columns = (
-            event if stream.shape[1] == event.shape[1] else event.new_ones((len(event), length))
-            for stream in (batch.visual, batch.audio)
-        )
-        return DistanceOutput(1 - (rows[:, :, None] & columns[:, None]).float())
+def test_who_knows_everything_finds_all_and_who_knows_nothing_scores_the_baseline(mode: Mode, clear: Windows) -> None:
+    def told(audio: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        """0 between segments that hold the event, 1 elsewhere."""
+        return 1 - (visual.flatten(2).any(2)[:, :, None] & audio.any(2)[:, None]).float()
 
-    def constant(batch: Batch) -> DistanceOutput:
-        return DistanceOutput(torch.full((len(batch.audio), batch.visual.shape[1], batch.audio.shape[1]), 0.7))
+    def constant(audio: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(audio), visual.shape[1], audio.shape[1]), 0.7)
 
-    masks = windows.labels.numpy() < len(CLASSES)
+    masks = clear.labels.numpy() < len(CLASSES)
     baselines = window_baselines(masks, masks)
     assert 0 < baselines.values["first window"] < 1
     for direction in DIRECTIONS:
-        found = located(told, windows, mode, batch_size=8)[direction]
+        found = located(Rule(told), clear, mode, batch_size=8)[direction]
         assert found.all() and len(found) == baselines.counted
-        guessed = located(constant, windows, mode, batch_size=8)[direction]
+        guessed = located(Rule(constant), clear, mode, batch_size=8)[direction]
         assert guessed.mean() == baselines.values["first window"] and len(guessed) == baselines.counted
 
 
@@ -198,13 +227,12 @@ def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_baseline_by_a_cu
     direction: Direction, windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The positive control of strict mode: were the answer left in the query, this would see it."""
-    stream = "audio" if direction == "a2v" else "visual"
 
-    def by_zeros(batch: Batch) -> DistanceOutput:
+    def by_zeros(audio: torch.Tensor, visual: torch.Tensor) -> torch.Tensor:
         """0 between the query's seconds that are not all 0 and those searched at their place in it, 1 elsewhere."""
-        asking = getattr(batch, stream).flatten(2).any(2)
+        asking = (audio if direction == "a2v" else visual).flatten(2).any(2)
         found = torch.stack([1 - torch.eye(6)[:, one.nonzero()[:, 0]] for one in asking])  # (B, 6, l)
-        return DistanceOutput(found if direction == "a2v" else found.mT)
+        return found if direction == "a2v" else found.mT
 
     def masked(batch: Batch, num_classes: int, way: Direction) -> Batch:
         asking = "audio" if way == "a2v" else "visual"
@@ -214,9 +242,9 @@ def test_who_looks_at_zeros_finds_all_by_a_masked_query_and_the_baseline_by_a_cu
 
     masks = windows.labels.numpy() < len(CLASSES)
     baseline = window_baselines(masks, masks).values["first window"]
-    assert located(by_zeros, windows, "strict", batch_size=8)[direction].mean() == baseline < 1
+    assert located(Rule(by_zeros), windows, "strict", batch_size=8)[direction].mean() == baseline < 1
     monkeypatch.setattr(cml, "query", masked)
-    assert located(by_zeros, windows, "strict", batch_size=8)[direction].all()
+    assert located(Rule(by_zeros), windows, "strict", batch_size=8)[direction].all()
 
 
 # --- strict and joint, in training ----------------------------------------------------------------------------------
@@ -233,7 +261,7 @@ def test_a_strict_update_gives_the_network_the_events_segments_alone(
     model, optimizer = fabric.setup(learner, torch.optim.Adam(learner.parameters()))
     found = events(windows)
     groups = by_length(found)
-    parts = [Part(group, direction) for group in groups.values()]
+    parts = [Update(group, direction) for group in groups.values()]
     fit_epoch(fabric, model, optimizer, windows, parts, TrainConfig(Path(), Path(), task="cml", cml_mode="strict"))
     assert len(received) == len(groups) > 1
     for (length, group), (audio, visual) in zip(groups.items(), received, strict=True):
@@ -251,7 +279,7 @@ def test_the_epoch_is_chosen_by_the_mode_that_is_trained(mode: Mode, tmp_path: P
     store = write_store(tmp_path / "store", clips=96)
     run = train(config(tmp_path, "run", task="cml", cml_mode=mode))
     windows = Windows(store, task_split(store, "val", "cml"), 6)
-    best = through(load(tmp_path / "run").network)
+    best = load(tmp_path / "run").network
     found = {each: located(best, windows, each, batch_size=8) for each in MODES}
     scores = {each: {way: float(found[each][way].mean()) for way in DIRECTIONS} for each in MODES}
     accuracy = {each: sum(scores[each].values()) / 2 for each in MODES}

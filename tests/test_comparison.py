@@ -11,11 +11,12 @@ import pytest
 from synthetic import CLASSES, write_store
 
 from avel import cli
-from avel.checkpoint import best_seed, load, seeds_of
+from avel.checkpoint import best_seed, load
 from avel.comparison import compare_runs, evaluate_runs
 from avel.config import TrainConfig
 from avel.errors import AvelError
 from avel.evaluation import evaluate
+from avel.runs import seeds_of
 from avel.training import train, train_seeds
 
 

@@ -23,11 +23,12 @@ from hostile_cases import (
 )
 from synthetic import assert_unchanged
 
-from avel.config import TrainConfig, read_run
+from avel.config import TrainConfig
 from avel.data.store import open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.features.sources import read_source
+from avel.runs import read_run
 
 GOOD = ("refused", "as it says")
 

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from avel.errors import AvelError
 from avel.metrics import (
-    CmlCounts,
     EventCounts,
     Interval,
     bootstrap_interval,
     class_recall,
-    cml_counts,
     confusion,
     event_counts,
     event_curve,
@@ -293,59 +291,6 @@ def test_partial_event_by_hand() -> None:
 def test_class_ids_are_no_event_mask(mask: list[float]) -> None:
     with pytest.raises(AvelError, match="event mask"):  # 28 is background, and yet true
         partial_event(np.array(mask))
-    with pytest.raises(AvelError, match="event mask"):
-        cml_counts(np.zeros((1, len(mask), len(mask))), np.array([mask]))
-
-
-@st.composite
-def matches(draw: st.DrawFn) -> tuple[list, list]:
-    """Distances (B, T, T) of few values and event masks (B, T)."""
-    total, videos = draw(st.integers(1, 5)), draw(st.integers(0, 4))
-    matrix = st.lists(st.lists(st.integers(0, 2), min_size=total, max_size=total), min_size=total, max_size=total)
-    mask = st.lists(st.booleans(), min_size=total, max_size=total)
-    return [draw(matrix) for _ in range(videos)], [draw(mask) for _ in range(videos)]
-
-
-@given(matches())
-def test_cml_counts(drawn: tuple[list, list]) -> None:
-    distance, masks = drawn
-    a2v = v2a = counted = 0
-    for matrix, mask in zip(distance, masks, strict=True):
-        event = event_oracle(mask)
-        if event is not None:
-            start, length = event
-            counted += 1
-            a2v += locate_oracle([[row[start + i] for i in range(length)] for row in matrix]) == start
-            v2a += locate_oracle([[matrix[start + i][n] for i in range(length)] for n in range(len(mask))]) == start
-    total = len(masks[0]) if masks else 3
-    counts = cml_counts(
-        np.array(distance, dtype=float).reshape(-1, total, total), np.array(masks, dtype=bool).reshape(-1, total)
-    )
-    assert counts == CmlCounts(a2v, v2a, counted)
-
-
-def test_cml_counts_by_hand() -> None:
-    """Vision in rows, sound in columns. The event is segment 1 of three."""
-    near_in_vision = [[9, 5, 9], [3, 4, 9], [9, 5, 9]]  # column 1 is least at row 1; row 1 is least at column 0
-    near_in_sound = np.transpose(near_in_vision)
-    mask = np.array([False, True, False])
-    assert cml_counts(np.array([near_in_vision]), mask[None]) == CmlCounts(a2v=1, v2a=0, counted=1)
-    assert cml_counts(near_in_sound[None], mask[None]) == CmlCounts(a2v=0, v2a=1, counted=1)
-    both = cml_counts(np.stack([near_in_vision, near_in_sound]), np.stack([mask, mask]))
-    assert both == sum([CmlCounts(1, 0, 1), CmlCounts(0, 1, 1)], CmlCounts()) == CmlCounts(1, 1, 2)
-
-
-def test_cml_counts_leave_out_what_cannot_be_found() -> None:
-    masks = np.array([[True] * 3, [False] * 3, [True, False, True], [True, True, False]])
-    constant = np.full((4, 3, 3), 0.1)
-    constant[:3] = math.nan  # nor is their distance looked at
-    assert cml_counts(constant, masks) == CmlCounts(1, 1, 1)
-
-
-@pytest.mark.parametrize(("distance", "mask"), [((2, 3, 3), (1, 3)), ((1, 3, 2), (1, 3)), ((3, 3), (3,))])
-def test_cml_counts_refuse(distance: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    with pytest.raises(AvelError, match="event masks of shape"):
-        cml_counts(np.zeros(distance), np.zeros(mask, dtype=bool))
 
 
 def draws_oracle(generator: np.random.Generator, rows: int, size: int) -> list[list[int]]:

@@ -27,7 +27,7 @@ from avel.config import TrainConfig
 from avel.data.loader import Windows, task_split
 from avel.data.store import open_store
 from avel.models import build_model
-from avel.training import Part, fit_epoch, plan, scores_on, train
+from avel.training import Update, fit_epoch, plan, scores_on, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,7 +122,7 @@ def gradients(fabric: Fabric, store: Path, case: Case, only: int | None = None) 
     parts = shares(windows, case)
     order = [index for pair in zip(*parts, strict=True) for index in pair] if only is None else parts[only]
     settings = TrainConfig(store, store, task=case.task)  # type: ignore[arg-type]
-    terms = fit_epoch(fabric, model, optimizer, windows, [Part(order, case.query)], settings)
+    terms = fit_epoch(fabric, model, optimizer, windows, [Update(order, case.query)], settings)
     found = {f"term {name}": torch.tensor(value, dtype=torch.float64) for name, value in terms.items()}
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None
@@ -259,7 +259,7 @@ def test_a_run_of_two_processes_is_that_of_one(
 ) -> None:
     same = replace(config(folder, "", **RUNS[name]), out=tmp_path / "one")
 
-    def trimmed(windows: Windows, config: TrainConfig, epoch: int, *_: object) -> list[Part]:
+    def trimmed(windows: Windows, config: TrainConfig, epoch: int, *_: object) -> list[Update]:
         return plan(windows, config, epoch, PROCESSES)
 
     monkeypatch.setattr(training, "plan", trimmed)

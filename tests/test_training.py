@@ -26,7 +26,8 @@ from avel.config import TrainConfig
 from avel.data.loader import Windows, task_split
 from avel.data.store import open_store
 from avel.errors import AvelError
-from avel.training import Part, forward, learning_rate, plan, train, train_seeds
+from avel.inference import forward
+from avel.training import Update, learning_rate, plan, train, train_seeds
 
 SMALL = {"width": 16, "heads": 2}
 EPOCHS = 4
@@ -231,7 +232,7 @@ ALL = config(Path(), batch_size=10)
 STRICT = replace(ALL, batch_size=4, task="cml", cml_mode="strict")
 
 
-def indices(parts: list[Part]) -> list[int]:
+def indices(parts: list[Update]) -> list[int]:
     return [index for part in parts for index in part.windows]
 
 
@@ -310,7 +311,7 @@ def test_what_the_processes_do_not_divide_is_left_out(settings: TrainConfig, pro
     said: list[str] = []
     alone, shared = plan(many, settings, 1), plan(many, settings, 1, processes, said.append)
     expected = [
-        Part(part.windows[: len(part.windows) - len(part.windows) % processes], part.query)
+        Update(part.windows[: len(part.windows) - len(part.windows) % processes], part.query)
         for part in alone
         if len(part.windows) >= processes
     ]

@@ -24,7 +24,8 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from avel import devices
-from avel.config import WarmStart
+from avel.config import TrainConfig
+from avel.data.store import Store
 from avel.errors import AvelError, UnreadableError
 from avel.files import file_sha256, write_file
 from avel.models import build_model
@@ -44,6 +45,7 @@ from avel.reading import (
     read_json,
     tensor_shapes,
 )
+from avel.runs import WarmStart, seeds_of
 
 SCHEMA = 1
 MOST_WEIGHTS = 2**31  # bytes
@@ -89,8 +91,15 @@ class Description(Struct, forbid_unknown_fields=True):
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.num_classes}")
 
 
-class _Facts(Struct, forbid_unknown_fields=True):
-    """What the state of a run says of itself."""
+class State(Struct, forbid_unknown_fields=True):
+    """How far a run has come.
+
+    Attributes:
+        epoch: the last that is finished.
+        updates: up to its end.
+        best_epoch: whose weights are kept; 0 for none yet.
+        best_accuracy: of these on the split that is looked at; -1 for none yet.
+    """
 
     epoch: Count
     updates: Count
@@ -134,26 +143,6 @@ def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, 
     write_file(weights, safetensors_bytes(_on_cpu(network.state_dict())))
     content = {"schema": SCHEMA, "weights_sha256": file_sha256(weights), **description}
     write_file(folder / f"{name}.json", json.dumps(content, indent=1))
-
-
-def seeds_of(run: str | Path) -> list[Path]:
-    """The run folders of a training of several seeds, in the order of the seeds; of one seed, the folder itself.
-
-    Raises:
-        AvelError: the folder is a run itself, and holds others too.
-    """
-    run = Path(run)
-    numbers = {folder: folder.name.removeprefix("seed-") for folder in run.glob("seed-*") if folder.is_dir()}
-    seeds = sorted(
-        (folder for folder in numbers if numbers[folder].isdecimal()), key=lambda folder: int(numbers[folder])
-    )
-    if seeds and (run / "run.json").exists():
-        raise AvelError(
-            f"{run} is a run itself, and holds {len(seeds)} others, such as {seeds[0].name}",
-            "a run of one seed, or a folder with the runs of several",
-            f"name one, such as {seeds[0]}, or move those of several seeds to a folder of their own",
-        )
-    return seeds or [run]
 
 
 def best_seed(path: str | Path) -> Path:
@@ -335,16 +324,67 @@ _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torc
 _TYPES |= {torch.int64: "I64", torch.bool: "BOOL"}
 
 
-def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]) -> None:
-    """Write parameters, optimizer state and ``facts`` (JSON values) as one file."""
+def save_epoch(
+    config: TrainConfig,
+    store: Store,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    metrics: Sequence[dict[str, Any]],
+    accuracy: float | None,
+) -> None:
+    """Write the checkpoints and the metric lines of a finished epoch.
+
+    Args:
+        config, store: of the run.
+        network, optimizer: as the epoch left them.
+        state: the epoch is its last.
+        metrics: a line for every epoch.
+        accuracy: of this epoch; None where it was not validated.
+    """
+    description = _describe(config, store, state.epoch, accuracy)
+    if state.best_epoch == state.epoch:
+        save(config.out, "best", network, description)
+    write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
+    save(config.out, "last", network, description)
+    # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
+    save_state(config.out / "last.state.safetensors", network, optimizer, state)
+
+
+def _describe(config: TrainConfig, store: Store, epoch: int, accuracy: float | None) -> dict[str, Any]:
+    """What a checkpoint says of itself: enough to build the network and to refuse foreign features."""
+    return {
+        "network": {
+            "name": config.model,
+            "task": config.task,
+            "audio_dim": store.audio_dim,
+            "visual_dim": store.visual_dim,
+            "grid": list(store.grid),
+            "num_classes": len(store.classes),
+            "options": config.options,
+        },
+        "classes": list(store.classes),
+        "window": config.window,
+        "segment_seconds": store.segment_seconds,
+        "extractors": store.extractors,
+        "streams": config.streams,
+        "epoch": epoch,
+        "seed": config.seed,
+        "selected_on": config.selected_on,
+        "accuracy": accuracy,
+    }
+
+
+def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write parameters, optimizer state and the state of the run as one file."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    write_file(path, safetensors_bytes(_on_cpu(tensors), {"facts": json.dumps(facts)}))
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+    write_file(path, safetensors_bytes(_on_cpu(tensors), {"facts": json.dumps(msgspec.to_builtins(state))}))
 
 
-def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a saved state back into ``network`` and ``optimizer``; return its ``facts``.
+def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Put saved parameters back into ``network`` and ``optimizer``; return how far the run had come.
 
     Raises:
         UnreadableError: the file may not be read.
@@ -355,7 +395,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     moments: dict[int, dict[str, Tensor]] = {}
     try:
         with open_tensors(path, path.parent, "pt", 3 * MOST_WEIGHTS) as file:
-            facts = parse_json((file.metadata() or {}).get("facts", ""), _Facts)
+            facts = parse_json((file.metadata() or {}).get("facts", ""), State)
             found = tensor_shapes(file)
             for index in sorted({_parameter(key) for key in found if not key.startswith("network.")}):
                 if not 0 <= index < len(weights):
@@ -380,7 +420,7 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         raise AvelError(f"{path} holds no state of the optimizer", "one", "delete the run folder and train again")
     network.load_state_dict({key: tensors[f"network.{key}"] for key in network.state_dict()})
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return msgspec.structs.asdict(facts)
+    return facts
 
 
 def _parameter(key: str) -> int:

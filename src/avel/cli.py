@@ -226,7 +226,7 @@ def evaluate(
 
     if baselines:
         from avel import evaluation
-        from avel.checkpoint import seeds_of
+        from avel.runs import seeds_of
 
         for path in run:
             print_baselines(evaluation.baselines(seeds_of(path)[0], split, store=store))

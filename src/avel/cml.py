@@ -7,16 +7,17 @@ query enters as its l segments alone, with no trace of where they stood.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from torch import nn
 
 from avel.baselines import Baselines, window_baselines
-from avel.data.loader import Batch, Windows
+from avel.data.loader import Batch, Features, Windows
+from avel.inference import outputs
 from avel.metrics import locate, partial_event
 from avel.types import DistanceOutput
 
@@ -55,22 +56,36 @@ def query(batch: Batch, num_classes: int, direction: Direction) -> Batch:
     return replace(batch, visual=batch.visual[event].unflatten(0, size))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Question(Features):
+    """A batch as the network sees it, and what its distances answer.
+
+    Attributes:
+        windows: their indices.
+        directions: that are read off the distances.
+    """
+
+    windows: list[int]
+    directions: tuple[Direction, ...]
+
+
 def located(
-    forward: Callable[[Batch], DistanceOutput],
+    network: nn.Module,
     windows: Windows,
     mode: Mode,
     *,
     batch_size: int,
+    streams: str = "both",
     of: Sequence[int] | None = None,
 ) -> dict[Direction, npt.NDArray[np.bool_]]:
     """Which events are found exactly, in each direction.
 
     Args:
-        forward: the network on a batch, in evaluation mode.
+        network: audio and visual features -> `DistanceOutput`.
         windows: where to look; those without a `partial_event` are left out.
         mode: ``joint`` or ``strict``.
         batch_size: windows at once.
+        streams: that the network may use.
         of: only these windows.
 
     Returns:
@@ -80,21 +95,29 @@ def located(
     if of is not None:
         asked = {index: asked[index] for index in of if index in asked}
     right: dict[Direction, dict[int, bool]] = {"a2v": {}, "v2a": {}}
+    for question, output in outputs(network, _questions(windows, asked, mode, batch_size), streams):
+        assert isinstance(output, DistanceOutput)
+        distance = output.distance.cpu().numpy()
+        for direction in question.directions:
+            for index, matrix in zip(question.windows, distance, strict=True):
+                start, length = asked[index]
+                searched = matrix if direction == "a2v" else matrix.T  # rows are searched, columns are the query
+                asking = searched[:, start : start + length] if mode == "joint" else searched
+                right[direction][index] = locate(asking) == start
+    return {way: np.array([right[way][index] for index in asked], dtype=np.bool_) for way in DIRECTIONS}
+
+
+def _questions(windows: Windows, asked: dict[int, tuple[int, int]], mode: Mode, batch_size: int) -> Iterator[_Question]:
+    """The events in batches: in ``joint`` both directions at once, in ``strict`` one of each and of one length."""
     groups = [list(asked)] if mode == "joint" else list(by_length(asked).values())
     parts = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
     for part, batch in zip(parts, windows.each(parts), strict=True):
-        joint = forward(batch).distance.cpu().numpy() if mode == "joint" else None
-        for direction in DIRECTIONS:
-            if joint is None:
-                distance = forward(query(batch, windows.num_classes, direction)).distance.cpu().numpy()
-            else:
-                distance = joint
-            for index, matrix in zip(part, distance, strict=True):
-                start, length = asked[index]
-                searched = matrix if direction == "a2v" else matrix.T  # rows are searched, columns are the query
-                asking = searched[:, start : start + length] if joint is not None else searched
-                right[direction][index] = locate(asking) == start
-    return {way: np.array([right[way][index] for index in asked], dtype=np.bool_) for way in DIRECTIONS}
+        if mode == "joint":
+            yield _Question(batch.audio, batch.visual, part, DIRECTIONS)
+        else:
+            for direction in DIRECTIONS:
+                seen = query(batch, windows.num_classes, direction)
+                yield _Question(seen.audio, seen.visual, part, (direction,))
 
 
 def located_baselines(trained: Windows, asked: Windows) -> Baselines:

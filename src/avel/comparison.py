@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from avel import devices
-from avel.checkpoint import read_description, seeds_of
+from avel.checkpoint import read_description
 from avel.cml import DIRECTIONS, MODES
 from avel.data.loader import task_split
 from avel.data.store import Store
 from avel.errors import AvelError
-from avel.evaluation import OpenRun, open_run, read_predictions, run_facts, score_run, store_of
+from avel.evaluation import OpenRun, open_run, read_predictions, score_run
 from avel.files import refuse_foreign_json, write_file
 from avel.metrics import Interval, paired_interval
 from avel.reading import read_json
+from avel.runs import RunFacts, run_facts, seeds_of, store_of
 from avel.types import Progress
 
 
@@ -194,16 +195,16 @@ def _other_name(run: Path, other: Path) -> str:
     return name if len(os.fsencode(name)) < 150 else hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
-def _check_alike(run: OpenRun, other: Path, facts: dict[str, Any]) -> None:
+def _check_alike(run: OpenRun, other: Path, facts: RunFacts) -> None:
     """AvelError unless both runs are scored in the same way."""
-    tasks = run.facts["config"]["task"], facts["config"]["task"]
+    tasks = run.facts.config["task"], facts.config["task"]
     if (tasks[0] == "cml") != (tasks[1] == "cml"):
         raise AvelError(
             f"{run.folder} was trained in task {tasks[0]}, {other} in task {tasks[1]}",
             "tasks that are scored alike: full and weak by their segments, cml by the events found",
             "name runs of one kind",
         )
-    windows = run.facts["config"]["window"], facts["config"]["window"]
+    windows = run.facts.config["window"], facts.config["window"]
     if tasks[0] == "cml" and windows[0] != windows[1]:
         raise AvelError(
             f"{run.folder} was trained on windows of {windows[0]} segments, {other} on windows of {windows[1]}",
@@ -212,12 +213,12 @@ def _check_alike(run: OpenRun, other: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _check_clips(run: OpenRun, other: Path, facts: dict[str, Any], split: str) -> None:
+def _check_clips(run: OpenRun, other: Path, facts: RunFacts, split: str) -> None:
     """AvelError unless both runs have the same clips in the split, with the same labels."""
-    if run.store.checksum == facts["store_checksum"]:
+    if run.store.checksum == facts.store_checksum:
         return
     store = store_of(other, facts)
-    mine, others = _labels(run.store, run.clips), _labels(store, task_split(store, split, facts["config"]["task"]))
+    mine, others = _labels(run.store, run.clips), _labels(store, task_split(store, split, facts.config["task"]))
     if [*mine.items()] == [*others.items()]:
         return
     only = sorted(mine.keys() ^ others.keys())

@@ -1,4 +1,4 @@
-"""What a training run is made of, and what its folder says of it; the sentence under each field is its ``--help``."""
+"""The settings of a training run; the sentence under each field is its ``--help``."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
-from msgspec import Meta, Struct
 
 from avel.errors import AvelError
-from avel.reading import LARGE_FILE, LONGEST_WINDOW, Count, Sha256, Text, parse_json, read_bytes, read_json
-from avel.text import first_names
+from avel.reading import LONGEST_WINDOW
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,11 @@ class TrainConfig:
                 raise AvelError(f"{name} {getattr(self, name)}", bounds, f"give another {_option(name)}")
         self._check_together()
 
+    @property
+    def selected_on(self) -> str:
+        """What chooses the weights that are kept: a split, or ``last epoch``."""
+        return "last epoch" if self.keep == "last" else self.select_on
+
     def _bounds(self) -> dict[str, tuple[bool, str]]:
         """Whether each number is within its bounds, and what these are."""
         checks = {
@@ -152,11 +155,6 @@ class TrainConfig:
                 )
 
 
-def selected_on(config: TrainConfig) -> str:
-    """What chose the weights that a run keeps: a split, or ``last epoch``."""
-    return "last epoch" if config.keep == "last" else config.select_on
-
-
 #: Settings that are read only if another setting has this value.
 READ_IF = {
     "weak_labels": ("task", "weak"),
@@ -182,127 +180,3 @@ def _as_path(kind: type, given: Any) -> Any:
     if kind is not Path or not isinstance(given, str | os.PathLike):
         raise TypeError
     return Path(given)
-
-
-_Metric = int | float | dict[str, int | float]
-
-#: Settings that older runs do not name; these ran with the default.
-_ADDED = frozenset(
-    {"tensorboard", "shuffle", "milestones", "gamma", "weight_decay", "gradient_clipping", "init_from", "keep"}
-)
-
-
-class WarmStart(Struct):
-    """Where the first weights of a run come from.
-
-    Attributes:
-        checkpoint: its JSON file.
-        weights_sha256: of its weights.
-        model: that has these weights.
-        epoch: after which they were kept.
-        taken: tensors of the same name and shape in both networks.
-        fresh: the other tensors of this run's network, which start at random.
-        unused: the other tensors of the checkpoint.
-        other_data: what the checkpoint was trained on that differs here, of classes and features.
-    """
-
-    checkpoint: Text
-    weights_sha256: Sha256
-    model: Text
-    epoch: Count
-    taken: list[Text]
-    fresh: list[Text]
-    unused: list[Text]
-    other_data: list[Text]
-
-    def __str__(self) -> str:
-        said = f"starts from {self.checkpoint} ({self.model}, epoch {self.epoch}): {len(self.taken)} tensors taken"
-        for names, what in ((self.fresh, "random here"), (self.unused, "not used of it")):
-            if names:
-                said += f"; {len(names)} {what}: {first_names(names)}"
-        return f"{said}; it was trained on other {' and '.join(self.other_data)}" if self.other_data else said
-
-
-class RunFacts(Struct):
-    """What ``run.json`` says of a training run.
-
-    Attributes:
-        avel: version that began it.
-        config: its settings as JSON values; `settings` gives them as a `TrainConfig`.
-        store_checksum: of the store it was trained on.
-        seed, threads, processes: it runs with.
-        commit: of the source tree, None where that was no git checkout.
-        versions: of Python and libraries.
-        machine: in words.
-        windows: split -> training windows in it.
-        started_from: the weights it began with; None for random ones.
-    """
-
-    avel: Text
-    config: dict[str, Any]
-    store_checksum: Sha256
-    seed: int
-    threads: Annotated[int, Meta(ge=1, le=2**12)]
-    processes: Annotated[int, Meta(ge=1, le=2**16)]
-    commit: Text | None
-    versions: dict[str, Text]
-    machine: Text
-    windows: dict[str, Count]
-    started_from: WarmStart | None = None
-
-    def __post_init__(self) -> None:
-        known = {each.name for each in fields(TrainConfig)}
-        different = sorted(self.config.keys() ^ known - (_ADDED - self.config.keys()))
-        if different:
-            raise ValueError(
-                f"the setting {different[0][:80]!r} is {'missing' if different[0] in known else 'unknown'}"
-            )
-        self.settings()
-
-    def settings(self) -> TrainConfig:
-        """The run's settings. Raises ValueError where they are none."""
-        try:
-            return TrainConfig(**self.config)
-        except AvelError as error:
-            raise ValueError(f"{error.found}, not {error.expected}") from error
-
-
-def read_run(folder: Path) -> RunFacts:
-    """Read a run folder's ``run.json``.
-
-    Raises:
-        AvelError: there is none, or it is damaged or leads out of the folder.
-    """
-    expected, do = "the file that `avel train` writes", "copy the whole run folder again, or train again"
-    try:
-        return read_json(folder / "run.json", RunFacts, folder=folder, expected=expected, do=do)
-    except FileNotFoundError:
-        raise AvelError(f"no run.json in {folder}", expected, do) from None
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ``metrics.jsonl``, one an epoch from the first on; none where there is no file.
-
-    Raises:
-        AvelError: it is damaged or leads out of the folder.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        text = read_bytes(path, LARGE_FILE, folder=folder)
-        # A loss that is no number is a result, too.
-        lines: list[dict[str, Any]] = [
-            parse_json(line, dict[str, _Metric], allow_nan=True) for line in text.splitlines()
-        ]
-        for number, line in enumerate(lines, start=1):
-            terms = line.get("train")
-            if line.get("epoch") != number or not isinstance(terms, dict):
-                raise ValueError(f"line {number} is not that of epoch {number}")
-            if terms.keys() != lines[0]["train"].keys():
-                raise ValueError(f"line {number} has other terms than line 1")
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise AvelError(
-            f"{path} is damaged ({error})", "a line for every epoch, as `avel train` writes them", "copy the run again"
-        ) from error
-    return lines

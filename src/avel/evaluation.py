@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
 from avel.baselines import segment_baselines, window_baselines
-from avel.checkpoint import LoadedModel, load, seeds_of
+from avel.checkpoint import LoadedModel, load
 from avel.cml import DIRECTIONS, MODES, events, located, located_baselines
-from avel.config import read_metrics, read_run
 from avel.data.labels import refuse_background
-from avel.data.loader import Batch, Windows, task_split
+from avel.data.loader import Windows, task_split
 from avel.data.splits import BACKGROUND_SPLIT
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.files import check_folder, file_sha256, is_missing, make_folder, refuse_foreign_json, replacing, write_file
-from avel.localization import device_of, find_events, localize_features
+from avel.inference import device_of
+from avel.localization import find_events, localize_features
 from avel.metrics import (
     EventCounts,
     bootstrap_interval,
@@ -36,6 +35,7 @@ from avel.metrics import (
 )
 from avel.plots import class_bars, confusion_picture, event_curves, localized_events, training_curves
 from avel.reading import read_arrays
+from avel.runs import RunFacts, read_metrics, run_facts, store_of
 from avel.types import BACKGROUND, Progress
 
 CLIPS_AT_ONCE = 32
@@ -324,7 +324,7 @@ class OpenRun:
 
     folder: Path
     model: LoadedModel
-    facts: dict[str, Any]
+    facts: RunFacts
     store: Store
     clips: list[int]
 
@@ -359,61 +359,6 @@ def open_run(run: str | Path, split: str, device: str, place: str | Path | None 
             f"{run / 'plots'} is a link", "a folder, so that all files of a run lie in it", "delete the link"
         )
     return OpenRun(run, model, facts, store, clips)
-
-
-def store_of(run: Path, facts: Mapping[str, Any], given: str | Path | None = None) -> Store:
-    """The store that a run was trained on, wherever run and store lie now.
-
-    Looked for at ``given``, or else where it lay, and as far from the run folder as it lay then: both may have been
-    moved together. Runs of older versions name it from the folder that training was started in.
-
-    Raises:
-        AvelError: it is at none of these places, or what is there is another store.
-    """
-    settings, wanted = facts["config"], facts["store_checksum"]
-    places = [Path(given)] if given is not None else [Path(settings["store"])]
-    if given is None and os.path.isabs(settings["store"]) == os.path.isabs(settings["out"]):
-        moved = Path(os.path.normpath(run.absolute() / os.path.relpath(settings["store"], settings["out"])))
-        places += [moved] if moved != places[0].absolute() else []
-    others = []
-    for place in places:
-        if given is None and is_missing(place / "store.json"):
-            continue
-        store = open_store(place)
-        if store.checksum == wanted:
-            return store
-        others.append(store)
-    expected = f"the feature store that it was trained on, whose store.json has sha256 {wanted[:12]}..."
-    if not others:
-        looked = ", nor at ".join(str(place.absolute()) for place in places)
-        raise AvelError(f"the store of {run} is not at {looked}", expected, "say where it lies now, with --store STORE")
-    raise AvelError(
-        f"{others[0].path} is not the store of {run}, or has changed since: its store.json has sha256 "
-        f"{others[0].checksum[:12]}...",
-        expected,
-        "give the right one with --store STORE, or train again on this one",
-    )
-
-
-def run_facts(run: Path) -> dict[str, Any]:
-    """The content of a run's ``run.json``.
-
-    Raises:
-        AvelError: the folder is no run of one seed.
-    """
-    several = seeds_of(run)
-    if several != [run]:
-        raise AvelError(
-            f"{run} holds runs of several seeds", "the run of one seed", f"name one of them, such as {several[0]}"
-        )
-    if is_missing(run / "run.json"):
-        raise AvelError(
-            f"no run.json in {run}, and so no checkpoint" if run.is_dir() else f"no such run folder: {run}",
-            "a run folder that `avel train` wrote",
-            "give the folder named by --out in `avel train`",
-        )
-    facts: dict[str, Any] = msgspec.to_builtins(read_run(run))
-    return facts
 
 
 def evaluate(
@@ -453,14 +398,14 @@ def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) 
         "task": model.task,
         "split": split,
         "data": store.origin,
-        "selected_on": "last epoch" if facts["config"].get("keep") == "last" else facts["config"]["select_on"],
-        "seed": facts["seed"],
-        "commit": facts["commit"],
-        "machine": facts["machine"],
+        "selected_on": facts.settings().selected_on,
+        "seed": facts.seed,
+        "commit": facts.commit,
+        "machine": facts.machine,
         "device": str(device_of(model.network)),
         "weights_sha256": file_sha256(model.source.with_suffix(".safetensors")),
     }
-    scores, saved = (_cml if model.task == "cml" else _segments)(model, store, opened.clips, facts["config"], progress)
+    scores, saved = _cml(opened, progress) if model.task == "cml" else _segments(opened, progress)
     scores = {**about, **scores}
     # The predictions first: a kill in between leaves scores of other weights, and a comparison sees that.
     with replacing(run / f"predictions_{split}.npz") as temporary, open(temporary, "wb") as file:
@@ -474,11 +419,10 @@ def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) 
 Evaluated = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
-def _segments(
-    model: LoadedModel, store: Store, clips: list[int], config: dict[str, Any], progress: Progress | None
-) -> Evaluated:
+def _segments(opened: OpenRun, progress: Progress | None) -> Evaluated:
     """Tasks full and weak: the scores, and every segment's probabilities."""
-    predictions = predict(model, store, clips, progress=progress)
+    store = opened.store
+    predictions = predict(opened.model, store, opened.clips, progress=progress)
     saved = {
         "clip": np.array([store.clips[prediction.clip].id for prediction in predictions]),
         "segments": np.array([len(prediction.labels) for prediction in predictions]),
@@ -489,28 +433,23 @@ def _segments(
     return score(predictions, store), saved
 
 
-def _cml(
-    model: LoadedModel, store: Store, clips: list[int], config: dict[str, Any], progress: Progress | None
-) -> Evaluated:
+def _cml(opened: OpenRun, progress: Progress | None) -> Evaluated:
     """Task cml: both directions in both modes, whichever was trained, and which events were found."""
+    model, store, clips, settings = opened.model, opened.store, opened.clips, opened.facts.settings()
     windows = Windows(store, clips, model.window)
     windows.serve(device_of(model.network), resident=False)
     asked = events(windows)
-
-    def network(batch: Batch) -> Any:
-        batch = batch.of(model.streams)
-        return model.network.eval()(batch.audio, batch.visual)
 
     found = {}
     for done, mode in enumerate(MODES):
         if progress:
             progress("predict", done, len(MODES))
-        found[mode] = located(network, windows, mode, batch_size=config["batch_size"])
+        found[mode] = located(model.network, windows, mode, batch_size=settings.batch_size, streams=model.streams)
     if progress:
         progress("predict", len(MODES), len(MODES))
     trained = Windows(store, task_split(store, "train", "cml"), model.window)
     lengths = np.array([length for _, length in asked.values()])
-    scores: dict[str, Any] = {"clips": len(clips), "events": len(asked), "trained_mode": config["cml_mode"]}
+    scores: dict[str, Any] = {"clips": len(clips), "events": len(asked), "trained_mode": settings.cml_mode}
     for mode in MODES:
         right = {direction: found[mode][direction] for direction in DIRECTIONS}
         both = np.sum([*right.values()], axis=0)
@@ -531,7 +470,7 @@ def _cml(
         "start": np.array([start for start, _ in asked.values()]),
         "length": lengths,
         **{f"{mode}_{direction}": found[mode][direction] for mode in MODES for direction in DIRECTIONS},
-        "trained_mode": np.array(config["cml_mode"]),
+        "trained_mode": np.array(settings.cml_mode),
     }
     return scores, saved
 

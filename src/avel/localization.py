@@ -22,7 +22,7 @@ import numpy as np
 from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
 from avel.timeline import Timeline
-from avel.types import Event, Progress
+from avel.types import DistanceOutput, Event, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -356,6 +356,9 @@ def localize_features(
     """
     import torch
 
+    from avel.data.loader import Features
+    from avel.inference import outputs
+
     _check_task(model)
     shape = (audio.shape[-1], *visual.shape[-3:])
     if shape != model.shape:
@@ -364,45 +367,40 @@ def localize_features(
             f"{model.shape}, which {model.source} takes",
             "use features of the extractors that the model was trained on",
         )
-    network = model.network.eval()
-    device = device_of(network)
     audio, visual = torch.as_tensor(audio), torch.as_tensor(visual)
     one_clip = audio.ndim == 2
     if one_clip:
         audio, visual = audio.unsqueeze(0), visual.unsqueeze(0)
-    if model.streams == "audio":
-        visual = torch.zeros_like(visual)
-    if model.streams == "visual":
-        audio = torch.zeros_like(audio)
-
     num_clips, num_segments = audio.shape[:2]
     length = min(model.window, num_segments)
     starts = overlapping_starts(num_segments, model.window)
     at_once = max(1, _AT_ONCE // num_clips)
+    groups = [starts[first : first + at_once] for first in range(0, len(starts), at_once)]
+    pieces = (
+        Features(*(torch.cat([stream[:, start : start + length] for start in group]) for stream in (audio, visual)))
+        for group in groups
+    )
     cover = np.zeros(num_segments)
     probabilities = np.zeros((num_clips, num_segments, len(model.classes) + 1))
     attention: np.ndarray | None = None
-    for first in range(0, len(starts), at_once):
-        batch = starts[first : first + at_once]
-        with torch.inference_mode():
-            output = network(
-                torch.cat([audio[:, start : start + length] for start in batch]).to(device),
-                torch.cat([visual[:, start : start + length] for start in batch]).to(device),
-            )
-            found = output.probabilities().unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
-            weights = output.attention
-            if weights is not None:
-                weights = weights.unflatten(0, (len(batch), num_clips)).cpu().numpy().astype(np.float64)
+    done = 0
+    for group, (_, output) in zip(groups, outputs(model.network, pieces, model.streams), strict=True):
+        assert not isinstance(output, DistanceOutput)
+        found = output.probabilities().unflatten(0, (len(group), num_clips)).cpu().numpy().astype(np.float64)
+        weights = None
+        if output.attention is not None:
+            weights = output.attention.unflatten(0, (len(group), num_clips)).cpu().numpy().astype(np.float64)
         if attention is None and weights is not None:
             attention = np.zeros((num_clips, num_segments, *weights.shape[3:]))
-        for number, start in enumerate(batch):
+        for number, start in enumerate(group):
             span = slice(start, start + length)
             cover[span] += 1
             probabilities[:, span] += found[number]
             if attention is not None and weights is not None:
                 attention[:, span] += weights[number]
+        done += len(group)
         if progress is not None:
-            progress("network", first + len(batch), len(starts))
+            progress("network", done, len(starts))
     probabilities /= cover[:, None]
     if not np.isfinite(probabilities).all():
         raise AvelError(
@@ -415,13 +413,6 @@ def localize_features(
     if one_clip:
         return probabilities[0], None if attention is None else attention[0]
     return probabilities, attention
-
-
-def device_of(network: torch.nn.Module) -> torch.device:
-    """Where a network's parameters are; the processor, if it has none."""
-    import torch
-
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _check_task(model: LoadedModel) -> None:

@@ -193,53 +193,6 @@ def locate(distance: npt.NDArray[np.floating]) -> int:
 
 
 @dataclass(frozen=True)
-class CmlCounts:
-    """Events whose sound found them in vision (a2v), whose sight found them in sound (v2a), of all counted.
-
-    Counts add: ``sum(counts, CmlCounts())``.
-    """
-
-    a2v: int = 0
-    v2a: int = 0
-    counted: int = 0
-
-    def __add__(self, other: CmlCounts) -> CmlCounts:
-        return CmlCounts(self.a2v + other.a2v, self.v2a + other.v2a, self.counted + other.counted)
-
-
-def cml_counts(distance: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]) -> CmlCounts:
-    """Cross-modality localization of every video's own event, in both directions (Tian et al., ECCV 2018).
-
-    The event's segments in one stream are the query, the other stream is searched (`locate`), and only the exact
-    start is right. Videos without a `partial_event` are not counted.
-
-    Args:
-        distance: (B, T, T) between visual segment (row) and audio segment (column) of each video.
-        mask: (B, T) True where a segment holds the event.
-
-    Raises:
-        AvelError: shapes or types do not fit, or a distance that is needed is not a number.
-    """
-    distance, mask = np.asarray(distance), np.asarray(mask)
-    if mask.ndim != 2 or distance.shape != (*mask.shape, mask.shape[-1]):
-        raise AvelError(
-            f"distances of shape {distance.shape} and event masks of shape {mask.shape}",
-            "(B, T, T) and (B, T)",
-            "search rectangular distances with `locate`, one query at a time",
-        )
-    a2v = v2a = counted = 0
-    for matrix, row in zip(distance, mask, strict=True):
-        event = partial_event(row)
-        if event is not None:
-            start, length = event
-            query = slice(start, start + length)
-            a2v += locate(matrix[:, query]) == start
-            v2a += locate(matrix[query].T) == start
-            counted += 1
-    return CmlCounts(a2v, v2a, counted)
-
-
-@dataclass(frozen=True)
 class Interval:
     """A value with the percentile interval of its bootstrap; nan where nothing was counted."""
 

@@ -3,51 +3,44 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
-import platform
 import random
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
-import avel
 from avel import checkpoint
 from avel.baselines import segment_baselines
 from avel.cml import DIRECTIONS, Direction, by_length, events, located, located_baselines, query
-from avel.config import RunFacts, TrainConfig, WarmStart, read_metrics, read_run, selected_on
+from avel.config import TrainConfig
 from avel.curves import Curves, check_tensorboard
 from avel.data.ave.files import CLASSES as AVE_CLASSES
 from avel.data.labels import refuse_background
-from avel.data.loader import Batch, Windows, residence, task_split
+from avel.data.loader import Windows, residence, task_split
 from avel.data.splits import BACKGROUND_SPLIT, KNOWN
 from avel.data.store import Store, open_store
 from avel.devices import device
 from avel.errors import AvelError
-from avel.files import check_folder, make_folder, remove_abandoned, write_file
+from avel.files import check_folder
+from avel.inference import forward, outputs
 from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
+from avel.runs import WarmStart, read_metrics, start_or_resume
 from avel.text import first_names
-from avel.types import DistanceOutput, EventOutput, Output, Progress, Report, Target, TrainStatus
+from avel.types import DistanceOutput, Progress, Report, Target, TrainStatus
 
 T = TypeVar("T")
-
-#: Settings that a resumed run may change.
-UNCOMPARED = ("store", "out", "epochs", "threads", "tensorboard")
 
 REPORT_SECONDS = 1.0  # from one report within an epoch to the next: reading the loss off a GPU waits for it
 
@@ -93,115 +86,71 @@ def train(
     """
     if config.tensorboard:
         check_tensorboard()
-    place = device(config.device)
-    if place.type == "mps" and config.precision == "64-true":
-        raise AvelError("precision 64-true on mps", "a device with float64: cpu or cuda", "give --device cpu")
+    place = _place(config)
     check_folder(config.out)
     store = open_store(config.store)
-    _check_splits(config, store)
-    train_windows = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
-    choose_windows = Windows(store, task_split(store, config.select_on, config.task), config.window)
-    _check_events(config, train_windows, choose_windows)
-    if config.task != "cml":
-        _check_classes(config, store)
+    to_train, to_choose = _windows(config, store)
     torch.manual_seed(config.seed)
-    network = build_model(
-        config.model,
-        audio_dim=store.audio_dim,
-        visual_dim=store.visual_dim,
-        grid=store.grid,
-        num_classes=len(store.classes),
-        task=config.task,
-        **config.options,
-    )
-    if config.precision == "64-true":
-        network.double()
+    network = _network(config, store)
     fabric = _fabric(config, place)
+    if not fabric.is_global_zero:  # of several processes the first speaks
+        progress = notice = report = None
     state_file = config.out / "last.state.safetensors"
-    warm = None
-    if config.init_from is not None and not os.path.lexists(state_file):
-        warm = checkpoint.start_from(config.init_from, network, store.classes, store.extractors)
-    started = _by_first(
-        fabric, _start_or_resume, config, store, len(train_windows), len(choose_windows), fabric.world_size, warm
-    )
+    resumed = os.path.lexists(state_file)
+    warm_start = None
+    if config.init_from is not None and not resumed:
+        warm_start = checkpoint.start_from(config.init_from, network, store.classes, store.extractors)
+    sizes = {config.select_on: len(to_choose), "train": len(to_train)}
+    started = _by_first(fabric, start_or_resume, config, store, sizes, fabric.world_size, warm_start)
     torch.set_num_threads(started.threads)
     keep_freed_memory()
-    home = residence([train_windows, choose_windows], fabric.device)
-    notice = notice if fabric.is_global_zero else None
-    if notice:
-        notice(str(home))
-        if warm:
-            notice(str(warm))
-        if config.select_on == "train":
-            notice("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
-        unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
-        if unused:
-            some = first_names(unused)
-            notice(f"labelled clips that no training and no test takes, by their split ({len(unused)}): {some}")
-    for windows in (train_windows, choose_windows):
-        windows.serve(fabric.device, resident=home.fits)
+    for remark in (_serve(fabric, to_train, to_choose), *_remarks(config, store, warm_start)):
+        if notice:
+            notice(remark)
 
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    facts: dict[str, Any] = {"epoch": 0, "updates": 0, "best_epoch": 0, "best_accuracy": -1.0}
-    if os.path.lexists(state_file):
-        facts |= checkpoint.load_state(state_file, network, optimizer)
-    metrics = _metrics_up_to(config.out, facts["epoch"])
+    state = checkpoint.State(epoch=0, updates=0, best_epoch=0, best_accuracy=-1.0)
+    if resumed:
+        state = checkpoint.load_state(state_file, network, optimizer)
+    metrics = read_metrics(config.out)[: state.epoch]  # the line of an epoch that was cut short is dropped
     fabric.barrier()  # nobody writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
-
     curves: list[Curves] = []  # one, on the first process
     if config.tensorboard:
         _by_first(fabric, lambda: curves.append(Curves(config.out, metrics)))
-    chosen = _scores_name(config)
-    report = report if fabric.is_global_zero else None
-    accuracy = next((line[chosen]["accuracy"] for line in reversed(metrics) if chosen in line), None)
 
-    def tell(epoch: int, done: float, loss: float) -> None:
-        best = facts["best_accuracy"] if facts["best_epoch"] else None
-        if report:
-            report(TrainStatus(config.seed, epoch, config.epochs, done, loss, accuracy, best, facts["best_epoch"]))
-
-    first = facts["epoch"] + 1
-    for epoch in range(first, config.epochs + 1):
-        if progress and fabric.is_global_zero:
+    for epoch in range(state.epoch + 1, config.epochs + 1):
+        if progress:
             progress("train", epoch - 1, config.epochs)
+
+        def tell(done: float, loss: float, epoch: int = epoch) -> None:
+            if report:
+                report(_status(config, state, metrics, epoch, done, loss))
+
         began = time.perf_counter()
-        if callable(begin_epoch := getattr(network, "begin_epoch", None)):
-            begin_epoch(epoch, config.epochs)
-        # Seeding every epoch by itself means that no generator state has to be saved to resume exactly.
-        torch.manual_seed((config.seed * 1_000_003 + epoch) * fabric.world_size + fabric.global_rank)
-        rate = learning_rate(config, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        parts = plan(train_windows, config, epoch, fabric.world_size, notice if epoch == first else None)
-        on_the_way = partial(tell, epoch) if report else None
-        terms = fit_epoch(fabric, model, optimizer, train_windows, parts, config, on_the_way)
-        facts["updates"] += len(parts)
-        line = {"epoch": epoch, "updates": facts["updates"], "learning_rate": rate, "train": terms}
+        rate = _begin_epoch(fabric, config, network, optimizer, epoch)
+        updates = plan(to_train, config, epoch, fabric.world_size, notice)
+        notice = None  # once is enough
+        terms = fit_epoch(fabric, model, optimizer, to_train, updates, config, tell if report else None)
+        state.epoch, state.updates = epoch, state.updates + len(updates)
+        line = {"epoch": epoch, "updates": state.updates, "learning_rate": rate, "train": terms}
         if epoch % config.validate_every == 0 or epoch == config.epochs:
-            scores = line[chosen] = scores_on(fabric, model, choose_windows, config)
-            accuracy = scores["accuracy"]
-            if config.keep == "last" or accuracy > facts["best_accuracy"]:
-                facts |= {"best_epoch": epoch, "best_accuracy": accuracy}
+            scores = line[_scores_name(config)] = scores_on(fabric, model, to_choose, config)
+            if config.keep == "last" or scores["accuracy"] > state.best_accuracy:
+                state.best_epoch, state.best_accuracy = epoch, scores["accuracy"]
         line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
-        facts["epoch"] = epoch
-        _by_first(fabric, _save_epoch, config, store, network, optimizer, facts, metrics, curves)
-        tell(epoch, 1.0, terms["total"])
+        _by_first(fabric, _save_epoch, config, store, network, optimizer, state, metrics, curves)
+        tell(1.0, terms["total"])
     for each in curves:
         each.close()
-    if progress and fabric.is_global_zero:
+    if progress:
         progress("train", config.epochs, config.epochs)
-    if config.task == "cml":
-        baselines = located_baselines(train_windows, choose_windows).values
-    else:
-        baselines = segment_baselines(
-            (store.labels(index).numpy() for index in task_split(store, config.select_on, config.task)),
-            len(store.classes),
-        )
-    return Run(config.out, facts["best_epoch"], facts["best_accuracy"], metrics, baselines)
+    return Run(
+        config.out, state.best_epoch, state.best_accuracy, metrics, _baselines(config, store, to_train, to_choose)
+    )
 
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:
@@ -238,8 +187,8 @@ def train_seeds(
 
 
 @dataclass(frozen=True)
-class Part:
-    """The windows of one update.
+class Update:
+    """What one update of the weights is computed from.
 
     Attributes:
         windows: their indices, on all processes together.
@@ -256,7 +205,7 @@ def plan(
     epoch: int,
     processes: int = 1,
     notice: Callable[[str], None] | None = None,
-) -> list[Part]:
+) -> list[Update]:
     """The updates of an epoch, in the order that seed and epoch fix, or in that of the windows without ``shuffle``.
 
     A strict batch has one direction and one length of event, and every event comes once an epoch.
@@ -279,19 +228,19 @@ def plan(
         pieces = [group[start : start + size] for group in groups for start in range(0, len(group), size)]
         dice = random.Random(config.seed * 1_000_003 + epoch)
         dice.shuffle(pieces)
-        parts = [Part(piece, dice.choice(DIRECTIONS)) for piece in pieces]
+        updates = [Update(piece, dice.choice(DIRECTIONS)) for piece in pieces]
     else:
-        parts = [Part(order[start : start + size]) for start in range(0, len(order), size)]
+        updates = [Update(order[start : start + size]) for start in range(0, len(order), size)]
     if config.drop_last:
-        parts = [part for part in parts if len(part.windows) == size] or parts
-    trimmed = [Part(part.windows[: len(part.windows) // processes * processes], part.query) for part in parts]
-    lost = sum(len(part.windows) for part in parts) - sum(len(part.windows) for part in trimmed)
+        updates = [update for update in updates if len(update.windows) == size] or updates
+    trimmed = [Update(each.windows[: len(each.windows) // processes * processes], each.query) for each in updates]
+    lost = sum(len(update.windows) for update in updates) - sum(len(update.windows) for update in trimmed)
     if lost and notice:
         notice(f"{processes} processes do not divide every batch: {lost} windows are left out of each epoch")
-    kept = [part for part in trimmed if part.windows]
+    kept = [update for update in trimmed if update.windows]
     if not kept:
         raise AvelError(
-            f"{processes} processes share batches of at most {max(len(part.windows) for part in parts)} windows",
+            f"{processes} processes share batches of at most {max(len(update.windows) for update in updates)} windows",
             "a batch with a window for each process",
             "start fewer processes, or give more windows or a larger --batch-size",
         )
@@ -303,7 +252,7 @@ def fit_epoch(
     model: Any,
     optimizer: torch.optim.Optimizer,
     windows: Windows,
-    parts: Sequence[Part],
+    updates: Sequence[Update],
     config: TrainConfig,
     report: Callable[[float, float], None] | None = None,
 ) -> dict[str, float]:
@@ -318,7 +267,7 @@ def fit_epoch(
         model: a network of ``MODELS``, as Fabric wraps it.
         optimizer: as Fabric wraps it.
         windows: to train on.
-        parts: the updates, as `plan` gives them.
+        updates: as `plan` gives them.
         config: streams and noise.
         report: called with the share of the updates that are done and the mean loss so far, about once a second.
 
@@ -341,15 +290,14 @@ def fit_epoch(
     segments, reported = 0, time.monotonic()
     share = slice(fabric.global_rank, None, fabric.world_size)
     seen = 0
-    for update, (part, batch) in enumerate(
-        zip(parts, windows.each([part.windows[share] for part in parts], reuse=True), strict=True), 1
-    ):
+    batches = windows.each([update.windows[share] for update in updates], reuse=True)
+    for number, (update, batch) in enumerate(zip(updates, batches, strict=True), 1):
         if config.feature_noise:
             audio = batch.audio + config.feature_noise * torch.randn_like(batch.audio)
             visual = batch.visual.float() + config.feature_noise * torch.randn(batch.visual.shape, device=fabric.device)
             batch = replace(batch, audio=audio, visual=visual)
-        if part.query:
-            batch = query(batch, windows.num_classes, part.query)
+        if update.query:
+            batch = query(batch, windows.num_classes, update.query)
         output = forward(model, batch, config.streams)
         gathered, target = joint(fabric, output.parts, batch.target)
         terms = model.loss(gathered, target)
@@ -358,13 +306,13 @@ def fit_epoch(
         if config.gradient_clipping:  # a norm that is not finite makes the loss so, which is told below
             fabric.clip_gradients(model, optimizer, max_norm=config.gradient_clipping, error_if_nonfinite=False)
         optimizer.step()
-        waiting.append((len(part.windows), {name: value.detach() for name, value in terms.items()}))
-        seen += len(part.windows)
-        if isinstance(output, EventOutput):
+        waiting.append((len(update.windows), {name: value.detach() for name, value in terms.items()}))
+        seen += len(update.windows)
+        if not isinstance(output, DistanceOutput):
             right += (output.labels() == batch.target.labels).sum()
             segments += batch.target.labels.numel()
-        if report and update < len(parts) and time.monotonic() - reported >= REPORT_SECONDS:
-            report(update / len(parts), settle()["total"])
+        if report and number < len(updates) and time.monotonic() - reported >= REPORT_SECONDS:
+            report(number / len(updates), settle()["total"])
             reported = time.monotonic()
     means = settle()
     if not np.isfinite(means["total"]):
@@ -391,31 +339,23 @@ def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dic
     return {name: gathered(part) for name, part in parts.items()}, Target(**fields)
 
 
-@torch.no_grad()
 def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainConfig) -> dict[str, float]:
     """What the epoch is chosen by, ``accuracy``, every process looking at its share of the windows.
 
     Tasks full and weak: the segment accuracy, every segment counted once. Task cml: the mean of ``a2v`` and ``v2a``, in
     the mode that is trained.
     """
-    model.eval()
     share = list(range(len(windows)))[fabric.global_rank :: fabric.world_size]
+    size, streams = config.batch_size, config.streams
     if config.task == "cml":
-
-        def distance(batch: Batch) -> DistanceOutput:
-            output = forward(model, batch, config.streams)
-            assert isinstance(output, DistanceOutput)
-            return output
-
-        found = located(distance, windows, config.cml_mode, batch_size=config.batch_size, of=share)
+        found = located(model, windows, config.cml_mode, batch_size=size, streams=streams, of=share)
         right = [int(found[direction].sum()) for direction in DIRECTIONS]
         a2v, v2a, counted = _summed(fabric, torch.tensor([*right, len(found["a2v"])])).tolist()
         return {"a2v": a2v / counted, "v2a": v2a / counted, "accuracy": (a2v + v2a) / (2 * counted)}
     counts = np.zeros((windows.num_classes + 1, windows.num_classes + 1), dtype=np.int64)
-    parts = [share[start : start + config.batch_size] for start in range(0, len(share), config.batch_size)]
-    for batch in windows.each(parts, reuse=True):
-        output = forward(model, batch, config.streams)
-        assert isinstance(output, EventOutput)
+    batches = windows.each([share[start : start + size] for start in range(0, len(share), size)], reuse=True)
+    for batch, output in outputs(model, batches, streams):
+        assert not isinstance(output, DistanceOutput)
         labels, truth = output.labels().cpu(), batch.target.labels.cpu()
         counts += confusion(truth[batch.counted].numpy(), labels[batch.counted].numpy(), windows.num_classes)
     return {"accuracy": segment_accuracy(_summed(fabric, torch.from_numpy(counts)).numpy())}
@@ -435,11 +375,103 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
 
 
-def forward(model: nn.Module, batch: Batch, streams: str) -> Output:
-    """The model's output on a batch, with the stream that it may not use zeroed."""
-    batch = batch.of(streams)
-    output: Output = model(batch.audio, batch.visual)
-    return output
+def _begin_epoch(
+    fabric: Fabric, config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
+) -> float:
+    """Set all that depends on the epoch; returns its learning rate."""
+    if callable(begin_epoch := getattr(network, "begin_epoch", None)):
+        begin_epoch(epoch, config.epochs)
+    # Seeding every epoch by itself means that no generator state has to be saved to resume exactly.
+    torch.manual_seed((config.seed * 1_000_003 + epoch) * fabric.world_size + fabric.global_rank)
+    rate = learning_rate(config, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _status(
+    config: TrainConfig, state: checkpoint.State, metrics: list[dict[str, Any]], epoch: int, done: float, loss: float
+) -> TrainStatus:
+    """Where the training stands, ``done`` of the epoch's updates with that loss."""
+    name = _scores_name(config)
+    accuracy = next((line[name]["accuracy"] for line in reversed(metrics) if name in line), None)
+    best = state.best_accuracy if state.best_epoch else None
+    return TrainStatus(config.seed, epoch, config.epochs, done, loss, accuracy, best, state.best_epoch)
+
+
+def _save_epoch(
+    config: TrainConfig,
+    store: Store,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: checkpoint.State,
+    metrics: list[dict[str, Any]],
+    curves: Sequence[Curves],
+) -> None:
+    """Write all of a finished epoch."""
+    for each in curves:  # first: what a kill leaves here of an unfinished epoch is replaced when the run is resumed
+        each.add(metrics[-1])
+    scores = metrics[-1].get(_scores_name(config))
+    checkpoint.save_epoch(config, store, network, optimizer, state, metrics, scores and scores["accuracy"])
+
+
+def _place(config: TrainConfig) -> torch.device:
+    place = device(config.device)
+    if place.type == "mps" and config.precision == "64-true":
+        raise AvelError("precision 64-true on mps", "a device with float64: cpu or cuda", "give --device cpu")
+    return place
+
+
+def _windows(config: TrainConfig, store: Store) -> tuple[Windows, Windows]:
+    """To train on, and to choose the epoch on. AvelError where these cannot serve the task."""
+    _check_splits(config, store)
+    to_train = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
+    to_choose = Windows(store, task_split(store, config.select_on, config.task), config.window)
+    _check_events(config, to_train, to_choose)
+    if config.task != "cml":
+        _check_classes(config, store)
+    return to_train, to_choose
+
+
+def _network(config: TrainConfig, store: Store) -> nn.Module:
+    """With the weights that the seed gives: of 64-true, those of 32-true in float64."""
+    network = build_model(
+        config.model,
+        audio_dim=store.audio_dim,
+        visual_dim=store.visual_dim,
+        grid=store.grid,
+        num_classes=len(store.classes),
+        task=config.task,
+        **config.options,
+    )
+    return network.double() if config.precision == "64-true" else network
+
+
+def _serve(fabric: Fabric, *windows: Windows) -> str:
+    """Have batches given on the device; returns where the features lie, in words."""
+    home = residence(windows, fabric.device)
+    for each in windows:
+        each.serve(fabric.device, resident=home.fits)
+    return str(home)
+
+
+def _remarks(config: TrainConfig, store: Store, warm_start: WarmStart | None) -> list[str]:
+    """What is worth knowing of a training before it begins."""
+    said = [str(warm_start)] if warm_start else []
+    if config.select_on == "train":
+        said.append("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
+    unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
+    if unused:
+        names = first_names(unused)
+        said.append(f"labelled clips that no training and no test takes, by their split ({len(unused)}): {names}")
+    return said
+
+
+def _baselines(config: TrainConfig, store: Store, to_train: Windows, to_choose: Windows) -> dict[str, float]:
+    """What the trivial baselines score on the split that chooses the epoch."""
+    if config.task == "cml":
+        return located_baselines(to_train, to_choose).values
+    return segment_baselines((store.labels(index).numpy() for index in to_choose.clips), len(store.classes))
 
 
 def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
@@ -449,7 +481,8 @@ def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
         accelerator=place.type,
         devices=here if place.index is None else [place.index],
         num_nodes=processes // here,
-        strategy="ddp" if processes > 1 else "auto",
+        # Buffers are alike on all processes, and sent at every call, the unequal shares of a validation would hang.
+        strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
         # Of float64, Fabric would round what the network returns to float32 before the loss.
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
@@ -532,139 +565,3 @@ def _check_events(config: TrainConfig, *windows: Windows) -> None:
                 "train another task on these clips, or extract clips with shorter events",
             )
         refuse_background(f"split {split} of {config.store}", each.labels.numpy(), each.num_classes)
-
-
-def _save_epoch(
-    config: TrainConfig,
-    store: Store,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
-    metrics: list[dict[str, Any]],
-    curves: Sequence[Curves],
-) -> None:
-    """Write the curves, the checkpoints and the metric lines of a finished epoch."""
-    for each in curves:  # first: what a kill leaves here of an unfinished epoch is replaced when the run is resumed
-        each.add(metrics[-1])
-    description = _description(config, store, facts["epoch"], metrics[-1].get(_scores_name(config)))
-    if facts["best_epoch"] == facts["epoch"]:
-        checkpoint.save(config.out, "best", network, description)
-    write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
-    checkpoint.save(config.out, "last", network, description)
-    # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
-    checkpoint.save_state(config.out / "last.state.safetensors", network, optimizer, facts)
-
-
-def _description(config: TrainConfig, store: Store, epoch: int, scores: dict[str, float] | None) -> dict[str, Any]:
-    """What a checkpoint says of itself: enough to build the network and to refuse foreign features."""
-    return {
-        "network": {
-            "name": config.model,
-            "task": config.task,
-            "audio_dim": store.audio_dim,
-            "visual_dim": store.visual_dim,
-            "grid": list(store.grid),
-            "num_classes": len(store.classes),
-            "options": config.options,
-        },
-        "classes": list(store.classes),
-        "window": config.window,
-        "segment_seconds": store.segment_seconds,
-        "extractors": store.extractors,
-        "streams": config.streams,
-        "epoch": epoch,
-        "seed": config.seed,
-        "selected_on": selected_on(config),
-        "accuracy": scores and scores["accuracy"],
-    }
-
-
-def _start_or_resume(
-    config: TrainConfig, store: Store, num_train: int, num_choose: int, processes: int, warm: WarmStart | None
-) -> RunFacts:
-    """Write ``config.yaml`` and ``run.json`` of a new run, or check that the run in the folder is this one.
-
-    Returns the content of ``run.json``.
-    """
-    if not num_train or not num_choose:
-        raise AvelError(
-            f"{config.store} holds {num_train} training windows and {num_choose} in split {config.select_on!r}",
-            "at least one of each",
-            f"give clips the splits train and {config.select_on} in the CSV's split column, and extract again",
-        )
-    # Absolute: the run is used from other folders than this one.
-    settings = {
-        key: os.path.abspath(value) if isinstance(value, Path) else value for key, value in asdict(config).items()
-    }
-    run_file = config.out / "run.json"
-    if os.path.lexists(run_file):
-        run = read_run(config.out)
-        compared = {key: value for key, value in settings.items() if key not in UNCOMPARED}
-        different = [key for key, value in compared.items() if run.config.get(key) != value]
-        if run.store_checksum != store.checksum:
-            different.append("store (its content)")
-        if different:
-            raise AvelError(
-                f"{config.out} holds a run with another {', '.join(different)}",
-                "an empty folder, or the run to resume with the same settings",
-                "choose another --out, or delete that folder",
-            )
-        if warm is not None and warm != run.started_from:
-            raise AvelError(
-                f"{warm.checkpoint} has changed since the run in {config.out} began",
-                "the weights that it began with, as no epoch of it is finished yet",
-                "choose another --out, or delete that folder",
-            )
-        if config.schedule == "cosine" and config.epochs != run.config["epochs"]:
-            raise AvelError(
-                f"{config.out} holds a run of {run.config['epochs']} epochs, and {config.epochs} were asked for",
-                f"as many epochs: the schedule {config.schedule} depends on them",
-                "choose another --out",
-            )
-        if config.epochs < run.config["epochs"]:
-            raise AvelError(
-                f"{config.out} holds a run of {run.config['epochs']} epochs, and {config.epochs} were asked for",
-                "as many epochs or more",
-                "choose another --out",
-            )
-        now = {key: settings[key] for key in ("epochs", "store", "out")}
-        if not now.items() <= run.config.items():  # more epochs, or run or store were moved
-            run.config |= now
-            write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))
-        return run
-    remove_abandoned(config.out)
-    begun = {"config.yaml"}  # what a kill before run.json may leave
-    if config.out.exists() and not (config.out.is_dir() and {file.name for file in config.out.iterdir()} <= begun):
-        raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
-    make_folder(config.out)
-    write_file(config.out / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    run = RunFacts(
-        avel=avel.__version__,
-        config=settings,
-        store_checksum=store.checksum,
-        seed=config.seed,
-        threads=config.threads or torch.get_num_threads(),
-        processes=processes,
-        commit=_commit(),
-        versions={"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        windows={config.select_on: num_choose, "train": num_train},
-        started_from=warm,
-    )
-    # Last: its presence says that the run was set up.
-    write_file(run_file, json.dumps(msgspec.to_builtins(run), indent=1))
-    return run
-
-
-def _metrics_up_to(folder: Path, epoch: int) -> list[dict[str, Any]]:
-    """The metric lines of the finished epochs; a line of an epoch that was cut short is dropped."""
-    return read_metrics(folder)[:epoch]
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that is running, None where it is no git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
@@ -25,26 +25,29 @@ from avel.types import Target
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A batch of windows.
+class Features:
+    """What a network is given of B windows.
 
     Attributes:
-        audio: (B, T, Da) float32.
-        visual: (B, T, H, W, Dv), float32 on a CPU, float16 as stored elsewhere: half the bytes to move. Models cast it.
-        target: labels (B, T) and video classes (B,).
-        counted: (B, T) bool, False on segments that an earlier window of the same clip has shown already.
+        audio: (B, T, Da).
+        visual: (B, T, H, W, Dv).
     """
 
     audio: Tensor
     visual: Tensor
+
+
+@dataclass(frozen=True)
+class Batch(Features):
+    """A batch of windows. Audio is float32; visual float32 on a CPU, float16 elsewhere, which halves the bytes to move.
+
+    Attributes:
+        target: labels (B, T) and video classes (B,).
+        counted: (B, T) bool, False on segments that an earlier window of the same clip has shown already.
+    """
+
     target: Target
     counted: Tensor
-
-    def of(self, streams: str) -> Batch:
-        """The same batch with the stream zeroed that a model may not use; ``streams`` are ``both`` or the one left."""
-        if streams == "audio":
-            return replace(self, visual=torch.zeros_like(self.visual))
-        return replace(self, audio=torch.zeros_like(self.audio)) if streams == "visual" else self
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
