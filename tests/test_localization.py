@@ -33,7 +33,7 @@ class Network(torch.nn.Module):
         self.batches = []
 
     def forward(self, audio, visual):
-        assert torch.is_inference_mode_enabled() and not self.training
+        assert not torch.is_grad_enabled() and not self.training
         audio, visual = audio.to(self.scale.dtype), visual.to(self.scale.dtype)
         self.batches.append(tuple(audio.shape[:2]))
         place = torch.arange(audio.shape[1]).float()[None, :, None] / audio.shape[1]
