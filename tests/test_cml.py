@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from synthetic import CLASSES, relabel, write_store
 
 from avel import cli, cml
-from avel.baselines import window_baselines
+from avel.baselines import full_name, window_baselines
 from avel.checkpoint import load
 from avel.cml import DIRECTIONS, MODES, Direction, Mode, by_length, events, located, query
 from avel.config import TrainConfig
@@ -302,7 +302,7 @@ def test_the_command_line_says_the_baselines_of_the_split_that_chose(
     baselines = window_baselines(*masks).values
     assert "seed 0: val mean of A2V and V2A " in said
     for name, value in baselines.items():
-        assert f"trivial baseline on val, {name}: {value:.4f}" in said
+        assert f"trivial baseline on val, {full_name(name)}: {value:.4f}" in said
 
 
 # --- training on the match splits -----------------------------------------------------------------------------------
