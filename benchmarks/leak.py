@@ -139,14 +139,13 @@ def shares(network: Any, windows: Windows) -> dict[str, float]:
 class FusedWithAnother(nn.Module):
     """A network of task cml whose searched stream is fused with the query stream of another video."""
 
-    def __init__(self, network: nn.Module, windows: Windows, partners: list[int], direction: Direction) -> None:
+    def __init__(self, network: Any, windows: Windows, partners: list[int], direction: Direction) -> None:
         """``partners``: for each window that is asked, in that order, the one whose query stream it is fused with."""
         super().__init__()
         self.network, self.windows, self.partners, self.direction = network, windows, iter(partners), direction
         self.finals: dict[str, Tensor] = {}
-        network.integration.register_forward_hook(
-            lambda module, inputs, output: self.finals.update(visual=output[0], audio=output[1])
-        )
+        for name, layers in network.integration.items():
+            layers.register_forward_hook(lambda module, inputs, output, name=name: self.finals.update({name: output}))
 
     def forward(self, audio: Tensor, visual: Tensor) -> DistanceOutput:
         partners = self.windows.batch([next(self.partners) for _ in range(len(audio))])
@@ -159,7 +158,7 @@ class FusedWithAnother(nn.Module):
         return DistanceOutput(distances(query, self.finals["audio"]))
 
 
-def fused_with_another_video(network: nn.Module, windows: Windows, seed: int) -> dict[str, float]:
+def fused_with_another_video(network: Any, windows: Windows, seed: int) -> dict[str, float]:
     """As `shares` in mode joint, but the searched stream is fused with the query stream of another video."""
     asked = list(events(windows))
     ring = np.random.default_rng(seed).permutation(asked).tolist()

@@ -20,6 +20,20 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return softmax_focal(logits, targets, gamma=0)
 
 
+def softmax_soft_margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """Multi-label soft margin of the softmax, as several released codes have it.
+
+    With p = softmax(z) the mean over all entries of ``-y log sigmoid(p) - (1 - y) log(1 - sigmoid(p))``. The sigmoid of
+    a probability lies between 0.5 and 0.73, so the loss stays near 0.7.
+
+    Args:
+        logits: (..., K).
+        targets: (..., K) in [0, 1]; soft targets are allowed.
+    """
+    probabilities = _precise(logits).softmax(-1)
+    return functional.binary_cross_entropy_with_logits(probabilities, targets.to(probabilities.dtype))
+
+
 def softmax_focal(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:
     """Multi-class focal loss ``-sum_k y_k (1 - p_k)^gamma log p_k`` with p = softmax(z), mean over the rest.
 

@@ -222,14 +222,17 @@ class Model(Protocol):
         fidelity: what its network was built from.
         paper: that it implements.
         stochastic: whether training draws at random, as dropout does.
-        least_loss: a number that the total loss cannot go below.
     """
 
     tasks: ClassVar[tuple[str, ...]]
     fidelity: ClassVar[Fidelity]
     paper: ClassVar[Paper]
     stochastic: ClassVar[bool]
-    least_loss: float
+
+    @property
+    def least_loss(self) -> float:
+        """A number that the total loss cannot go below."""
+        ...
 
     def __init__(
         self, *, audio_dim: int, visual_dim: int, grid: tuple[int, int], num_classes: int, task: str, **options: Any

@@ -11,10 +11,11 @@ from docstring_parser import parse_from_object
 from torch import nn
 
 from avel.errors import AvelError
+from avel.models.agva import AGVA
 from avel.models.ccln import CCLN
 from avel.types import Model
 
-MODELS: dict[str, type[Model]] = {"ccln": CCLN}
+MODELS: dict[str, type[Model]] = {"agva": AGVA, "ccln": CCLN}
 
 
 def build_model(
