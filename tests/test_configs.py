@@ -9,11 +9,12 @@ import pytest
 import yaml
 from synthetic import write_store
 
-from avel.cli import VERBS, Verb, _parser
+from avel.cli import VERBS
 from avel.config import TrainConfig
 from avel.demo import WIDTH, demo
 from avel.models import MODELS, _options
 from avel.training import train
+from avel.verbs import parse
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -21,12 +22,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 def read(file: Path, store: Path, out: Path) -> TrainConfig:
     """As `avel train --config FILE --store STORE --out OUT` reads it."""
-    verb = VERBS["train"]
-    assert isinstance(verb, Verb)
-    parser = _parser()
-    verb.add_options(parser)
-    words = parser.parse_args([f"--config={file}", f"--store={store}", f"--out={out}"])
-    return TrainConfig(**{key: value for key, value in words.items() if key not in ("config", "seeds")})
+    _, chosen = parse(["train", f"--config={file}", f"--store={store}", f"--out={out}"], VERBS)
+    return TrainConfig(**{key: value for key, value in chosen.items() if key not in ("config", "seeds")})
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
