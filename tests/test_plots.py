@@ -162,8 +162,15 @@ def test_shown_classes_are_the_found_the_labelled_and_the_likely():
 # pictures
 
 
-@pytest.mark.parametrize("shape", [(24, 32), (32, 24)])
-@pytest.mark.parametrize(("num_segments", "duration"), [(1, 0.4), (1, 1.3), (10, 9.7), (13, 13.2), (180, 180.0)])
+WIDE, HIGH = (24, 32), (32, 24)
+TIMELINES = [(1, 0.4, WIDE), (10, 9.7, HIGH), (13, 13.2, WIDE), (180, 180.0, WIDE)]
+MORE_TIMELINES = [(1, 0.4, HIGH), (1, 1.3, WIDE), (1, 1.3, HIGH), (10, 9.7, WIDE), (13, 13.2, HIGH), (180, 180.0, HIGH)]
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "duration", "shape"),
+    TIMELINES + [pytest.param(*each, marks=pytest.mark.slow) for each in MORE_TIMELINES],
+)
 def test_timeline_picture(tmp_path, num_segments, duration, shape):
     made = timeline(num_segments, duration, truth=num_segments > 1, video='a $x$ "é" 犬 <b>.mp4')
     frames = np.zeros((len(plots.frame_times(made)), *shape, 3), np.uint8)
@@ -259,9 +266,21 @@ def test_confusion_and_bars(tmp_path, count):
         assert (image[:, :3] == 255).all() and (image[-3:] == 255).all() and (image[:, -3:] == 255).all()
 
 
-@pytest.mark.parametrize("count", [1, 12, 4143])
-@pytest.mark.parametrize("case", ["spread", "equal", "zero", "infinite"])
-def test_comparison_picture(tmp_path, count, case):
+CASES = ["spread", "equal", "zero", "infinite"]
+USUAL_COMPARISONS = [("spread", 1), ("spread", 4143), *((case, 12) for case in CASES[1:])]
+
+
+@pytest.mark.parametrize(
+    ("case", "count"),
+    USUAL_COMPARISONS
+    + [
+        pytest.param(case, count, marks=pytest.mark.slow)
+        for case in CASES
+        for count in (1, 12, 4143)
+        if (case, count) not in USUAL_COMPARISONS
+    ],
+)
+def test_comparison_picture(tmp_path, case, count):
     random = np.random.default_rng(0)
     visual = {"spread": np.exp(random.normal(-4, 1.5, count)), "equal": np.full(count, 0.2), "zero": np.zeros(count)}
     values = {"visual": visual.get(case, np.full(count, np.inf)), "audio": random.random(count)}

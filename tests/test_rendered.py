@@ -411,10 +411,14 @@ def test_killed_while_writing_then_resumed(small, tmp_path):
 
 
 PLAIN = """
-import sys
+import signal, sys
 from avel.worlds.rendered.render import render
+def progress(*step):
+    print(*step, flush=True)
+    if step[1] == 1:
+        signal.pause()  # however late the test's signal comes, it comes in the middle of the work
 if __name__ == "__main__":
-    render(sys.argv[1], clips=6, long_videos=0, seconds=2, workers=2, progress=lambda *c: print(*c, flush=True))
+    render(sys.argv[1], clips=6, long_videos=0, seconds=2, workers=2, progress=progress)
 """
 
 
@@ -449,7 +453,7 @@ def test_workers_end_with_a_parent_killed_and_the_work_goes_on(small, tmp_path):
     process = start(tmp_path, out)
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while alive_in_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive_in_session(process.pid)
@@ -462,7 +466,7 @@ def test_ctrl_c_leaves_whole_clips_and_no_temporary_files(small, tmp_path):
     out = tmp_path / "w"
     process = start(tmp_path, out)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does: to the parent and to the workers
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert (
         process.returncode != 0 and errors.count(b"Traceback") == 1 and errors.rstrip().endswith(b"KeyboardInterrupt")
     )

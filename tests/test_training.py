@@ -72,13 +72,20 @@ def learning(folder: Path, out: Path, **changes: object) -> TrainConfig:
     return config(folder, out=out, learning_rate=1e-2, batch_size=8, options=options, **changes)
 
 
-def test_it_learns_the_planted_classes(tmp_path: Path) -> None:
-    write_store(tmp_path / "store", noise=0.2)
+@pytest.mark.parametrize(
+    ("clips", "batch_size", "epochs", "options"),
+    [(96, 8, 9, {**SMALL, "dropout": 0.0}), pytest.param(24, 4, 30, SMALL, marks=pytest.mark.slow)],
+)
+def test_it_learns_the_planted_classes(
+    clips: int, batch_size: int, epochs: int, options: dict[str, float], tmp_path: Path
+) -> None:
+    write_store(tmp_path / "store", clips=clips, noise=0.2)
     seen: list[tuple[str, int, int]] = []
-    run = train(config(tmp_path, epochs=30, learning_rate=1e-2), progress=lambda *step: seen.append(step))
+    same = config(tmp_path, epochs=epochs, learning_rate=1e-2, batch_size=batch_size, options=options)
+    run = train(same, progress=lambda *step: seen.append(step))
     assert run.best_accuracy > 0.8
     assert run.metrics[-1]["train"]["total"] < run.metrics[0]["train"]["total"]
-    assert seen == [("train", epoch, 30) for epoch in range(31)]
+    assert seen == [("train", epoch, epochs) for epoch in range(epochs + 1)]
     best = max(run.metrics, key=lambda line: line["val"]["accuracy"])
     assert (run.best_epoch, run.best_accuracy) == (best["epoch"], best["val"]["accuracy"])
 
@@ -97,7 +104,7 @@ def test_weak_learns_which_class_a_video_shows(learnable: Path, tmp_path: Path) 
 
 
 def test_weak_learns_where_the_event_is_if_told_how_long(learnable: Path, tmp_path: Path) -> None:
-    run = train(learning(learnable, tmp_path / "run", task="weak", weak_labels="proportion", epochs=20, seed=1))
+    run = train(learning(learnable, tmp_path / "run", task="weak", weak_labels="proportion", epochs=8, seed=1))
     store = open_store(learnable / "store")
     labels = Windows(store, store.split("val"), 6).labels.numpy()
     assert run.best_accuracy > max(segment_baselines(labels, len(CLASSES)).values()) + 0.1
@@ -106,7 +113,7 @@ def test_weak_learns_where_the_event_is_if_told_how_long(learnable: Path, tmp_pa
 @pytest.mark.parametrize("mode", ["joint", "strict"])
 def test_cml_learns_to_find_the_event_in_the_other_stream(mode: str, learnable: Path, tmp_path: Path) -> None:
     same = learning(
-        learnable, tmp_path / "run", task="cml", cml_mode=mode, options={"cml_pairs": "all"}, epochs=12, seed=2
+        learnable, tmp_path / "run", task="cml", cml_mode=mode, options={"cml_pairs": "all"}, epochs=6, seed=2
     )
     run = train(same)
     store = open_store(learnable / "store")
