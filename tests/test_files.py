@@ -3,24 +3,28 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from avel.errors import AvelError
 from avel.files import (
+    check_folder,
+    claim_folder,
     is_work_folder,
     link_or_copy,
     make_work_folder,
-    refuse_around,
     refuse_foreign,
     refuse_foreign_json,
     remove_work_folder,
     replacing,
     replacing_folder,
+    require_space,
     through_no_link,
     together,
     write_file,
@@ -48,6 +52,7 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from avel.files import replacing, replacing_folder
 place = Path(sys.argv[1]) / "target"
 with replacing(place), replacing_folder(place):
@@ -160,11 +165,39 @@ def test_only_a_folder_with_our_mark_is_removed(tmp_path: Path) -> None:
 def test_an_output_folder_may_lie_in_the_input_but_not_around_it(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "clips")
-    refuse_around(tmp_path / "clips" / "store", tmp_path / "clips")
-    refuse_around(tmp_path / "clips2", tmp_path / "clips")
-    for out in (tmp_path, tmp_path / "clips", tmp_path / "link"):
+    (tmp_path / "clips.csv").touch()
+    for out in ("clips/store", "clips2"):
+        check_folder(tmp_path / out, tmp_path / "clips", tmp_path / "clips.csv")
+    check_folder(tmp_path, tmp_path / "clips.csv")  # a file of input may lie in it
+    for out in ("", "clips", "link"):
         with pytest.raises(AvelError, match="output folder"):
-            refuse_around(out, tmp_path / "clips")
+            check_folder(tmp_path / out, tmp_path / "clips.csv", tmp_path / "clips")
+
+
+def test_a_folder_is_claimed_by_its_mark(tmp_path: Path) -> None:
+    """New and empty folders may be filled, and folders with the mark; no other. Leftovers of a kill do not count."""
+    out = tmp_path / "a" / "b"
+    assert not claim_folder(out, "mark.json", "a world") and out.is_dir()
+    (out / ".avel-0123456789abcdef.tmp").touch()
+    assert not claim_folder(out, "mark.json", "a world") and not [*out.iterdir()]
+    (out / "videos").mkdir()
+    (out / "videos" / "mine.mp4").touch()
+    assert not claim_folder(out, "mark.json", "a world", content=("clips.csv",))
+    for content, named in ((("*",), "videos"), (("clips.csv", "videos/*"), "videos/mine.mp4")):
+        with pytest.raises(AvelError, match=f"holds {named} but no mark.json\n.*a new or empty folder, or a world"):
+            claim_folder(out, "mark.json", "a world", content=content)
+    (out / "mark.json").touch()
+    assert claim_folder(out, "mark.json", "a world")
+
+
+def test_a_disk_with_too_little_room_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: asked.append(place) or SimpleNamespace(free=2 * 10**9))
+    require_space(tmp_path / "not" / "yet", 2 * 10**9, "the store")
+    with pytest.raises(AvelError) as caught:
+        require_space(tmp_path / "not" / "yet", 3 * 10**9, "the store")
+    assert asked == [tmp_path, tmp_path] and caught.value.found == f"2.00 GB are free on the disk of {tmp_path}/not/yet"
+    assert caught.value.expected == "3.00 GB, which the store will take" and "--out" in caught.value.do
 
 
 def test_a_file_of_somebody_else_is_not_taken_for_ours(tmp_path: Path) -> None:

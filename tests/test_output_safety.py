@@ -322,7 +322,7 @@ def test_labels_of_a_world_that_were_changed_stay(tmp_path: Path) -> None:
 
 def test_a_demo_goes_to_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
-    with pytest.raises(AvelError, match=r"holds index\.html, and no demo\.json"):
+    with pytest.raises(AvelError, match=r"holds index\.html but no demo\.json"):
         demo(tmp_path)
     (tmp_path / "demo.json").write_text('{"format": "mine"}')
     with pytest.raises(AvelError, match="was not written by avel"):

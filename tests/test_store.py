@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from safetensors import safe_open
 from synthetic import assert_unchanged, write_store
 
 from avel.data import store_writing
@@ -114,6 +115,16 @@ def test_unknown_split_and_missing_labels(tmp_path: Path) -> None:
 def test_the_same_twice_is_the_same_bytes(tmp_path: Path) -> None:
     assert contents(make_store(tmp_path / "a")) == contents(make_store(tmp_path / "b"))
     assert open_store(tmp_path / "a").checksum == open_store(tmp_path / "b").checksum
+
+
+def test_the_format_on_disk_is_as_it_was(tmp_path: Path) -> None:
+    """Computed by the code that had a class each for parts, clips and their JSON: shards by name, ``store.json``."""
+    part = tmp_path / make_part(tmp_path, 1).shard
+    with safe_open(part, "np") as file:
+        facts = json.loads(file.metadata()["facts"])
+    assert [*facts] == ["segments", "duration", "checksum", "audio_valid", "source", "bad_packets", "streams"]
+    store = open_store(make_store(tmp_path / "store"))
+    assert store.checksum == "d5afff464a3621ae613f07111b45dd46d0479550a8429b78282cbb0aad91dfb6"
 
 
 def test_features_are_views_of_the_mapped_file(tmp_path: Path) -> None:

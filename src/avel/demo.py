@@ -18,7 +18,7 @@ from avel.data.table import read_table
 from avel.errors import AvelError
 from avel.evaluation import IOU, choose_threshold, evaluate, predict
 from avel.features.extract import extract
-from avel.files import check_folder, make_folder, refuse_foreign, write_file
+from avel.files import check_folder, claim_folder, refuse_foreign, write_file
 from avel.localization import localize
 from avel.metrics import EventCounts, event_counts, event_f1, labels_to_spans
 from avel.plots import class_bars
@@ -223,15 +223,7 @@ def _claim(out: Path) -> None:
     """Mark a new or empty folder as a demo's; AvelError for any other that has no such mark."""
     mark = out / "demo.json"
     refuse_foreign(mark, lambda data: bool(json.loads(data)["format"] == FORMAT))
-    if not mark.exists():
-        foreign = sorted(file.name for file in out.iterdir()) if out.is_dir() else []
-        if foreign:
-            raise AvelError(
-                f"{out} holds {foreign[0]}, and no demo.json",
-                "a new or empty folder, or a demo's",
-                "choose another --out",
-            )
-        make_folder(out)
+    if not claim_folder(out, mark.name, "a demo"):
         write_file(mark, json.dumps({"format": FORMAT}))
 
 

@@ -345,9 +345,20 @@ def write_file(path: str | Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def check_folder(path: str | Path) -> None:
-    """Raises AvelError unless ``path`` is a folder to write to, or one can be made there. Makes nothing."""
+def check_folder(path: str | Path, *inputs: str | Path) -> None:
+    """Check that results can be written to a folder. Makes nothing.
+
+    Args:
+        path: the folder; it need not be there yet.
+        inputs: what is read; of these, folders must not be that folder or lie in it.
+
+    Raises:
+        AvelError: ``path`` is no folder and cannot become one, cannot be written to, or holds a folder of input.
+    """
     path = Path(path)
+    for folder in inputs:
+        if os.path.isdir(folder):
+            _refuse_around(path, Path(folder))
     there = Path(os.path.abspath(path))
     missing = []
     while not os.path.lexists(there):
@@ -369,15 +380,14 @@ def check_folder(path: str | Path) -> None:
     raise AvelError(found, "a folder to write to, or a place where one can be made", "choose another folder")
 
 
-def refuse_around(out: str | Path, folder: str | Path) -> None:
-    """Raises AvelError where results would go to a folder of input, or to one that contains it."""
-    if Path(folder).resolve().is_relative_to(Path(out).resolve()):
+def _refuse_around(out: Path, folder: Path) -> None:
+    if folder.resolve().is_relative_to(out.resolve()):
         raise AvelError(
             f"the input {folder} lies in the output folder {out}"
-            if Path(folder).resolve() != Path(out).resolve()
+            if folder.resolve() != out.resolve()
             else f"{out} is both the input and the output folder",
             "an output folder of its own; it may lie inside the input folder",
-            f"choose another --out, such as {Path(folder) / 'store'}",
+            f"choose another --out, such as {folder / 'store'}",
         )
 
 
@@ -413,6 +423,56 @@ def make_folder(path: str | Path) -> None:
         raise AvelError(
             f"cannot make the folder {path}: {error.strerror}", "a place where a folder can be made", "choose another"
         ) from error
+
+
+def claim_folder(path: str | Path, mark: str, whose: str, *, content: Sequence[str] = ("*",)) -> bool:
+    """Make a folder that only one kind of work may fill, known by a file in it.
+
+    Args:
+        path: the folder.
+        mark: name of the file. The caller writes it before anything else.
+        whose: what the folder may hold, for the message: "a rendered world".
+        content: patterns of the files that must not be there without the mark.
+
+    Returns:
+        Whether the mark is there already.
+
+    Raises:
+        AvelError: there are such files and no mark, or the folder cannot be made.
+    """
+    path = Path(path)
+    check_folder(path)
+    marked = os.path.lexists(path / mark)
+    if not marked:
+        remove_abandoned(path)  # what a killed run left
+        foreign = sorted(file.relative_to(path).as_posix() for pattern in content for file in path.glob(pattern))
+        if foreign:
+            raise AvelError(
+                f"{path} holds {foreign[0]} but no {mark}",
+                f"a new or empty folder, or {whose}",
+                "choose another folder",
+            )
+    make_folder(path)
+    return marked
+
+
+def require_space(
+    path: str | Path, needed: int, what: str, do: str = "free some space, or choose another --out"
+) -> None:
+    """Raises AvelError where a disk has too little room.
+
+    Args:
+        path: a file or folder on that disk, which need not be there yet.
+        needed: bytes.
+        what: what takes them, for the message.
+        do: what to do about it, for the message.
+    """
+    there = next(place for place in (Path(path).absolute(), *Path(path).absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise AvelError(
+            f"{free / 1e9:.2f} GB are free on the disk of {path}", f"{needed / 1e9:.2f} GB, which {what} will take", do
+        )
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

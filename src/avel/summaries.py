@@ -12,7 +12,7 @@ from rich.table import Table
 from avel.baselines import full_name
 from avel.console import complain, console, say
 from avel.data.ave.files import NAMES
-from avel.text import visible
+from avel.text import first_names, visible
 from avel.types import Finding
 from avel.web import terminal_timeline
 from avel.worlds.simulated.plan import MATCH_CLASSES, MATCH_WHOLE, VERSION
@@ -74,7 +74,8 @@ def print_exported(report: ExportReport) -> None:
     if report.several:
         say(f"{report.several} rows have several events: Annotations.txt has the longest, labels.h5 all of them")
     if report.left_out:
-        say(f"{len(report.left_out)} clips are in none of AVE's splits and were left out: {_first(report.left_out)}")
+        some = first_names(report.left_out)
+        say(f"{len(report.left_out)} clips are in none of AVE's splits and were left out: {some}")
     say(f"Written: {', '.join(report.files)}")
 
 
@@ -86,16 +87,12 @@ def print_extracted(report: ExtractReport, clips: int) -> None:
         others = f"; and of {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
         say(f"{name}, what was read: {taken}{others}")
     if report.mute:
-        say(f"without sound, so training does not take them: {len(report.mute)} clips, {_first(report.mute)}")
+        say(f"without sound, so training does not take them: {len(report.mute)} clips, {first_names(report.mute)}")
     for failure in report.failed:
         complain(visible(f"failed: {failure['id']}: {failure['cause']}"))
     if report.failed:
         told = f"{len(report.failed)} of {clips} clips failed, see {report.store / 'failures.jsonl'}"
         complain(f"{told}; the same command tries them again")
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if names[3:] else "")
 
 
 def print_localized(one: Presented) -> None:

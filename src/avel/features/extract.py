@@ -8,7 +8,6 @@ splits.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,6 @@ from avel.files import (
     held_alone,
     make_folder,
     make_work_folder,
-    refuse_around,
     refuse_foreign,
     write_file,
 )
@@ -111,10 +109,8 @@ def extract(
             or the disk is full.
     """
     out = Path(out)
-    check_folder(out)
-    for folder in (*([source] if isinstance(source, str | Path) else source), videos):
-        if folder is not None and os.path.isdir(folder):
-            refuse_around(out, folder)
+    sources = [source] if isinstance(source, str | Path) else source
+    check_folder(out, *sources, *([videos] if videos else []))
     refuse_foreign(out / FAILURES, _are_failures)
     clips, labelled, left_out = read_source(source, videos=videos, extra_splits=extra_splits)
     if engine not in ("local", "ray"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from avel.data.labels import consecutive_windows, video_class, video_labels
 from avel.data.splits import BACKGROUND_SPLIT, FAMILIES
 from avel.data.store import Store, StoredClip, open_store
 from avel.errors import AvelError
-from avel.files import check_folder, replacing_folder
+from avel.files import check_folder, replacing_folder, require_space
 from avel.text import first_names
 from avel.types import BACKGROUND, Progress, Span
 
@@ -330,8 +329,6 @@ def _wanted(files: Sequence[str] | None, possible: Sequence[str]) -> list[str]:
 
 def _refuse_folder(out: Path, overwrite: bool, needed: int) -> None:
     """AvelError where ``out`` must not be replaced, or the disk has too little room for the features."""
-    if out.exists() and not out.is_dir():
-        raise AvelError(f"{out} is a file", "a folder for the files", "choose another folder")
     there = {file.name for file in out.iterdir()} if out.is_dir() else set()
     known = {EXPORT_MARK, *(name for names in NAMES.values() for name in names)}
     if there and not (EXPORT_MARK in there and there <= known):
@@ -345,14 +342,8 @@ def _refuse_folder(out: Path, overwrite: bool, needed: int) -> None:
         )
     if there and not overwrite:
         raise AvelError(f"{out} holds an earlier export", "a new or empty folder", "add --overwrite to replace it")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
-    if needed > free:
-        raise AvelError(
-            f"{free / 1e9:.1f} GB are free on the disk of {out}",
-            f"{needed / 1e9:.1f} GB, what the features will take",
-            "free some space, choose another folder, or name fewer files with --files",
-        )
+    do = "free some space, choose another folder, or name fewer files with --files"
+    require_space(out.absolute().parent, needed, "the features", do)  # where the new folder is put together
 
 
 def _h5(key: str, array: np.ndarray, attributes: dict[str, Any]) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -31,9 +30,9 @@ from avel.files import (
     check_folder,
     file_sha256,
     make_folder,
-    refuse_around,
     refuse_foreign_json,
     remove_work_folder,
+    require_space,
     write_file,
 )
 from avel.reading import Count, Sha256, open_tensors, parse_json
@@ -108,8 +107,7 @@ def import_ave(
             negative. Damaged input leaves nothing behind.
     """
     folder, out = Path(folder), Path(out)
-    check_folder(out)
-    refuse_around(out, folder)
+    check_folder(out, folder)
     refuse_foreign_json(out / "import.json", {"origin", "files", "orders"})
     threads = worker_count(workers)
     found = survey(folder)
@@ -119,7 +117,8 @@ def import_ave(
     _refuse_other(out, settings)
     shards = _cut(out, sources, settings, identity)
     before = {shard.path for shard in shards if shard.path.is_file()}
-    _refuse_small_disk(out, sum(len(shard.rows) for shard in shards if shard.path not in before), settings)
+    missing = sum(len(shard.rows) for shard in shards if shard.path not in before)
+    require_space(out, missing * SEGMENTS * settings.segment_bytes, "the store")
     existed = out.is_dir()
     make_folder(out)
     announce(out, [shard.path.name for shard in shards if shard.path not in before])
@@ -242,8 +241,6 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _refuse_other(out: Path, settings: Settings) -> None:
-    if out.exists() and not out.is_dir():
-        raise AvelError(f"{out} is a file", "a folder for the store", "choose another --out")
     if (out / "store.json").exists():
         there = open_store(out).settings
         if there != settings:
@@ -255,17 +252,6 @@ def _refuse_other(out: Path, settings: Settings) -> None:
             )
     elif any((out / WORK).glob("*.safetensors")):
         raise AvelError(f"{out} holds an unfinished extraction", "a new or empty folder", "choose another --out")
-
-
-def _refuse_small_disk(out: Path, clips: int, settings: Settings) -> None:
-    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    needed, free = clips * SEGMENTS * settings.segment_bytes, shutil.disk_usage(there).free
-    if needed > free:
-        raise AvelError(
-            f"{free / 1e9:.1f} GB are free on the disk of {out}",
-            f"{needed / 1e9:.1f} GB, what the store will take",
-            "free some space, or choose another --out",
-        )
 
 
 def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[str, Any]) -> list[_Shard]:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 import avel
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
-from avel.files import make_folder, remove_abandoned, write_file
+from avel.files import claim_folder, make_folder, remove_abandoned, write_file
 from avel.reading import LARGE_FILE, read_json
 from avel.types import Progress
 from avel.workers import Work, in_workers, worker_count
@@ -306,19 +306,12 @@ class _World(Struct):
 def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write world.json first, so that a folder is known by it from the start; refuse another world's folder."""
     file = out / "world.json"
+    marked = claim_folder(
+        out, "world.json", "a rendered world", content=("clips.csv", "long.csv", "videos/*", "long/*")
+    )
     make_folder(out / "videos")
     make_folder(out / "long")
-    if not os.path.lexists(file):
-        foreign = [
-            *(each for each in (out / "clips.csv", out / "long.csv") if os.path.lexists(each)),
-            *(each for folder in ("videos", "long") for each in (out / folder).iterdir()),
-        ]
-        if foreign:
-            raise AvelError(
-                f"{out} holds {foreign[0].relative_to(out)} but no world.json",
-                "an empty folder, or a world",
-                "choose another folder",
-            )
+    if not marked:
         write_file(file, json.dumps(facts, indent=1) + "\n")
         return
     do = "choose another folder"

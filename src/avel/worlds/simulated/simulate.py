@@ -8,9 +8,7 @@ All is frozen: a row's content depends on the set's version, seed, grid, width a
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from msgspec import Struct
 import avel
 from avel.data.ave.files import CLASSES, FEATURES, ORDER, SEGMENTS, SIMULATED_MARK, rows_file
 from avel.errors import AvelError
-from avel.files import file_sha256, make_folder, remove_abandoned, replacing, write_file
+from avel.files import claim_folder, file_sha256, remove_abandoned, replacing, require_space, write_file
 from avel.reading import Count, Sha256, read_json
 from avel.types import Progress
 from avel.workers import in_threads, worker_count
@@ -137,7 +135,10 @@ def simulate(
     jobs = _jobs(out, made_plan, world, shapes, threads, progress)
     waiting = {names: job for names, job in jobs.items() if not all(_finished(out, mark, name) for name in names)}
     names_waiting = tuple(name for names in waiting for name in names)
-    _check_room(out, sum(8 * prod(shapes[name]) for name in names_waiting if name in shapes))
+    needed = sum(8 * prod(shapes[name]) for name in names_waiting if name in shapes)
+    if needed:
+        do = "free some space, or ask for fewer videos, a smaller grid or a smaller visual width"
+        require_space(out, needed + _SPARE, "the features", do)
     for names, job in waiting.items():
         job()
         mark["files"] |= {name: _fingerprint(out / name) for name in names}
@@ -276,17 +277,9 @@ class _Mark(Struct):
 def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
     path = out / SIMULATED_MARK
-    make_folder(out)
-    remove_abandoned(out)  # of a run that was killed: as large as what it was writing
-    foreign = sorted(each.name for each in out.iterdir())
-    if not os.path.lexists(path):
-        if foreign:
-            raise AvelError(
-                f"{out} holds {foreign[0]} but no {SIMULATED_MARK}",
-                "a new folder, an empty one, or the same simulation",
-                "choose another folder: simulated files never mix with others",
-            )
+    if not claim_folder(out, SIMULATED_MARK, "the same simulation"):
         return _write_mark(out, facts | {"files": {}})
+    remove_abandoned(out)  # of a run that was killed: as large as what it was writing
     kept = read_json(path, _Mark, expected="the file avel wrote", do="choose another folder", folder=out)
     mark: dict[str, Any] = msgspec.to_builtins(kept)
     found = {key: mark[key] for key in facts}
@@ -328,13 +321,3 @@ def _check_numbers(grid: tuple[int, int], visual_dim: int) -> None:
         )
     if visual_dim < 1:
         raise AvelError(f"visual_dim = {visual_dim}", "a whole number, at least 1", "give another width")
-
-
-def _check_room(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed and free < needed + _SPARE:
-        raise AvelError(
-            f"the features need {(needed + _SPARE) / 1e9:.2f} GB, and the disk of {out} has {free / 1e9:.2f} GB free",
-            "room for all of them",
-            "free some space, or ask for fewer videos, a smaller grid or a smaller visual width",
-        )
