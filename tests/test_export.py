@@ -445,7 +445,7 @@ export_h5(store, out, overwrite=True, progress=die if place == "row" else None)
 """
 
 
-@pytest.mark.parametrize(("place", "moment"), [("row", 9), ("replace", 2)])
+@pytest.mark.parametrize(("place", "moment"), [pytest.param("row", 9, marks=pytest.mark.slow), ("replace", 2)])
 def test_a_killed_export_leaves_the_former_one_or_none(
     store: Store, exported: Path, tmp_path: Path, place: str, moment: int
 ) -> None:

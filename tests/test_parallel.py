@@ -37,7 +37,7 @@ EXACT = {**TINY, "dropout": 0.0}
 
 # As torchrun starts them, but from a server that has torch imported already: it takes seconds each.
 CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["avel.training"])
+CHILDREN.set_forkserver_preload(["avel.training", "avel.cli", "pytest"])
 
 
 def together(work: Callable[..., None], *arguments: object) -> list[int | None]:
@@ -183,8 +183,8 @@ RUNS: dict[str, dict[str, object]] = {
     "full": {"schedule": "cosine"},
     "full, one epoch": {"epochs": 1},
     "weak": {"task": "weak", "validate_every": 2},
-    "joint": {"task": "cml"},
-    "strict": {"task": "cml", "cml_mode": "strict", "batch_size": 4},
+    "joint": {"task": "cml", "epochs": 2},
+    "strict": {"task": "cml", "cml_mode": "strict", "batch_size": 4, "epochs": 2},
 }
 #: Nothing left out: dropout and noise differ from process to process, in single precision.
 NOISY: dict[str, object] = {"options": TINY, "feature_noise": 0.1, "epochs": 3}

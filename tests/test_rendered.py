@@ -287,7 +287,7 @@ def test_a_thing_is_in_view_in_its_seconds_only(monkeypatch):
         monkeypatch.setattr(world, name, value)
     for label in CLASSES:
         nothing, seen, still = Second((), label), Second((label,), None), Second((label,), "bell", False)
-        frames = np.stack(list(draw_clip(one_shot([nothing, seen, still, nothing])))).astype(int)
+        frames = np.stack(list(draw_clip(one_shot([nothing, seen, still, nothing])))).astype(np.int16)
         assert frames.shape == (100, world.HEIGHT, world.WIDTH, 3)
         present = (abs(frames - frames[0]).max(3) > 20).sum((1, 2)) > 150
         assert present.tolist() == [False] * 25 + [True] * 50 + [False] * 25
@@ -324,7 +324,7 @@ def test_sound_and_picture_stay_in_their_second(tmp_path, monkeypatch):
         energy = (wave.reshape(7, -1) ** 2).sum(1)
         assert (energy / energy.max() > 0.2).tolist() == [False, False, True, True, False, True, False]
         assert energy[[0, 1, 4, 6]].max() < 1e-3 * energy.max()
-        seen = (abs(pictures.astype(int) - pictures[0]).max(3) > 40).sum((1, 2)) > 150
+        seen = (abs(pictures.astype(np.int16) - pictures[0]).max(3) > 40).sum((1, 2)) > 150
         seen = seen.reshape(7, rate)[:, 1:-1]  # it is faint in the first and last frame of a stretch
         assert (seen == np.array([False, False, True, True, False, True, False])[:, None]).all()
         planned = synthesize_clip(plan)

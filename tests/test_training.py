@@ -418,7 +418,7 @@ def test_only_epochs_that_were_looked_at_can_be_the_best(unkilled: Path, tmp_pat
 
 # Children come from a server that has torch imported already: a fresh interpreter would take seconds each.
 CHILDREN = multiprocessing.get_context("forkserver")
-CHILDREN.set_forkserver_preload(["avel.training"])
+CHILDREN.set_forkserver_preload(["avel.training", "avel.cli", "pytest"])
 
 
 def in_child(function: Callable[..., None], *arguments: object) -> int | None:
