@@ -106,6 +106,11 @@ class State(Struct, forbid_unknown_fields=True):
     best_epoch: Count
     best_accuracy: Annotated[float, Meta(ge=-1, le=1)]
 
+    @classmethod
+    def begin(cls) -> State:
+        """Before the first epoch."""
+        return cls(epoch=0, updates=0, best_epoch=0, best_accuracy=-1.0)
+
 
 @dataclass(frozen=True)
 class LoadedModel:

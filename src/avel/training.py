@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,9 +112,7 @@ def train(
     optimizer = torch.optim.Adam(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    state = checkpoint.State(epoch=0, updates=0, best_epoch=0, best_accuracy=-1.0)
-    if resumed:
-        state = checkpoint.load_state(state_file, network, optimizer)
+    state = checkpoint.load_state(state_file, network, optimizer) if resumed else checkpoint.State.begin()
     metrics = read_metrics(config.out)[: state.epoch]  # the line of an epoch that was cut short is dropped
     fabric.barrier()  # nobody writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
@@ -124,16 +123,12 @@ def train(
     for epoch in range(state.epoch + 1, config.epochs + 1):
         if progress:
             progress("train", epoch - 1, config.epochs)
-
-        def tell(done: float, loss: float, epoch: int = epoch) -> None:
-            if report:
-                report(_status(config, state, metrics, epoch, done, loss))
-
+        tell = report and partial(_tell, report, config, state, metrics, epoch)
         began = time.perf_counter()
         rate = _begin_epoch(fabric, config, network, optimizer, epoch)
         updates = plan(to_train, config, epoch, fabric.world_size, notice)
         notice = None  # once is enough
-        terms = fit_epoch(fabric, model, optimizer, to_train, updates, config, tell if report else None)
+        terms = fit_epoch(fabric, model, optimizer, to_train, updates, config, tell)
         state.epoch, state.updates = epoch, state.updates + len(updates)
         line = {"epoch": epoch, "updates": state.updates, "learning_rate": rate, "train": terms}
         if epoch % config.validate_every == 0 or epoch == config.epochs:
@@ -143,14 +138,14 @@ def train(
         line["seconds"] = round(time.perf_counter() - began, 3)
         metrics.append(line)
         _by_first(fabric, _save_epoch, config, store, network, optimizer, state, metrics, curves)
-        tell(1.0, terms["total"])
+        if tell:
+            tell(1.0, terms["total"])
     for each in curves:
         each.close()
     if progress:
         progress("train", config.epochs, config.epochs)
-    return Run(
-        config.out, state.best_epoch, state.best_accuracy, metrics, _baselines(config, store, to_train, to_choose)
-    )
+    baselines = _baselines(config, store, to_train, to_choose)
+    return Run(config.out, state.best_epoch, state.best_accuracy, metrics, baselines)
 
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:
@@ -389,14 +384,20 @@ def _begin_epoch(
     return rate
 
 
-def _status(
-    config: TrainConfig, state: checkpoint.State, metrics: list[dict[str, Any]], epoch: int, done: float, loss: float
-) -> TrainStatus:
-    """Where the training stands, ``done`` of the epoch's updates with that loss."""
+def _tell(
+    report: Report,
+    config: TrainConfig,
+    state: checkpoint.State,
+    metrics: list[dict[str, Any]],
+    epoch: int,
+    done: float,
+    loss: float,
+) -> None:
+    """Report where the training stands, ``done`` of the epoch's updates with that loss."""
     name = _scores_name(config)
     accuracy = next((line[name]["accuracy"] for line in reversed(metrics) if name in line), None)
     best = state.best_accuracy if state.best_epoch else None
-    return TrainStatus(config.seed, epoch, config.epochs, done, loss, accuracy, best, state.best_epoch)
+    report(TrainStatus(config.seed, epoch, config.epochs, done, loss, accuracy, best, state.best_epoch))
 
 
 def _save_epoch(
