@@ -32,7 +32,7 @@ from avel.config import TrainConfig
 from avel.data.ave.export import export_h5
 from avel.data.check import check, exit_code
 from avel.data.store import WORK, Settings, checksum, open_store
-from avel.data.store_writing import part_file, read_part, write_part
+from avel.data.store_writing import ClipFeatures, part_file, read_part, write_part
 from avel.errors import AvelError
 from avel.evaluation import evaluate, read_predictions
 from avel.files import file_sha256
@@ -70,8 +70,7 @@ def write_good(folder: Path) -> None:
     (folder / "parts" / WORK).mkdir(parents=True)
     random = np.random.default_rng(0)
     visual = random.random((2, 2, 2, 3)).astype(np.float16)
-    facts = {"duration": 2.0, "audio_valid": True, "source": "s", "bad_packets": 0}
-    write_part(folder / "parts", "part", SETTINGS, visual, np.ones((2, 4), np.float32), **facts)
+    write_part(folder / "parts", "part", SETTINGS, ClipFeatures(visual, np.ones((2, 4), np.float32), 2.0), "s")
     probabilities = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
     events, truth = (Event("bell", 0.0, 1.0, 0.5),), (Span("dog", 0.0, 2.0),)
     timeline = Timeline("v.mp4", 2.0, 1.0, CLASSES, probabilities, None, events, {"model": "ccln"}, truth, 0.25, 0.5)

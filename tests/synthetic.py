@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from avel.data import store_writing
 from avel.data.store import WORK, Settings, Store, checksum, open_store
-from avel.data.store_writing import pack, write_part
+from avel.data.store_writing import ClipFeatures, pack, write_part
 from avel.files import make_work_folder
 from avel.types import Span
 
@@ -93,8 +93,8 @@ def write_store(
             audio[start:end, label] += 2
             if match and end - start < length:
                 splits = (*splits, f"{splits[0]}_match")
-        facts = {"duration": float(length), "audio_valid": audio_valid, "source": f"{index}", "bad_packets": 0}
-        part = write_part(path, f"clip-{index}", settings, visual.astype(np.float16), audio, **facts)
+        features = ClipFeatures(visual.astype(np.float16), audio, float(length), audio_valid)
+        part = write_part(path, f"clip-{index}", settings, features, f"{index}")
         members.append(replace(part, spans=spans if labelled else None, splits=splits))
     pack(path, settings, CLASSES, members)
     return open_store(path)

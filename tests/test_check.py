@@ -25,7 +25,7 @@ import avel.data.ave.check as check_ave_module
 import avel.data.measure as measure_module
 from avel.data.check import check, exit_code
 from avel.data.store import WORK, Settings
-from avel.data.store_writing import pack, write_part
+from avel.data.store_writing import ClipFeatures, pack, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 from avel.types import Finding, Span
@@ -78,8 +78,8 @@ def write(path: Path, made: MadeStore) -> Path:
     make_work_folder(path / WORK)
     members = []
     for number, clip in enumerate(made.clips):
-        facts = {"duration": clip.duration, "audio_valid": clip.audio_valid, "source": str(number), "bad_packets": 0}
-        part = write_part(path, f"{number}", settings, clip.visual, clip.audio, **facts)
+        features = ClipFeatures(clip.visual, clip.audio, clip.duration, clip.audio_valid)
+        part = write_part(path, f"{number}", settings, features, str(number))
         labels = {"spans": clip.spans, "splits": clip.splits, "video": clip.video or clip.id}
         members.append(msgspec.structs.replace(part, id=clip.id, **labels))
     pack(path, settings, made.classes, members)

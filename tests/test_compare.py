@@ -15,7 +15,7 @@ from synthetic import write_store
 import avel.data.compare as compare_module
 from avel.data.compare import Comparison, Difference, compare
 from avel.data.store import WORK, Settings
-from avel.data.store_writing import pack, write_part
+from avel.data.store_writing import ClipFeatures, pack, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 
@@ -48,8 +48,7 @@ def write(path: Path, features: Features, *, tag: str = "x-1", ids: Sequence[str
     make_work_folder(path / WORK)
     members = []
     for name, (visual, audio) in features.items():
-        known = {"duration": float(len(visual)), "audio_valid": True, "source": name, "bad_packets": 0}
-        part = write_part(path, name, settings, visual, audio, **known)
+        part = write_part(path, name, settings, ClipFeatures(visual, audio, float(len(visual))), name)
         members.append(replace(part, id=ids[len(members)] if ids else name))
     pack(path, settings, (), members)
     return path

@@ -240,7 +240,7 @@ def test_pictures_and_sound_of_unequal_length_are_told(
     found = extract_clip(path, GreyMeans(), EndsOfSound())
     assert found.tags["length"].startswith(words) and found.tags["length"].endswith(f"{found.duration:.2f} s used")
     assert cli.main(["extract", str(path), "--out", str(tmp_path / "store"), "--workers", "0"]) == 0
-    assert f"a.mp4, what was read: length {words}" in capsys.readouterr().out
+    assert f"a.mp4, what was read: length: {words}" in capsys.readouterr().out
     assert open_store(tmp_path / "store").clips[0].streams.startswith(f"length {words}")
     assert extract(path, tmp_path / "store", workers=0).skipped == 1
 

@@ -13,10 +13,11 @@ from media import Pictures, Sound, remux, write_streams
 
 from avel import cli
 from avel.data.store import open_store
+from avel.data.store_writing import ClipFeatures
 from avel.errors import AvelError
 from avel.features.audio_samples import read_waveform
 from avel.features.extract import extract
-from avel.features.segments import ClipFeatures, extract_clip
+from avel.features.segments import extract_clip
 from avel.features.stamps import Stamps
 from avel.features.streams import probe
 from avel.features.video import open_media, sample_frames
@@ -109,13 +110,13 @@ def test_a_recorder_whose_stamps_jump(tmp_path: Path, by: float) -> None:
     levels, loud, features = seconds_of(path)
     assert levels == [40, 50, 60, 70] and loud == [False, False, False, True]
     assert features.duration == pytest.approx(4, abs=0.1)
-    assert features.jumps.startswith("jump at 1.98 s") and "ahead by" in features.jumps
+    assert features.tags["time stamps"].startswith("jump at 1.98 s") and "ahead by" in features.tags["time stamps"]
 
 
 def test_a_jump_ahead_in_files_that_have_no_jumps_is_a_pause(tmp_path: Path) -> None:
     path = jumping(clip(tmp_path / "a.mkv", 40, loud=(3, 4)), tmp_path / "pause.mkv", 2, 15)
     levels, loud, features = seconds_of(path)
-    assert levels == [40, *[50] * 16, 60, 70] and loud == [False] * 18 + [True] and features.jumps == ""
+    assert levels == [40, *[50] * 16, 60, 70] and loud == [False] * 18 + [True] and "time stamps" not in features.tags
 
 
 @pytest.mark.parametrize("kind", ["ts", "mp4", "mkv"])
@@ -133,13 +134,13 @@ def test_a_pause_of_the_sound_is_silence(tmp_path: Path, kind: str) -> None:
             here.mux(packet)
     levels, loud, features = seconds_of(path)
     assert levels == [40 + 10 * second for second in range(18)]
-    assert loud == [True] * 3 + [False] * 12 + [True] * 3 and features.jumps == ""
+    assert loud == [True] * 3 + [False] * 12 + [True] * 3 and "time stamps" not in features.tags
 
 
 def test_six_short_recordings(tmp_path: Path) -> None:
     part = clip(tmp_path / "a.ts", 40, 1, loud=(0, 1))
     levels, loud, features = seconds_of(joined(tmp_path / "j.ts", *[part] * 6))
-    assert levels == [40] * 6 and loud == [True] * 6 and "and 2 more" in features.jumps
+    assert levels == [40] * 6 and loud == [True] * 6 and "and 2 more" in features.tags["time stamps"]
 
 
 def test_a_playlist_with_a_discontinuity(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_a_playlist_with_a_discontinuity(tmp_path: Path) -> None:
     path.write_text(head + "#EXTINF:4,\na.ts\n#EXT-X-DISCONTINUITY\n#EXTINF:4,\nb.ts\n#EXT-X-ENDLIST\n")
     levels, loud, features = seconds_of(path)
     assert levels == [40, 50, 60, 70, 140, 150, 160, 170] and loud == [False, True, False, False] * 2
-    assert features.jumps
+    assert features.tags["time stamps"]
 
 
 @pytest.mark.parametrize("kind", ["mp4", "flv", "mxf", "fragments"])

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from media import cut, write_video
 
+from avel.data.store_writing import ClipFeatures
 from avel.errors import AvelError
 from avel.features import AudioExtractor, VisualExtractor
 from avel.features.audio_samples import read_waveform
-from avel.features.segments import ClipFeatures, extract_clip
+from avel.features.segments import extract_clip
 from avel.features.streams import probe
 from avel.features.video import sample_frames
 

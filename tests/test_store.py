@@ -16,7 +16,7 @@ from synthetic import assert_unchanged, write_store
 from avel.data import store_writing
 from avel.data.check import check
 from avel.data.store import WORK, Settings, StoredClip, open_store
-from avel.data.store_writing import pack, read_part, write_part
+from avel.data.store_writing import ClipFeatures, pack, read_part, write_part
 from avel.errors import AvelError
 from avel.files import make_work_folder
 from avel.types import Span
@@ -42,17 +42,8 @@ def features(index: int, segments: int) -> tuple[np.ndarray, np.ndarray]:
 def make_part(out: Path, index: int, segments: int = 0) -> StoredClip:
     make_work_folder(out / WORK)
     visual, audio = features(index, segments or index + 1)
-    return write_part(
-        out,
-        f"c{index}",
-        SETTINGS,
-        visual,
-        audio,
-        duration=index + 1.25,
-        audio_valid=True,
-        source=f"hash{index}",
-        bad_packets=index,
-    )
+    clip = ClipFeatures(visual, audio, index + 1.25, bad_packets=index)
+    return write_part(out, f"c{index}", SETTINGS, clip, f"hash{index}")
 
 
 def labelled(index: int, part: StoredClip) -> StoredClip:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,44 +29,65 @@ SHARD_BYTES = 64 * 2**20  # a shard is put together in memory before it is writt
 _ANNOUNCED = "shards.json"  # in the work folder: the shards that are removed where store.json does not name them
 
 
+@dataclass(frozen=True)
+class ClipFeatures:
+    """The features of one clip, and how its file was read.
+
+    Attributes:
+        visual: (T, H, W, Dv) float16.
+        audio: (T, Da) float32; zeros that stand for nothing where ``audio_valid`` is False.
+        duration: seconds for which there is both picture and sound; without sound, picture.
+        audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
+        bad_packets: packets and pictures that could not be decoded.
+        tags: what a timeline says of how the file was read, in words: ``streams``, which of several were taken; ``time
+            stamps``, where they started again or jumped; ``length``, which of picture and sound ends early;
+            ``channels``, how more than two became one. A key is left out where there is nothing to say.
+        uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
+            time, see `avel.features.segments.AveVisualSegments`.
+    """
+
+    visual: np.ndarray
+    audio: np.ndarray
+    duration: float
+    audio_valid: bool = True
+    bad_packets: int = 0
+    tags: Mapping[str, str] = field(default_factory=dict)
+    uneven: int = 0
+
+    @property
+    def streams(self) -> str:
+        """The tags in one line, as `StoredClip.streams`."""
+        return "; ".join(words if key == "streams" else f"{key} {words}" for key, words in self.tags.items())
+
+
 def part_file(out: Path, clip_id: str) -> Path:
     """Where the features of a clip wait to be packed."""
     return out / WORK / f"{hashlib.sha256(clip_id.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.safetensors"
 
 
-def write_part(
-    out: Path,
-    clip_id: str,
-    settings: Settings,
-    visual: np.ndarray,
-    audio: np.ndarray,
-    *,
-    duration: float,
-    audio_valid: bool,
-    source: str,
-    bad_packets: int,
-    streams: str = "",
-) -> StoredClip:
-    """Write the features of one finished clip: ``visual`` (T, H, W, Dv) float16 and ``audio`` (T, Da) float32.
+def write_part(out: Path, clip_id: str, settings: Settings, features: ClipFeatures, source: str) -> StoredClip:
+    """Write the features of one finished clip.
 
     Args:
         out: the store's folder.
-        clip_id, duration, audio_valid, source, bad_packets, streams: as in `StoredClip`.
+        clip_id: of the clip.
         settings: of the store.
+        features: of the clip.
+        source: sha256 of the media file.
 
     Returns:
         The clip, without events and splits: the table has these.
     """
     # save() writes an array in the order its memory has, whatever the axes say
-    visual, audio = np.ascontiguousarray(visual), np.ascontiguousarray(audio)
+    visual, audio = np.ascontiguousarray(features.visual), np.ascontiguousarray(features.audio)
     facts: dict[str, Any] = {
         "segments": len(visual),
-        "duration": round(duration, 6),
+        "duration": round(features.duration, 6),
         "checksum": checksum(visual, audio),
-        "audio_valid": audio_valid,
+        "audio_valid": features.audio_valid,
         "source": source,
-        "bad_packets": bad_packets,
-        "streams": streams,
+        "bad_packets": features.bad_packets,
+        "streams": features.streams,
     }
     metadata = {"settings": canonical(settings.shaping), "facts": json.dumps(facts)}
     # save_file would hide a full disk in an error of its own

@@ -23,10 +23,9 @@ from avel.data.store import WORK, Settings, StoredClip, open_store
 from avel.data.store_writing import pack, part_file, read_part, write_part
 from avel.data.table import Clip, classes_of
 from avel.errors import AvelError
-from avel.features.recipe import DEFAULT_RECIPE, BuiltRecipe, Recipe, Streams
-from avel.features.segments import MIXING, extract_clip
+from avel.features.recipe import DEFAULT_RECIPE, BuiltRecipe, Recipe
+from avel.features.segments import extract_clip
 from avel.features.sources import read_source
-from avel.features.streams import probe
 from avel.files import (
     check_folder,
     file_sha256,
@@ -146,7 +145,7 @@ def extract(
         len(clips) - len(todo),
         failed,
         out,
-        [(clip.id, clip.streams) for clip in packed if clip.streams],
+        [(clip.id, re.sub(r"(^|; )length ", r"\1length: ", clip.streams)) for clip in packed if clip.streams],
         [clip.id for clip in packed if not clip.audio_valid],
         built.recipe.device,
         left_out,
@@ -260,29 +259,21 @@ def _finished(clips: Sequence[Clip], out: Path, built: BuiltRecipe, progress: Pr
     known = [clip for clip in clips if clip.id in stored or part_file(out, clip.id).is_file()]
     finished: dict[str, StoredClip] = {}
     with ThreadPoolExecutor() as pool:
-        looks = pool.map(lambda clip: (_digest(clip.path), _channels(clip.path, recipe.streams)), known)
-        for done, (clip, (digest, channels)) in enumerate(zip(known, looks, strict=True), start=1):
+        digests = pool.map(lambda clip: _digest(clip.path), known)
+        for done, (clip, digest) in enumerate(zip(known, digests, strict=True), start=1):
             part = stored.get(clip.id)
-            if part is None or part.source != digest or not _is_made(part, recipe, channels):
+            if part is None or part.source != digest or not _is_made(part, recipe):
                 part = read_part(out, clip.id, settings, digest) if digest else None
-            if part is not None and _is_made(part, recipe, channels):
+            if part is not None and _is_made(part, recipe):
                 finished[clip.id] = part
             if progress:
                 progress("look", done, len(known))
     return finished
 
 
-def _is_made(part: StoredClip, recipe: Recipe, channels: int) -> bool:
-    """Whether a finished clip is what a recipe makes of its file, as far as the settings do not say it.
-
-    Args:
-        part: the clip.
-        recipe: of this run.
-        channels: of its file's sound.
-    """
+def _is_made(part: StoredClip, recipe: Recipe) -> bool:
+    """Whether a finished clip is what a recipe makes of its file, as far as the settings do not say it."""
     if not part.audio_valid and recipe.missing_audio == "error":
-        return False
-    if channels > 2 and not re.search(rf"(^|; ){MIXING} ", part.streams):  # once averaged, and nothing was said
         return False
     words = part.streams if " of " in part.streams else "video 0 of 1, audio 0 of 1"
     asked = recipe.streams._asdict()
@@ -326,14 +317,6 @@ def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
         return ""
 
 
-def _channels(path: Path, streams: Streams) -> int:
-    """Of a media file's sound; 0 where there is none, or where the file cannot be read."""
-    try:
-        return probe(path, streams=streams, silent=True).channels
-    except AvelError:
-        return 0
-
-
 def _state(path: Path) -> tuple[int, ...] | None:
     """What changes when a file does; None where there is none."""
     try:
@@ -363,18 +346,7 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
     if _state(clip.path) != before:  # its features would be kept for the file that it was
         return f"{clip.path} changed while it was read; is it still being written?"
     try:
-        return write_part(
-            out,
-            clip.id,
-            built.settings,
-            features.visual,
-            features.audio,
-            duration=features.duration,
-            audio_valid=features.audio_valid,
-            source=digest,
-            bad_packets=features.bad_packets,
-            streams="; ".join(f"{key} {words}" if key != "streams" else words for key, words in features.tags.items()),
-        )
+        return write_part(out, clip.id, built.settings, features, digest)
     except OSError as error:
         raise AvelError(
             f"could not write the features of {clip.id} to {out}: {error.strerror}",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 
 from avel.data.ave.files import SEGMENTS
+from avel.data.store_writing import ClipFeatures
 from avel.errors import AvelError
 from avel.features.audio_samples import AudioTrack
 from avel.features.extractor import AudioExtractor, AudioSpans, OwnMemory, OwnResampling, OwnResize, VisualExtractor
@@ -18,45 +18,8 @@ from avel.features.video import DECODED_SHARE, FrameChooser, Media, Scaler, open
 from avel.types import Progress
 
 BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
-MIXING = "channels"  # the tag that says how more than two channels became one
 _AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds between which a clip must end for framing ``ave``
 _AVE_LATEST = 0.5  # seconds; when its first picture must be there
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """The features of one clip.
-
-    Attributes:
-        visual: (T, H, W, Dv) float16.
-        audio: (T, Da) float32; zeros that stand for nothing where ``audio_valid`` is False.
-        duration: seconds for which there is both picture and sound; without sound, picture.
-        bad_packets: packets and pictures that could not be decoded.
-        audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
-        streams: which of several streams were taken, in words; "" where there was no choice.
-        jumps: where time stamps started again or jumped, in words; "" where they did not.
-        length: which of picture and sound ends early, in words; "" where both last for 95% of the longer one.
-        mixing: how more than two channels became one, in words; "" where there were no more.
-        uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
-            time, see `AveVisualSegments`.
-    """
-
-    visual: np.ndarray
-    audio: np.ndarray
-    duration: float
-    bad_packets: int
-    audio_valid: bool = True
-    streams: str = ""
-    jumps: str = ""
-    length: str = ""
-    mixing: str = ""
-    uneven: int = 0
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What a timeline says of how the file was read."""
-        told = {"streams": self.streams, "time stamps": self.jumps, "length": self.length, MIXING: self.mixing}
-        return {key: words for key, words in told.items() if words}
 
 
 def extract_clip(
@@ -129,19 +92,22 @@ def extract_clip(
             visual_features = visual_segments.finish(num_segments, media.video_end)
         else:
             visual_features = visual_segments.finish(num_segments)
+        told = {
+            "streams": media.info.streams,
+            "time stamps": media.jumps,
+            "length": _unequal(media) if media.has_sound else "",
+            "channels": audio_segments.mixing,
+        }
         features = ClipFeatures(
             visual_features.astype(np.float16),
             audio_segments.finish(num_segments).astype(np.float32)
             if media.has_sound
             else np.zeros((num_segments, audio.dim), dtype=np.float32),
             duration,
-            media.bad_packets,
-            media.has_sound,
-            media.info.streams,
-            media.jumps,
-            _unequal(media) if media.has_sound else "",
-            audio_segments.mixing,
-            visual_segments.by_time if isinstance(visual_segments, AveVisualSegments) else 0,
+            audio_valid=media.has_sound,
+            bad_packets=media.bad_packets,
+            tags={key: words for key, words in told.items() if words},
+            uneven=visual_segments.by_time if isinstance(visual_segments, AveVisualSegments) else 0,
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():
