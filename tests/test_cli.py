@@ -63,10 +63,14 @@ def test_a_verb_that_is_missing_shows_the_help(words: list[str], capsys: pytest.
     ("words", "said"),
     [
         (["nonsense"], "nonsense"),
-        (["train", "--store", "s"], "out"),
-        (["train", "--store", "s", "--out", "o", "--epochs", "many"], "epochs"),
-        (["train", "--store", "s", "--out", "o", "--streams", "smell"], "streams"),
-        (["train", "--store", "s", "--out", "o", "--no-such-option", "1"], "no_such_option"),
+        (["train", "--store", "s"], "required: out"),
+        (["train", "--store", "s", "--out", "o", "--batch-size", "x"], "--batch-size x: expected a value of type int"),
+        (["train", "--store", "s", "--out", "o", "--epochs", "many"], "--epochs many: expected a value of type int"),
+        (
+            ["train", "--store", "s", "--out", "o", "--streams", "smell"],
+            "--streams smell: expected one of 'both', 'audio', 'visual'",
+        ),
+        (["train", "--store", "s", "--out", "o", "--no-such-option", "1"], "--no-such-option"),
         (["train", "--config", "no-such.yaml", "--store", "s", "--out", "o"], "no-such.yaml"),
     ],
 )

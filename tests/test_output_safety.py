@@ -78,7 +78,7 @@ def test_a_corrected_csv_stays_and_is_named(
     before = state(out)
     assert localize(*words) == 2
     said = capsys.readouterr().err
-    assert "talk.csv is there" in said and "--overwrite" in said and "talk.json" not in said
+    assert "talk.csv already exists" in said and "--overwrite" in said and "talk.json" not in said
     assert state(out) == before
     assert localize(*words, "--overwrite") == 0
     assert (out / "talk.csv").read_text() == written
@@ -132,7 +132,7 @@ def test_the_user_s_own_files_beside_the_video_stay_and_other_videos_go_on(
     other = Path(shutil.copy(talk, folder / "other.mp4"))
     assert localize(talk, other, "--model", model, "--out", folder) == 1
     said = capsys.readouterr().err
-    assert "talk.txt" in said and "talk.vtt are there" in said and "1 of 2 videos failed" in said
+    assert "talk.txt" in said and "talk.vtt already exist" in said and "1 of 2 videos failed" in said
     assert (folder / "talk.vtt").read_text() == "WEBVTT\n\nmine\n" and (folder / "talk.txt").is_symlink()
     assert {file.name for file in folder.glob("talk.*")} == {"talk.mp4", "talk.vtt", "talk.txt"}
     assert {file.suffix for file in folder.glob("other.*")} == {*USUAL, ".mp4"}

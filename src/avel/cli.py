@@ -200,11 +200,12 @@ def evaluate(
     """Score a trained run on a split.
 
     Args:
-        run: Run folders of `avel train`, of one seed or of several.
+        run: Run folders of `avel train`, with one seed or several.
         split: Split to score: train, val or test.
         store: Where the store of the runs is now, if it was moved.
-        device: Where networks run: cpu, cuda, cuda:1 or mps; auto takes a GPU where there is one.
-        against: An evaluated run. Each run's difference to it is printed and written, with its interval.
+        device: Where the model runs: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.
+        against: Another run, evaluated before. The difference of each run to it is printed and written, with its
+            interval.
         baselines: Score the trivial baselines, which know labels alone, and no run. RUN may also be a store or a folder
             of AVE's files.
 
@@ -308,7 +309,7 @@ def localize(
         find, made_from = _by_model(model, files, **weights, device=device)
     else:
         find, made_from = _by_words(labels or "", clip, clap, device)
-    if threshold is not None:  # each way has its own default
+    if threshold is not None:  # --model and --labels have defaults of their own
         settings["threshold"] = threshold
     made_from |= settings | {"streams": [video_stream, audio_stream]}
 
@@ -334,7 +335,7 @@ def localize(
 
 
 def _videos_of(paths: Sequence[Path]) -> list[Path]:
-    """The videos that were named, those of a folder in its place; tells which of its files were left out."""
+    """The videos that were named, or that are in a folder that was named; prints which files were left out."""
     from avel.features.folders import in_words, videos_in
 
     videos: list[Path] = []
@@ -354,7 +355,7 @@ def _refuse_two_ways(ways: dict[str, tuple[Any, dict[str, Any]]]) -> None:
     if len(given) != 1:
         raise AvelError(
             "both --model and --labels" if given else "neither --model nor --labels",
-            "one of them: a model finds the classes it was trained on, CLIP and CLAP find any labels",
+            "one of the two: a model finds the classes it was trained on; CLIP and CLAP find any labels",
             'give --model RUN, or --labels "dog barking, church bell"',
         )
     for way, (value, options) in ways.items():
@@ -365,19 +366,21 @@ def _refuse_two_ways(ways: dict[str, tuple[Any, dict[str, Any]]]) -> None:
 
 
 def _by_model(path: Path, videos: Sequence[Path], **made: Any) -> tuple[Callable[..., Timeline], dict[str, Any]]:
-    """What makes a timeline of a video by a trained model, and what tells the model from others."""
+    """The function that localizes a video by a trained model, and what that depends on."""
     from avel.checkpoint import best_seed, load
     from avel.localization import estimate_seconds, localizer, of_released_features
 
     run = best_seed(path)
     model = load(run, made["device"])
     if run != path:
-        say(f"{path} holds runs of several seeds; taken: {run.name}, the best where its epoch was chosen")
+        say(
+            f"{path} holds runs of several seeds: {run.name} is used, which scored best on the split that chose its epoch"
+        )
     say(f"{path} knows {len(model.classes)} classes: {', '.join(model.classes)}")
     if of_released_features(model):
         say(
-            "trained on AVE's released features: VGG-19 and VGGish, with their published weights, make features of "
-            "that kind, of tenths of the frames of every ten seconds (framing ave)"
+            "The model was trained on AVE's released features. VGG-19 and VGGish, with their published weights, make "
+            "features of that kind, of tenths of the frames of every ten seconds (framing ave)."
         )
     seconds = estimate_seconds(videos, model, **made)
     if seconds > 10:
@@ -388,14 +391,14 @@ def _by_model(path: Path, videos: Sequence[Path], **made: Any) -> tuple[Callable
 def _by_words(
     text: str, clip: str | None, clap: str | None, device: str
 ) -> tuple[Callable[..., Timeline], dict[str, Any]]:
-    """What makes a timeline of a video by CLIP and CLAP, which are loaded once for all videos; and what tells them."""
+    """The function that localizes labels by CLIP and CLAP, loaded once for all videos, and what that depends on."""
     from avel.zero_shot import localize_words, parse_labels
 
     labels = parse_labels(text)  # its mistakes first: what follows takes seconds, or a download
     from avel.features.huggingface import CLAP_WEIGHTS, CLIP_WEIGHTS, ClapAudio, ClipVision
 
     vision, audio = ClipVision(clip or CLIP_WEIGHTS), ClapAudio(clap or CLAP_WEIGHTS)
-    say(f"looking and listening for: {'; '.join(labels)}")
+    say(f"labels to find: {'; '.join(labels)}")
     made_from = {"labels": labels, "clip": vision.tag, "clap": audio.tag}
     return partial(localize_words, labels=labels, clip=vision, clap=audio, device=device), made_from
 

@@ -25,28 +25,28 @@ class TrainConfig:
     """
 
     store: Path
-    """Feature store to train on, as `avel extract` wrote it."""
+    """Feature store to train on, made by `avel extract` or `avel data import-ave`."""
     out: Path
-    """Run folder to write; a run that was stopped there is resumed."""
+    """Run folder to write. The same command goes on where it was stopped."""
     model: str = "ccln"
-    """Model, by its name in avel.models.MODELS."""
+    """Name of the model, such as ccln. An unknown name is refused with the list of all."""
     task: Literal["full", "weak", "cml"] = "full"
     """Task: full (a label for every segment), weak (one for the whole video), cml (cross-modality localization)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the model, as in --options.width 128; an unknown one is answered with the list of all."""
+    """Options of the model, as in --options.width 128. An unknown name is refused with the list of all."""
     window: int = 10
-    """Segments the model sees at once; longer clips are cut into windows."""
+    """Number T of segments that the model sees at once. Longer clips are cut into windows of T segments."""
     epochs: int = 60
     """Passes over the training windows."""
     batch_size: int = 32
-    """Windows in a batch, over all processes together."""
+    """Windows in a batch, in all processes together."""
     drop_last: bool = False
-    """Leave out the last, smaller batch of an epoch."""
+    """Leave out the last batch of an epoch if it is smaller."""
     shuffle: bool = True
     """Draw a new order of the windows in every epoch. If false, every epoch takes the training clips in the order of
     the file that the split was imported from, or else of the store; background-only videos come last."""
     learning_rate: float = 1e-3
-    """Adam's learning rate, at the start."""
+    """Adam's learning rate at the start."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, or multiplied by gamma at milestones."""
     milestones: list[int] = field(default_factory=list)
@@ -58,36 +58,37 @@ class TrainConfig:
     gradient_clipping: float = 0.0
     """Largest norm of the gradient of all weights together; a larger gradient is scaled down. 0 for no limit."""
     weak_labels: Literal["onehot", "proportion"] = "onehot"
-    """Task weak: the video's class alone, or each class's share of its segments, which tells its length."""
+    """Task weak: what a video's label says: its class alone (onehot), or each class's share of its segments
+    (proportion), from which a model also learns how long the event is."""
     background_videos: bool = True
-    """Task weak: train on the videos of background alone too, where the store has such a split."""
+    """Task weak: also train on the videos of background alone, if the store has them."""
     cml_mode: Literal["joint", "strict"] = "joint"
-    """Task cml: both streams whole and aligned, or the query as its own segments alone."""
+    """Task cml: joint shows the model both streams, whole and aligned; strict shows it the query's segments alone."""
     feature_noise: float = 0.0
-    """Deviation of Gaussian noise added to the features in training only, against overfitting small data sets."""
+    """Standard deviation of the Gaussian noise added to features in training, against overfitting small data sets."""
     init_from: Path | None = None
     """Run folder or checkpoint to start from. Its kept weights are taken where name and shape are the same. Of a folder
     with several seeds, each seed starts from the run of the same seed, or else from the best run."""
     seed: int = 0
-    """Seed of the weights, the dropout and the order of the windows."""
+    """Seed of the initial weights, the dropout and the order of the windows."""
     streams: Literal["both", "audio", "visual"] = "both"
-    """Streams the model may use; the other one is zeroed, in training and in every later use of the model."""
+    """Features that the model may use. The others are set to zero, in training and whenever the model is used."""
     select_on: Literal["val", "test", "train"] = "val"
-    """Split that chooses the epoch to keep; test is the protocol of much published code, and marked in every result;
-    train is for a store without val, and tells nothing of other videos."""
+    """Split on which the epoch to keep is chosen. Much published code chooses on test; avel marks that in every result.
+    train is for a store without val, and says nothing about other videos."""
     validate_every: int = 1
-    """Epochs from one look at that split to the next; the last epoch is always looked at."""
+    """Validate on that split every so many epochs. The last epoch is always validated."""
     keep: Literal["best", "last"] = "best"
     """Weights to keep: of the best epoch on that split, or of the last epoch."""
     device: str = "auto"
-    """Device: auto, cpu, cuda or mps."""
+    """Where the model runs: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     """Arithmetic: 32-true (float32), bf16-mixed (bfloat16 where PyTorch holds it safe), or 64-true (float64, to check
     results)."""
     tensorboard: bool = False
-    """Write loss, accuracy and learning rate for TensorBoard too, under tensorboard/ in the run folder."""
+    """Also write loss, accuracy and learning rate for TensorBoard, under tensorboard/ in the run folder."""
     threads: int = 0
-    """CPU threads; 0 leaves the choice to PyTorch. A resumed run uses the number it started with."""
+    """Number of CPU threads; 0 lets PyTorch choose. A resumed run uses the number it started with."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():

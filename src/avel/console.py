@@ -22,9 +22,9 @@ SECONDS_BETWEEN_LINES = 60  # of a training whose epochs are long, where no bar 
 
 
 class PlainConsole(Console):
-    """A terminal to which the text of others can do nothing: what is printed are letters, whatever a name holds.
+    """A console that text from others cannot control: whatever a name holds, only visible characters are printed.
 
-    A string is one line; rich's own colours and bars stay. No guesses at markup and numbers.
+    A string is one line. Rich's own colours and bars stay, but it looks for no markup and no numbers in a text.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -47,7 +47,7 @@ class PlainConsole(Console):
             ) from error
 
     def on_broken_pipe(self) -> None:
-        """End quietly, as programs do that the signal of a broken pipe ends; Python itself flushes once more."""
+        """End quietly, as programs do that SIGPIPE ends. Python itself flushes once more."""
         with suppress(SystemExit):
             super().on_broken_pipe()
         raise SystemExit(128 + signal.SIGPIPE)
@@ -104,15 +104,15 @@ def bars() -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     left = (TextColumn("left"), TimeRemainingColumn())
-    # The time left is told from the last thousand steps, however long they took: rich would forget a step after thirty
-    # seconds, and a clip or an epoch can take minutes.
+    # The time left comes from the last thousand steps, however long they took. By default rich forgets a step after
+    # thirty seconds, but a clip or an epoch can take minutes.
     with Bars(*columns, *left, speed_estimate_period=math.inf, console=console(stderr=True)) as drawn:
         tasks: dict[str, Any] = {}
 
         def progress(stage: str, done: int, total: int) -> None:
             task = drawn.tasks[tasks[stage]] if stage in tasks else None
             if task is None or (task.finished and done < total):
-                # What was done before is no work of this run: the time left must not be told from it.
+                # What an earlier run did must not count for the time left.
                 tasks[stage] = drawn.add_task(stage, total=total, completed=done)
             drawn.update(tasks[stage], completed=done, total=total)
 
@@ -123,7 +123,7 @@ def bars() -> Iterator[Progress]:
 def training_bars() -> Iterator[Report]:
     """A ``report`` of training: a bar a seed with loss, accuracy and the time left, on standard error.
 
-    Where that is no terminal, a line at the end of each epoch instead, and one a minute within it.
+    Where there is no terminal, a line is printed at the end of each epoch, and one a minute within it.
     """
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -140,7 +140,7 @@ def training_bars() -> Iterator[Report]:
         def report(status: TrainStatus) -> None:
             done = status.epoch - 1 + status.done
             if status.seed not in tasks:
-                began = int(done)  # epochs of an earlier call are no work of this one
+                began = int(done)  # epochs of an earlier run must not count for the time left
                 tasks[status.seed] = drawn.add_task("", total=status.epochs, completed=began)
             drawn.update(tasks[status.seed], completed=done, description=standing(status))
 
@@ -148,7 +148,7 @@ def training_bars() -> Iterator[Report]:
 
 
 def training_lines(tell: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> Report:
-    """A ``report`` of training that tells a line at the end of each epoch, and one a minute within it."""
+    """A ``report`` of training that passes a line to ``tell`` at the end of each epoch, and one a minute within it."""
     began: dict[int, tuple[float, float]] = {}  # seed -> epochs done, and the time, at its first report
     told = now()
 

@@ -8,7 +8,7 @@ from avel.text import visible
 
 
 class AvelError(Exception):
-    """A mistake in the input, told so that the reader can mend it.
+    """A mistake in the input, explained so that the reader can correct it.
 
     Args:
         found: what is wrong, naming the file, row or value as it was found.
@@ -47,7 +47,7 @@ def notice_of_disk(lacking: str, folder: str | Path, message: str) -> None:
 
 
 def error_of_disk(error: OSError) -> AvelError:
-    """What the operating system said of a file or a disk, for the user."""
+    """An error of the operating system about a file or a disk, for the user."""
     places = " and ".join(os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
     return AvelError(
         f"{error.strerror}: {places}" if places else f"{error.strerror}",

@@ -32,7 +32,7 @@ from avel.web import clip_beside, timeline_page
 WAVEFORM_RATE = 8000  # Hz; the picture shows an envelope
 FRAME_WIDTH = 240  # pixels
 FINGERPRINT = "fingerprint"  # the tag of a timeline that says what it was made from
-_PATIENCE = 10  # seconds: another run has all its files written, and only gives them their names
+_PATIENCE = 10  # seconds: another run has written its files, and only renames them
 LONGEST_NAME = 200  # bytes: a file name may have 255, and suffixes follow
 
 
@@ -63,21 +63,21 @@ _WRITERS: dict[str, Callable[[Timeline, Path], None]] = {
 def present(
     timeline: Timeline, out: Path, name: str, formats: Sequence[str] = USUAL_FORMATS, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write a timeline as ``out/name`` with the suffix of each format. The files appear together, or none does.
+    """Write a timeline as ``out/name`` with the suffix of each format. Either all files appear or none.
 
     Args:
-        timeline: what `localize` returned; its video is still there.
+        timeline: what `localize` returned. Its video must still exist.
         out: folder, made where it is missing.
         name: file name without suffix.
         formats: keys of `SUFFIXES`.
-        overwrite: replace files that are there. Without it, files of the same timeline are kept, and only the missing
-            ones are written.
+        overwrite: replace existing files. By default files of the same timeline are kept, and only missing ones are
+            written.
 
     Returns:
         The files, in the order of `SUFFIXES`.
 
     Raises:
-        AvelError: a file is there that is not this timeline's, the disk is full, or the video cannot be read any more.
+        AvelError: a file exists that is not this timeline's, the disk is full, or the video can no longer be read.
     """
     make_folder(out)
     files = {key: out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats}
@@ -92,7 +92,7 @@ def present(
             draw(timeline, picture)
         if "html" in files:
             write_page(timeline, files["html"], now(picture))
-        # Another run may have written there meanwhile: from here until all files have appeared it waits.
+        # Another run may have written there meanwhile. It waits from here until all files have appeared.
         alone.enter_context(held_alone(out, wait_seconds=_PATIENCE))
         if not overwrite:
             _refuse(file for key, file in files.items() if key in _WRITERS and not _same(file, now(file)))
@@ -130,9 +130,9 @@ def present_all(
     truth: Mapping[Path, Sequence[Span]] = MappingProxyType({}),
     overwrite: bool = False,
 ) -> Iterator[Presented]:
-    """Localize videos and write what was found in each, as `present` does. Those that are finished are kept.
+    """Localize videos and write what was found in each, as `present` does. Finished videos are kept.
 
-    Whether the files of each video can be written is found out before any work, so that nobody waits in vain.
+    Whether the files of each video may be written is checked before any work.
 
     Args:
         videos: the media files.
@@ -173,12 +173,12 @@ def index_name(videos: Sequence[Path]) -> str:
 
 
 def fingerprint(video: str | Path, out: str | Path, **made_from: Any) -> str:
-    """What a timeline's tag ``fingerprint`` says: the video's content and place, this version, and ``made_from``.
+    """The tag ``fingerprint`` of a timeline: a hash of the video's content and place, this version, and ``made_from``.
 
     Args:
         video: the media file; one that cannot be read counts as empty.
         out: folder that the timeline is written to, from which a CSV names the video.
-        made_from: JSON values: the model, or the words, and the settings.
+        made_from: JSON values: the model or the labels, and the settings.
     """
     digest = ""
     with suppress(OSError):
@@ -189,7 +189,7 @@ def fingerprint(video: str | Path, out: str | Path, **made_from: Any) -> str:
 
 
 def finished(video: str | Path, out: Path, name: str, formats: Sequence[str], made_from: str | None) -> Timeline | None:
-    """The timeline of an earlier run, where all files that `present` would write are there already.
+    """The timeline of an earlier run, if all files that `present` would write exist already; else None.
 
     Args:
         video: the media file.
@@ -197,8 +197,8 @@ def finished(video: str | Path, out: Path, name: str, formats: Sequence[str], ma
         made_from: the `fingerprint` of this run; None for any.
 
     Raises:
-        AvelError: a file is there that this run would not write: one of another run, one that was changed since, or
-            one that avel did not write.
+        AvelError: a file exists that this run would not write: it is of another run, was changed since, or avel did not
+            write it.
     """
     files = {key: out / f"{name}{suffix}" for key, suffix in SUFFIXES.items() if key in formats}
     known, mark = None, None
@@ -213,7 +213,7 @@ def finished(video: str | Path, out: Path, name: str, formats: Sequence[str], ma
     with together(overwrite=False) as now:
         for key, file in files.items():
             if key in _WRITERS and file in there:
-                # The text of a path depends on the working folder, which may be another one now.
+                # How a path is written depends on the working folder, which may have changed.
                 _WRITERS[key](known if key == "json" else replace(known, video=os.fspath(video)), file)
         _refuse(file for key, file in files.items() if file in there and key in _WRITERS and not _same(file, now(file)))
         for file in page_and_clip.intersection(there):
@@ -224,7 +224,7 @@ def finished(video: str | Path, out: Path, name: str, formats: Sequence[str], ma
 
 
 def _same(file: Path, other: Path) -> bool:
-    """Whether a file is not there yet, or has the other's content; of JSON, but for how it names the video."""
+    """Whether a file is missing or has the other's content. In JSON the path of the video may differ."""
     if not os.path.lexists(file):
         return True
     if not file.is_file():
@@ -241,23 +241,23 @@ def _same(file: Path, other: Path) -> bool:
 
 
 def _refuse(files: Iterable[Path]) -> None:
-    """AvelError where there are files in the way."""
+    """AvelError if there are any files."""
     names = sorted(map(str, files))
     if names:
         raise AvelError(
-            f"{', '.join(names)} {'are' if names[1:] else 'is'} there, and not what this run would write",
-            "no file of that name, or the unchanged one of a run with the same video, model and settings",
+            f"{', '.join(names)} already {'exist' if names[1:] else 'exists'}, and this run would write something else",
+            "no file of that name, or an unchanged one from a run with the same video, model and settings",
             "choose another --out, move the files away, or add --overwrite to replace them",
         )
 
 
 def draw(timeline: Timeline, path: str | Path) -> None:
-    """Draw a timeline with the frames and the sound of its video, which is read once more; see `Timeline.plot`."""
+    """Draw a timeline with the frames and the sound of its video, which is read again; see `Timeline.plot`."""
     named, streams = timeline.tags.get("streams", ""), _streams(timeline)
     there = probe(timeline.video, streams=streams).streams
     if there != named.partition("; ")[0]:  # after that, which were passed over
         raise AvelError(
-            f"{timeline.video} has other streams than when it was localized: {there or 'one of each kind'}",
+            f"{timeline.video} has other streams now than when it was localized: {there or 'one of each kind'}",
             named or "one video and one audio stream",
             "localize the file again",
         )
@@ -273,7 +273,7 @@ def _streams(timeline: Timeline) -> Streams:
 
 
 def write_page(timeline: Timeline, path: str | Path, picture: str | Path | None = None) -> None:
-    """Write a timeline's page with its picture, which is drawn unless it is there already; see `Timeline.to_html`."""
+    """Write the page of a timeline with its picture, drawn here unless it is given; see `Timeline.to_html`."""
     with TemporaryDirectory() as folder:
         if picture is None:
             picture = Path(folder) / "timeline.png"
@@ -283,10 +283,10 @@ def write_page(timeline: Timeline, path: str | Path, picture: str | Path | None 
 
 
 def file_names(videos: Sequence[Path]) -> list[str]:
-    """A file name without suffix for every video: its stem, shortened where it is too long, numbered where it must be.
+    """A file name without suffix for each video: its stem, shortened if too long, numbered if several have the same.
 
-    Bytes that are no UTF-8 are written as in a URL, ``caf%E9``: not every disk takes them. No two videos share a file,
-    even where upper and lower case are one.
+    Bytes that are not UTF-8 are written as in a URL, ``caf%E9``, since not every disk accepts them. No two videos share
+    a file, even on a disk that ignores case.
     """
     stems = [_shortened(video.stem) for video in videos]
     numbers = Counter(map(_key, stems))
@@ -303,7 +303,7 @@ def file_names(videos: Sequence[Path]) -> list[str]:
 
 
 def _shortened(stem: str) -> str:
-    """A name in UTF-8 of at most LONGEST_NAME bytes, cut between two characters, that no other name is cut to."""
+    """A name in UTF-8 of at most LONGEST_NAME bytes. No two long names are shortened to the same."""
     stem = re.sub("[\udc80-\udcff]", lambda match: f"%{ord(match[0]) - 0xDC00:02X}", stem)
     if len(os.fsencode(stem)) <= LONGEST_NAME:
         return stem
@@ -314,7 +314,7 @@ def _shortened(stem: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Equal for names that a file system may take for one."""
+    """Equal for names that a file system may treat as the same."""
     return unicodedata.normalize("NFC", name.casefold())
 
 

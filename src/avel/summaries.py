@@ -145,7 +145,7 @@ def _print_run(scores: Scores) -> None:
             what, value, (low, high) = "segment accuracy", score["segment_accuracy"], score["interval_95"]
         say(f"{folder}: {what} {value:.4f}, 95% of resampled videos in [{low:.4f}, {high:.4f}]")
     if scores.class_recall:
-        table = Table("class", "recall", title="Recall: share of the segments with a label that get it")
+        table = Table("class", "recall", title="Recall: share of a class's segments that the model finds")
         for name, values in scores.class_recall.items():
             table.add_row(name, mean_and_spread(values) if values else "no such segment")
         console().print(table)

@@ -35,6 +35,13 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 KEYWORD_ONLY, POSITIONAL_OR_KEYWORD = Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD
 ConfigFile = NewType("ConfigFile", Path)  # a YAML file with options of the verb
 
+#: What jsonargparse says of a value, and what a user reads.
+_PLAIN = {
+    r'Parser key "(.+?)":\s+Expected a typing.Literal\[(.+?)\]. Got value: (.*)': r"--\1 \3: expected one of \2",
+    r"""Parser key "(.+?)":\s+Expected a <class '(.+?)'>. Got value: (.*)""": r"--\1 \3: expected a value of type \2",
+    r'Parser key "(.+?)":\s+': r"--\1: ",
+}
+
 _read_yaml = get_loader("yaml")
 
 
@@ -45,6 +52,11 @@ class Parser(ArgumentParser):
         super().__init__(formatter_class=_HelpFormatter, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if message.startswith("the following arguments are required: "):
+            message = re.sub(r"[\w-]+\.", "", message)  # the verbs, as in extract.out
+        for found, plain in _PLAIN.items():
+            message = re.sub(found, plain, message)
+        message = _dashed(message)
         super().error(visible(message, keep_lines=True), ex)
 
     def _print_message(self, message: str, file: Any = None) -> None:  # argparse ignores what goes wrong here
@@ -69,7 +81,12 @@ class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter)
 
     def format_help(self) -> str:
         text: str = re.sub(r"\n *Available subcommands:\n *\(required\)", "", super().format_help())
-        return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), text)
+        return _dashed(text)
+
+
+def _dashed(text: str) -> str:
+    """The text with ``--batch_size`` as a user types it: ``--batch-size``."""
+    return re.sub(r"--[a-z_]+", lambda match: match[0].replace("_", "-"), text)
 
 
 def _words_of(action: argparse.Action) -> bool:

@@ -68,7 +68,7 @@ class Recipe:
     """What to do with a video without sound: error lists it as failed; mark keeps its visual features and marks it, so
     that training refuses it."""
     device: str = "auto"
-    """Device of the extractors' networks: auto (a GPU where there is one), cpu, cuda, cuda:1 or mps."""
+    """Where the extractors' networks run: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
     #: A batch of four seconds takes VGG-19 half a minute on a slow core.
     clip_seconds_limit: float = 300.0
     """Seconds that one second of video may take. A clip that needs longer has failed; the others go on. No limit with

@@ -20,13 +20,13 @@ _BLOCKS, _ASCII = "·:▁▂▃▄▅▆▇█", ".:-=#"
 
 
 def terminal_timeline(timeline: Timeline) -> TerminalTimeline:
-    """What ``rich.print`` draws: a lane per class of what was found, one of the truth where it is known, the events."""
+    """What ``rich.print`` draws: a lane per class with what was found and, if known, the truth; then the events."""
     return TerminalTimeline(timeline)
 
 
 @dataclass(frozen=True)
 class TerminalTimeline:
-    """A rich renderable; it takes the width of the terminal and ASCII where it knows no more."""
+    """A rich renderable. It takes the width of the terminal, and ASCII if the terminal shows nothing else."""
 
     timeline: Timeline
 
