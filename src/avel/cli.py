@@ -373,9 +373,7 @@ def _by_model(path: Path, videos: Sequence[Path], **made: Any) -> tuple[Callable
     run = best_seed(path)
     model = load(run, made["device"])
     if run != path:
-        say(
-            f"{path} holds runs of several seeds: {run.name} is used, which scored best on the split that chose its epoch"
-        )
+        say(f"{path} holds runs of several seeds; using {run.name}, the best on the split that chose its epoch")
     say(f"{path} knows {len(model.classes)} classes: {', '.join(model.classes)}")
     if of_released_features(model):
         say(
