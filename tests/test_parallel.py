@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from synthetic import CLASSES, write_store
+from torch.distributed import TCPStore
 
 from avel import cli, training
 from avel.checkpoint import load
@@ -42,10 +42,8 @@ CHILDREN.set_forkserver_preload(["avel.training", "avel.cli", "pytest"])
 
 def together(work: Callable[..., None], *arguments: object) -> list[int | None]:
     """Run ``work(rank, *arguments)`` on every process of a group; their exit codes, -SIGKILL for one that hung."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [CHILDREN.Process(target=as_rank, args=(rank, port, work, arguments)) for rank in range(PROCESSES)]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's, at a port that is free
+    started = [CHILDREN.Process(target=as_rank, args=(rank, store.port, work, arguments)) for rank in range(PROCESSES)]
     for process in started:
         process.start()
     for process in started:
@@ -57,8 +55,9 @@ def together(work: Callable[..., None], *arguments: object) -> list[int | None]:
 
 def as_rank(rank: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
     local = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": 0}
-    os.environ.update({name: str(value) for name, value in {**local, **place}.items()})
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0}
+    elastic = {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+    os.environ.update({name: str(value) for name, value in {**local, **place, **elastic}.items()})
     torch.set_num_threads(1)
     work(rank, *arguments)
 
