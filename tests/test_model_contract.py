@@ -114,7 +114,7 @@ def test_shapes(name: str, task: str, num_videos: int, num_segments: int, grid: 
     assert all(term.shape == () and term.isfinite() for term in terms.values())
     named = [term for key, term in terms.items() if key != "total"]
     assert named and torch.allclose(terms["total"], torch.stack(named).sum())
-    assert terms["total"] >= model.least_loss
+    assert terms["total"] > model.least_loss - 1e-6
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(MODELS) if "cml" in MODELS[name].tasks])
@@ -202,11 +202,9 @@ def test_inputs_are_cast_to_the_type_of_the_parameters(name: str, task: str) -> 
     assert {tensor.dtype for tensor in tensors(model.double()(audio, visual))} == {torch.float64}
 
 
-def overfit(
-    name: str, task: str, num_segments: int, steps: int, learning_rate: float
-) -> tuple[nn.Module, float, float]:
-    """The model after so many steps on eight clips, and by how much its loss exceeded the least, before and after."""
-    model, (audio, visual, target) = build(name, task), batch(8, num_segments)
+def overfit(name: str, task: str, steps: int, learning_rate: float) -> tuple[nn.Module, float, float]:
+    """The model after some steps on eight short clips; how far its loss was above the least, before and after."""
+    model, (audio, visual, target) = build(name, task), batch(8, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
     values = []
     for _ in range(steps):
@@ -221,16 +219,16 @@ def overfit(
 @every_model_and_task
 def test_it_learns_eight_clips(name: str, task: str) -> None:
     """In few steps, each large: `test_it_overfits_eight_clips` takes its time."""
-    _, before, after = overfit(name, task, num_segments=4, steps=10, learning_rate=4e-3)
-    assert 0 < after < 0.7 * before
+    _, before, after = overfit(name, task, steps=10, learning_rate=4e-3)
+    assert -1e-6 < after < 0.7 * before
 
 
 @pytest.mark.slow
 @every_model_and_task
 def test_it_overfits_eight_clips(name: str, task: str) -> None:
-    model, before, after = overfit(name, task, num_segments=10, steps=80, learning_rate=1e-3)
-    assert 0 < after < before / 2
-    audio, visual, target = batch(8)
+    model, before, after = overfit(name, task, steps=80, learning_rate=3e-3)
+    assert -1e-6 < after < before / 2
+    audio, visual, target = batch(8, 4)
     output = model.eval()(audio, visual)
     if isinstance(output, DistanceOutput):
         together, distance = target.labels < NUM_CLASSES, output.distance.diagonal(dim1=1, dim2=2)

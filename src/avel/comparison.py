@@ -24,7 +24,7 @@ from avel.data.store import Store
 from avel.errors import AvelError
 from avel.evaluation import OpenRun, open_run, read_predictions, score_run
 from avel.files import refuse_foreign_json, write_file
-from avel.metrics import Interval, paired_interval
+from avel.metrics import Interval, labels_of, paired_interval
 from avel.reading import read_json
 from avel.runs import RunFacts, run_facts, seeds_of, store_of
 from avel.types import Progress
@@ -319,7 +319,7 @@ def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: 
 def _right_and_asked(saved: Any) -> tuple[np.ndarray, np.ndarray]:
     """(N,) what a run had right in each clip, (N,) what was asked: segments, or an event in both directions."""
     if "probabilities" in saved:
-        right = saved["probabilities"].argmax(1) == saved["labels"]
+        right = labels_of(saved["probabilities"]) == saved["labels"]
         starts = np.cumsum(saved["segments"]) - saved["segments"]
         return np.add.reduceat(right, starts, dtype=np.int64), saved["segments"]
     hits = sum(saved[f"{saved['trained_mode']}_{direction}"].astype(np.int64) for direction in DIRECTIONS)

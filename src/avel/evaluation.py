@@ -31,6 +31,7 @@ from avel.metrics import (
     event_counts,
     event_curve,
     event_f1,
+    labels_of,
     segment_accuracy,
 )
 from avel.plots import class_bars, confusion_picture, event_curves, localized_events, training_curves
@@ -128,7 +129,7 @@ def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
     correct, counted = per_video(predictions)
     for prediction in predictions:
         clip = store.clips[prediction.clip]
-        counts += confusion(prediction.labels, prediction.probabilities.argmax(-1), num_classes)
+        counts += confusion(prediction.labels, labels_of(prediction.probabilities), num_classes)
         found = find_events(prediction.probabilities, store.classes, store.segment_seconds, clip.duration)
         events += event_counts(clip.spans or (), found, IOU)
         curve = [a + b for a, b in zip(curve, event_curve(clip.spans or (), found, IOUS), strict=True)]
@@ -154,7 +155,7 @@ def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
 
 def per_video(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
     """(N,) segments that were right in each clip, (N,) segments it has."""
-    right = [int((each.probabilities.argmax(-1) == each.labels).sum()) for each in predictions]
+    right = [int((labels_of(each.probabilities) == each.labels).sum()) for each in predictions]
     return np.array(right), np.array([len(each.labels) for each in predictions])
 
 

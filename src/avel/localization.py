@@ -21,6 +21,7 @@ import numpy as np
 
 from avel.data.ave.files import SEGMENTS
 from avel.errors import AvelError
+from avel.metrics import labels_of
 from avel.timeline import Timeline
 from avel.types import DistanceOutput, Event, Progress
 
@@ -446,7 +447,7 @@ def find_events(
     Returns:
         Events in order of time, not overlapping.
     """
-    labels = probabilities.argmax(-1)
+    labels = labels_of(probabilities)
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     events = []
     for first, last in pairwise(edges):

@@ -13,6 +13,22 @@ from avel.errors import AvelError
 from avel.types import Span
 
 
+def labels_of(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    """The labels of segments: the most probable class, the first of several.
+
+    The outputs of networks keep their ``probabilities()`` so that this is their ``labels()``. Where several windows show
+    a segment, it is the label of their mean.
+
+    Args:
+        probabilities: (..., C+1), background last.
+
+    Returns:
+        (...) class ids, background = C.
+    """
+    labels: npt.NDArray[np.int64] = probabilities.argmax(-1)
+    return labels
+
+
 def confusion(
     labels: npt.NDArray[np.integer], predictions: npt.NDArray[np.integer], num_classes: int
 ) -> npt.NDArray[np.int64]:
