@@ -59,7 +59,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def one_shot(seconds: list[Second], **changes) -> ClipPlan:
     """A clip with these seconds in one place, without a voice."""
-    labels = {one for second in seconds for one in (*second.seen, second.heard) if one}
+    labels = {one for second in seconds for one in (*second.visual, second.audio) if one}
     shot = Shot("place-test-3", None, tuple(f"{one}-test-1" for one in CLASSES if one in labels), tuple(seconds))
     return replace(ClipPlan("videos/x.mp4", "test", 5, 0, 25, (shot,)), **changes)
 
@@ -103,7 +103,7 @@ def test_share_of_background_and_balance_of_classes(seed):
     for plan in plans:
         own = plan.spans[0].label if plan.spans else None
         rest = [second for second in plan.seconds if second.kind != "event"]
-        both += any(second.heard == own or own in second.seen for second in rest) if own else 0
+        both += any(second.audio == own or own in second.visual for second in rest) if own else 0
     assert both > 0.6 * 400
 
 
@@ -133,7 +133,7 @@ def test_events_are_stretches_of_two_to_ten_whole_seconds(seed, seconds):
             assert span.start == int(span.start) and 2 <= span.end - span.start <= 10
             labels[int(span.start) : int(span.end)] = [span.label] * int(span.end - span.start)
         for label, second in zip(labels, plan.seconds, strict=True):
-            assert label == (second.heard if second.heard and second.heard in second.seen else None)
+            assert label == (second.audio if second.audio and second.audio in second.visual else None)
 
 
 def test_kinds_by_hand():
@@ -178,8 +178,8 @@ from avel.worlds.rendered import plan as world
 from avel.worlds.rendered.render import CLASSES, draw_clip, plan_world, synthesize_clip
 world.WIDTH, world.HEIGHT = 80, 60
 plans = plan_world(seed=52, clips=11, long_videos=0, seconds=2)
-assert {second.heard for plan in plans for second in plan.seconds} >= set(CLASSES)
-assert {label for plan in plans for second in plan.seconds for label in second.seen} >= set(CLASSES)
+assert {second.audio for plan in plans for second in plan.seconds} >= set(CLASSES)
+assert {label for plan in plans for second in plan.seconds for label in second.visual} >= set(CLASSES)
 print(hashlib.sha256(b"".join(frame.tobytes() for plan in plans for frame in draw_clip(plan))).hexdigest())
 print(hashlib.sha256(b"".join(synthesize_clip(plan).tobytes() for plan in plans)).hexdigest())
 """

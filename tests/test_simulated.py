@@ -24,8 +24,9 @@ from avel.worlds.simulated.plan import (
     MATCH_LEAST,
     MATCH_WHOLE,
     REPEATED,
+    SPLITS,
+    SimulatedPlan,
     plan,
-    repeated_kinds,
 )
 from avel.worlds.simulated.simulate import make_scenes, simulate
 
@@ -51,6 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The plan at AVE's size
+
+
+def repeated_kinds(made: SimulatedPlan) -> Counter[tuple[str, ...]]:
+    """How many videos of several rows there are, by the splits of their rows in the standard family."""
+    split = {row: name for name in SPLITS for row in made.splits[name].tolist()}
+    kinds = (tuple(sorted((split[row] for row in rows), key=SPLITS.index)) for rows in made.video_rows())
+    return Counter(kind for kind in kinds if len(kind) > 1)
 
 
 def test_the_full_plan_has_aves_counts() -> None:
@@ -268,18 +276,18 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(folder: Path, t
 
 
 def test_the_background_is_what_it_is_called() -> None:
-    """A sound-only second has the sound and no object, a sight-only second the object and not its sound."""
+    """An audio-only second has the sound and no object, a visual-only second the object and not its sound."""
     kinds = Counter()
     for number in range(200):
         scene = make_scene(0, number, (number % 28,), 3, 6)
-        (own, sound), (own_sight, sight) = scene.sounds[0], scene.sights[0]
-        assert own == own_sight == number % 28
+        (own, sound), (own_object, visible) = scene.sounds[0], scene.objects[0]
+        assert own == own_object == number % 28
         for second, kind in enumerate(scene.kinds):
             kinds[kind] += 1
             assert (kind in ("event", "out of view")) == (3 <= second < 6)
-            assert (sound[second] == 1) == (kind in ("event", "out of view", "sound only"))
-            assert bool(sight[second]) == (kind in ("event", "sight only"))
-    assert set(kinds) == {"event", "out of view", "sound only", "sight only", "neither"}
+            assert (sound[second] == 1) == (kind in ("event", "out of view", "audio only"))
+            assert bool(visible[second]) == (kind in ("event", "visual only"))
+    assert set(kinds) == {"event", "out of view", "audio only", "visual only", "neither"}
     assert min(kinds.values()) > 30
 
 
@@ -297,7 +305,7 @@ def test_what_is_planted_can_be_found_and_what_is_not_cannot() -> None:
         audio, visual = make_audio(world, scene), make_visual(world, scene).mean((1, 2))
         for second in range(10):
             heard[scene.sounds[0][1][second] == 1].append(float(audio[second] @ sound_of))
-            seen[bool(scene.sights[0][1][second])].append(float(visual[second] @ sight_of))
+            seen[bool(scene.objects[0][1][second])].append(float(visual[second] @ sight_of))
     for values in (heard, seen):
         spread = np.std(values[False])
         assert np.mean(values[True]) > np.mean(values[False]) + 0.5 * spread
@@ -308,7 +316,7 @@ def test_background_videos_have_no_event(folder: Path) -> None:
     _, background = make_scenes(made, 0)
     for scene in background:
         assert not {"event", "out of view"} & set(scene.kinds)
-        assert not any((scene.sounds[0][1] == 1) & scene.sights[0][1])
+        assert not any((scene.sounds[0][1] == 1) & scene.objects[0][1])
 
 
 # Kills, other folders, small disks

@@ -133,7 +133,7 @@ def segment_features(store: Store, clips: Sequence[int]) -> tuple[np.ndarray, np
     Raises:
         AvelError: a clip has no valid audio.
     """
-    store.refuse_mute(clips)
+    store.require_audio(clips)
     audio = np.concatenate([store.audio(index).numpy() for index in clips])
     visual = np.concatenate([store.visual(index).float().mean((1, 2)).numpy() for index in clips])
     return audio, visual, np.concatenate([store.labels(index).numpy() for index in clips])

@@ -71,7 +71,7 @@ def predict(
             no valid audio.
     """
     _check_features(model, store)
-    store.refuse_mute(clips)
+    store.require_audio(clips)
     lengths: dict[int, list[int]] = {}
     for index in clips:
         lengths.setdefault(store.clips[index].segments, []).append(index)
@@ -342,7 +342,7 @@ def open_run(run: str | Path, split: str, device: str, place: str | Path | None 
     store = store_of(run, facts, place)
     clips = task_split(store, split, model.task)
     _check_features(model, store)
-    store.refuse_mute(clips)
+    store.require_audio(clips)
     if model.task == "cml" and not events(Windows(store, clips, model.window)):
         raise AvelError(
             f"no clip of split {split} has one event of a part of its length in {store.path}",

@@ -202,8 +202,8 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
     )
     both = [name for name in shared if name not in mute]
     if mute and not both:
-        one.refuse_mute(places[0][name] for name in mute)
-        other.refuse_mute(places[1][name] for name in mute)
+        one.require_audio(places[0][name] for name in mute)
+        other.require_audio(places[1][name] for name in mute)
     if not both:
         first_a, first_b = (repr(next(iter(each), "nothing")) for each in places)
         raise AvelError(

@@ -133,7 +133,7 @@ class Windows:
                 f"at least {window}, the window, in every clip that is trained on",
                 f"train with --window {shortest.segments}, or leave the short clips out of the CSV",
             )
-        store.refuse_mute(clips)
+        store.require_audio(clips)
         labels = []
         video = []  # class of each window as the weak task has it
         for index in clips:

@@ -322,7 +322,7 @@ class Store:
         """The names of the splits, in order of first appearance."""
         return list(dict.fromkeys(name for clip in self.clips for name in clip.splits))
 
-    def refuse_mute(self, indices: Iterable[int]) -> None:
+    def require_audio(self, indices: Iterable[int]) -> None:
         """Refuse clips whose audio features stand for nothing: a model would take them for silence.
 
         Raises:

@@ -137,7 +137,7 @@ def export_h5(
     if segments is not None and segments < 1:
         raise AvelError(f"rows of {segments} segments", "at least 1", "give another --segments")
     main, background, left_out = _chosen(opened)
-    opened.refuse_mute([*main, *background])
+    opened.require_audio([*main, *background])
     _refuse_lengths(opened, [*main, *background], segments)
     columns = CLASSES if set(opened.classes) <= set(CLASSES) else opened.classes
     rows = _rows(opened, main, segments or SEGMENTS, columns)

@@ -1,4 +1,8 @@
-"""What happens in the rendered world: every knob of its difficulty, and the plan of each video, second by second."""
+"""The plan of a rendered world: every setting of its difficulty, and what happens in each video, second by second.
+
+The *world seed* fixes the plan, and with it every picture and sound. It is frozen: a seed gives the same world in every
+version of avel.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from avel.types import Span
 from avel.worlds.rendered.things import THINGS, Rng
 
 CLASSES: tuple[str, ...] = tuple(THINGS)
-KINDS = ("event", "sound_only", "sight_only", "wrong_sound", "neither")
+KINDS = ("event", "sound_only", "sight_only", "wrong_sound", "neither")  # as world.json of every world calls them
 POOLS = ("train", "val", "test", "long")  # what instances, places and voices are drawn from; "long" is split "test"
 
 # --- How hard the world is. All of it is written to world.json, and a change asks for a new folder. ---
@@ -28,9 +32,9 @@ EVENT_FREE = 0.10  # share of clips that are background from end to end
 TWO_EVENTS = 0.25  # share of clips whose event is cut in two by background
 CUT = 0.35  # share of clips that are cut once to another place with other things, as long videos are
 KIND_WEIGHTS = {"sound_only": 0.30, "sight_only": 0.24, "wrong_sound": 0.36, "neither": 0.10}
-OWN_CLASS = 0.5  # a background second shows (or else sounds) the class of the shot's event, not the stranger's
+OWN_CLASS = 0.5  # a background second has the class of the shot's event, and not the stranger's, in its first stream
 RUN_SECONDS = (1, 3)  # how long one kind of background lasts
-SILENT_MOVES = 0.7  # a thing that is not heard moves all the same
+SILENT_MOVES = 0.7  # share of background in which a thing in view moves, without its sound
 BYSTANDER = 0.08  # a second, silent thing is in view throughout
 SIZES = (0.54, 0.74)  # height of a thing, in heights of the frame
 CLUTTER = (0, 2)  # moving shapes of no class
@@ -60,25 +64,25 @@ PERIODS = {  # seconds from stroke to stroke; at most 0.5, or a whole second, so
 
 @dataclass(frozen=True)
 class Second:
-    """One second: the classes in view, the class that is heard, and whether what is in view moves."""
+    """One second: the classes in view, the class that sounds, and whether what is in view moves."""
 
-    seen: tuple[str, ...]
-    heard: str | None
+    visual: tuple[str, ...]
+    audio: str | None
     moving: bool = True
 
     @property
     def kind(self) -> str:
         """One of ``KINDS``."""
-        if self.heard is None:
-            return "sight_only" if self.seen else "neither"
-        if not self.seen:
+        if self.audio is None:
+            return "sight_only" if self.visual else "neither"
+        if not self.visual:
             return "sound_only"
-        return "event" if self.heard in self.seen else "wrong_sound"
+        return "event" if self.audio in self.visual else "wrong_sound"
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A stretch filmed in one place. ``instances`` are the ids of the things seen or heard, ``voice`` may be None."""
+    """A stretch filmed in one place. ``instances`` are the ids of its things, in view or not; ``voice`` may be None."""
 
     place: str
     voice: str | None
@@ -118,7 +122,7 @@ class ClipPlan:
     def spans(self) -> tuple[Span, ...]:
         """The events: maximal runs of seconds in which one class is seen and heard."""
         spans, at = [], 0
-        for label, run in groupby(self.seconds, lambda second: second.heard if second.kind == "event" else None):
+        for label, run in groupby(self.seconds, lambda second: second.audio if second.kind == "event" else None):
             length = len(list(run))
             if label is not None:
                 spans.append(Span(label, float(at), float(at + length)))
@@ -165,7 +169,7 @@ def plan_world(seed: int = 0, clips: int = 400, long_videos: int = 10, seconds: 
 
 
 def _plan_shot(rng: Rng, pool: str, label: str, seconds: int) -> Shot:
-    """One class has its events here; another, the stranger, lends wrong sounds and wrong sights."""
+    """One class has its events here; another, the stranger, appears in background, in one stream at a time."""
     others = [str(other) for other in rng.permutation([one for one in CLASSES if one != label])]
     stranger, bystander = others[0], others[1] if rng.random() < BYSTANDER else None
     along = (bystander,) if bystander else ()
@@ -180,7 +184,7 @@ def _plan_shot(rng: Rng, pool: str, label: str, seconds: int) -> Shot:
         length = min(room, int(rng.integers(RUN_SECONDS[0], RUN_SECONDS[1] + 1)))
         plan[start : start + length] = [_background(rng, label, stranger, along)] * length
     done = tuple(second for second in plan if second is not None)
-    present = {one for second in done for one in (*second.seen, second.heard) if one}
+    present = {one for second in done for one in (*second.visual, second.audio) if one}
     return Shot(
         place=f"place-{pool}-{rng.integers(PLACES[pool])}",
         voice=f"voice-{pool}-{rng.integers(VOICES[pool])}" if rng.random() < VOICED else None,

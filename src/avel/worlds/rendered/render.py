@@ -148,7 +148,7 @@ def draw_clip(plan: ClipPlan) -> Iterator[NDArray[np.uint8]]:
 
 
 def synthesize_clip(plan: ClipPlan) -> NDArray[np.float32]:
-    """The sound of a plan, before encoding: (samples,) in [-1, 1] at ``rendered_sounds.SAMPLE_RATE``."""
+    """The sound of a plan, before encoding: (samples,) in [-1, 1] at `avel.worlds.rendered.sounds.SAMPLE_RATE`."""
     return np.concatenate([_synthesize(plan, order) for order in range(len(plan.shots))])
 
 
@@ -157,10 +157,10 @@ def _synthesize(plan: ClipPlan, order: int) -> NDArray[np.float32]:
     samples = len(shot.seconds) * sounds.SAMPLE_RATE
     slope, level = rng.uniform(0, 1.0), rng.uniform(*world.LEVEL_DB)
     wave = sounds.noise(rng, samples, 60, 9000, slope) * _gain(rng.uniform(*world.NOISE_DB))
-    heard = [second.heard for second in shot.seconds]
+    audio = [second.audio for second in shot.seconds]
     for instance in shot.instances:
         label = instance.split("-")[0]
-        stretches = _stretches([one == label for one in heard])
+        stretches = _stretches([one == label for one in audio])
         if stretches:
             period, offset = pace(plan, order, instance)
             own = sounds.sound(label, pool_generator(plan.seed, instance, 1), period, offset, samples)
@@ -176,25 +176,25 @@ def _synthesize(plan: ClipPlan, order: int) -> NDArray[np.float32]:
 def _actors(rng: Rng, plan: ClipPlan, order: int) -> list[Actor]:
     """The things of a shot that are ever in view. Two that share the view keep to their halves; the train is behind."""
     shot = plan.shots[order]
-    crowded = any(len(second.seen) > 1 for second in shot.seconds)
-    seen = {label for second in shot.seconds for label in second.seen}
-    rail = "train" in seen
+    crowded = any(len(second.visual) > 1 for second in shot.seconds)
+    visible = {label for second in shot.seconds for label in second.visual}
+    rail = "train" in visible
     actors = []
     side = int(rng.integers(2))
     for instance in shot.instances:
         label = instance.split("-")[0]
         size, mirrored, across, down = rng.uniform(*world.SIZES), bool(rng.random() < 0.5), rng.random(), rng.random()
-        if label not in seen:
+        if label not in visible:
             continue
         views = []
         for moving in (True, False):
-            inside = [label in second.seen and second.moving == moving for second in shot.seconds]
+            inside = [label in second.visual and second.moving == moving for second in shot.seconds]
             views += [(start, end, moving) for start, end in _stretches(inside)]
         half_width = min(0.5, size * THINGS[label].aspect * world.HEIGHT / world.WIDTH / 2)
         x = half_width + across * (1 - 2 * half_width)
         if crowded and label != "train":
             x = half_width + (across * 0.5 + 0.5 * side) * (1 - 2 * half_width)
-            always = all(label in second.seen for second in shot.seconds)
+            always = all(label in second.visual for second in shot.seconds)
             x = _half(half_width, across, side if always else 1 - side)
         y = size / 2 + down * (1 - size)
         if label == "train":
@@ -288,8 +288,8 @@ def _world(plans: list[ClipPlan], settings: dict[str, int]) -> dict[str, Any]:
                     for shot in plan.shots
                 ],
                 "kind": [second.kind for second in plan.seconds],
-                "seen": ["+".join(second.seen) for second in plan.seconds],
-                "heard": [second.heard or "" for second in plan.seconds],
+                "seen": ["+".join(second.visual) for second in plan.seconds],
+                "heard": [second.audio or "" for second in plan.seconds],
                 "moving": [int(second.moving) for second in plan.seconds],
             }
             for plan in plans

@@ -1,12 +1,12 @@
-"""How the simulated features are made: what is seen and heard in every second, and the numbers that follow from it.
+"""The simulated features: what happens in every second of a video, and the numbers that follow from it.
 
-A video is a *scene*: sounds and sights by class and second. A class has a code in each stream, a point in a space of a
+A video is a *scene*: sounds and objects by class and second. A class has a code in each stream, a point in a space of a
 few factors; classes of one group (strings, voices, vehicles, animals) lie near each other. What is in a second is the
 sum of the codes of what is there, of the surroundings and of variation; fixed loadings spread it over the feature's
 dimensions, each has its own noise, and what stays below the dimension's threshold is 0.
 
-The numbers were set by a linear probe (docs/simulated.md) and are frozen. What would alter a feature or a plan comes
-with another version of the set.
+The numbers were set by a linear probe (docs/simulated.md) and are frozen: a change that alters a feature or a plan
+needs a new set version.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Floats = NDArray[np.float32]
 AUDIO_DIM = 128  # VGGish's width: the sound does not depend on the grid or on the visual width
 
 # --- What happens in a video ---
-KINDS = {"sound only": 0.35, "sight only": 0.40, "neither": 0.25}  # of the stretches without an event
+KINDS = {"audio only": 0.35, "visual only": 0.40, "neither": 0.25}  # of the stretches without an event
 RUN_SECONDS = (1, 4)  # how long one kind lasts, at most
-WRONG_SOUND = 0.5  # share of the stretches of sight alone in which another class is heard
+WRONG_SOUND = 0.5  # share of the stretches with the object alone in which another class is heard
 OUT_OF_VIEW = 0.12  # share of the event's seconds in which the object is out of view for a moment
 OFF_SCREEN = 0.45  # share of videos with a sound of another class from out of view, quieter
 OFF_SCREEN_LEVEL = (0.35, 0.65)
@@ -70,21 +70,21 @@ VISUAL_SCALE, VISUAL_SPREAD = 0.8, 0.5
 
 @dataclass(frozen=True)
 class Scene:
-    """What is heard and seen in a video, second by second. An event is a class both heard and seen.
+    """What happens in a video, second by second. In an event, a class is both seen and heard.
 
     Attributes:
-        key: what every random choice about the video hangs on: 0 or 1 (background alone), and its number.
+        key: what every random choice about the video depends on: 1 for background alone, else 0; and its number.
         own: the classes of the video's rows.
         kinds: (T,) ``event``, ``out of view`` (an event's second without the object), or one of `KINDS`.
         sounds: class and level (T,) of each sound; 1 is an event's level, 0 silence.
-        sights: class and presence (T,) of each object.
+        objects: class and presence (T,) of each object in view.
     """
 
     key: tuple[int, int]
     own: tuple[int, ...]
     kinds: tuple[str, ...]
     sounds: tuple[tuple[int, NDArray[np.float64]], ...]
-    sights: tuple[tuple[int, NDArray[np.bool_]], ...]
+    objects: tuple[tuple[int, NDArray[np.bool_]], ...]
 
 
 @dataclass(frozen=True)
@@ -157,18 +157,18 @@ def make_scene(seed: int, number: int, labels: Sequence[int], start: int, end: i
         until = start if labels and len(kinds) < start else SEGMENTS
         length = min(until - len(kinds), int(rng.integers(RUN_SECONDS[0], RUN_SECONDS[1] + 1)))
         kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-        wrongly = kind == "sight only" and rng.random() < WRONG_SOUND
+        wrongly = kind == "visual only" and rng.random() < WRONG_SOUND
         kinds += [f"{kind}, wrong sound" if wrongly else kind] * length
     at = np.array(kinds)
-    heard = np.isin(at, ["event", "out of view", "sound only"]).astype(np.float64)
-    seen = np.isin(at, ["event", "sight only", "sight only, wrong sound"])
-    sounds = [(label, heard) for label in own]
-    sounds += [(wrong, (at == "sight only, wrong sound").astype(np.float64))]
+    audible = np.isin(at, ["event", "out of view", "audio only"]).astype(np.float64)
+    visible = np.isin(at, ["event", "visual only", "visual only, wrong sound"])
+    sounds = [(label, audible) for label in own]
+    sounds += [(wrong, (at == "visual only, wrong sound").astype(np.float64))]
     if rng.random() < OFF_SCREEN:
         level = float(rng.uniform(*OFF_SCREEN_LEVEL))
         sounds += [(off_screen, level * _stretch(rng).astype(np.float64))]
-    sights = [(label, seen) for label in own] + [(label, _stretch(rng)) for label in silent]
-    return Scene(key, own, tuple(kind.split(",")[0] for kind in kinds), tuple(sounds), tuple(sights))
+    objects = [(label, visible) for label in own] + [(label, _stretch(rng)) for label in silent]
+    return Scene(key, own, tuple(kind.split(",")[0] for kind in kinds), tuple(sounds), tuple(objects))
 
 
 def make_audio(world: World, scene: Scene) -> Floats:
@@ -196,7 +196,7 @@ def make_visual(world: World, scene: Scene) -> Floats:
     still *= np.float32(np.sqrt(1 - LIGHT))
     light = _product(_wandering(rng, VISUAL_FACTORS), stream.loadings) * np.float32(np.sqrt(LIGHT))  # (T, Dv)
     values = still + light[:, None]  # (T, H*W, Dv)
-    for label, present in scene.sights:
+    for label, present in scene.objects:
         code = _mixed(VISUAL_CLASS, stream.prototypes[label], _normal(rng, VISUAL_FACTORS))
         code = _mixed(POSE, _wandering(rng, VISUAL_FACTORS), code[None])
         thing = _product(code, stream.loadings) * np.float32(OBJECT_CONTRAST)  # (T, Dv)

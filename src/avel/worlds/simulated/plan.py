@@ -1,15 +1,14 @@
-"""What the simulated data set is to hold: rows, classes, events, repeated videos and splits; no feature is made here.
+"""The plan of the simulated data set: rows, classes, events, repeated videos and splits. No feature is made here.
 
-The plan follows AVE's own statistics, which stand below as counts; at another size they are scaled.
+The plan follows AVE's own statistics, which are the counts below; at another size they are scaled.
 
-There are two versions, and both are frozen. Version 2 gives the match family the classes that AVE's has at any size
-that allows it; version 1 does so near AVE's own size only. In a set of 500 rows or more nothing else differs: rows,
-features and standard splits are the same.
+There are two set versions, and both are frozen. Version 2 gives the match family the classes that AVE's has, at any
+size that allows it; version 1 does so near AVE's own size only. In a set of 500 rows or more nothing else differs:
+rows, features and standard splits are the same.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +20,8 @@ from avel.errors import AvelError
 Rng = np.random.Generator
 
 VERSIONS = (1, 2)
-VERSION = VERSIONS[-1]  # of the set that is made unless another is named; simulated.json carries it
-SEED_KEY = 1  # goes into every random choice, in both versions
+VERSION = VERSIONS[-1]  # the default; simulated.json says which it was
+SEED_KEY = 1  # part of every seed, in both versions
 
 SPLITS = ("train", "val", "test")
 
@@ -90,7 +89,7 @@ LAST_LETTERS = "".join(sorted(set(ID_LETTERS) - set("AEIMQUYcgkosw048")))
 
 @dataclass(frozen=True)
 class SimulatedPlan:
-    """What every row is to hold.
+    """What every row holds.
 
     Attributes:
         classes: (N,) class id of each row; rows are grouped by class.
@@ -99,7 +98,7 @@ class SimulatedPlan:
         videos: (N,) number of the video a row shows; rows of one number share their features and their seconds.
         ids: made-up video ids, 11 characters, one for each number.
         splits: ``train``, ``val``, ``test`` and the same with ``_match`` -> rows, in the order of the file.
-        background_videos: how many videos of background alone come beside the rows.
+        background_videos: number of videos of background alone; they have no row.
     """
 
     classes: np.ndarray
@@ -143,7 +142,7 @@ def plan(
     seed: int = 0,
     version: int = VERSION,
 ) -> SimulatedPlan:
-    """Decide what every row holds; nothing is made yet.
+    """Decide what every row holds; no feature is made yet.
 
     At 4143 rows, counts of classes, of events by start and end, of full-length events by class, of repeated videos and
     of splits are AVE's. At other sizes they are scaled, and rounded to the largest remainders.
@@ -167,7 +166,7 @@ def plan(
         version: 1 or 2, see above.
 
     Raises:
-        AvelError: numbers that cannot be.
+        AvelError: impossible numbers.
     """
     sizes = _split_sizes(videos, (train_videos, val_videos, test_videos))
     if background_videos < 0:
@@ -219,7 +218,7 @@ def _split_sizes(videos: int, asked: Sequence[int | None]) -> tuple[int, int, in
             raise AvelError(f"{name} = {size}", f"a whole number, at least {least}", "give another number")
     told, total = ", ".join(f"{name} {size}" for name, size in given.items()), sum(given.values())
     if len(given) == len(SPLITS):
-        if videos not in (VIDEOS, total):  # the default is not a wish
+        if videos not in (VIDEOS, total):  # the default was not asked for
             raise AvelError(f"{told}, but {videos} videos", f"splits of {videos} together", "leave the number out")
         return given["train"], given["val"], given["test"]
     open_splits = [name for name in SPLITS if name not in given]
@@ -327,10 +326,3 @@ def _ids(rng: Rng, number: int) -> tuple[str, ...]:
         letters = rng.choice(list(ID_LETTERS), 10)
         ids["".join(letters) + str(rng.choice(list(LAST_LETTERS)))] = None
     return tuple(ids)
-
-
-def repeated_kinds(made: SimulatedPlan) -> Counter[tuple[str, ...]]:
-    """How many videos of several rows there are, by the splits of their rows in the standard family."""
-    split = {row: name for name in SPLITS for row in made.splits[name].tolist()}
-    kinds = (tuple(sorted((split[row] for row in rows), key=SPLITS.index)) for rows in made.video_rows())
-    return Counter(kind for kind in kinds if len(kind) > 1)

@@ -1,8 +1,9 @@
-"""A stand-in for AVE: features made here, in AVE's own files, with AVE's counts and with structure to be found.
+"""A stand-in for AVE: simulated features in AVE's own files, with AVE's counts and with structure to be found.
 
-It is not AVE: ``simulated.json`` beside the files says so, and every table made from them says so in its title.
-``simulated_plan`` decides what every row holds, ``simulated_features`` makes the numbers, this module writes the files.
-All is frozen: a row's content depends on the set's version, seed, grid, width and plan, and on nothing else.
+It is not AVE: ``simulated.json`` beside the files says so, and so does the title of every table made from them.
+`avel.worlds.simulated.plan` decides what every row holds, `avel.worlds.simulated.features` makes the numbers, and this
+module writes the files. The *set version* says by which rules; each version is frozen. So a row's content depends on
+the set version, the seed, the grid, the width and the plan, and on nothing else.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _SPARE = 1 << 20  # bytes of room asked for beyond the features: labels, orders,
 
 @dataclass(frozen=True)
 class SimulateReport:
-    """What lies in the folder now.
+    """What is in the folder now.
 
     Attributes:
         folder: where.
         rows: N, the lines of Annotations.txt.
         videos: how many different videos they show.
-        background_videos: videos of background alone, beside the rows.
-        splits: name -> number of rows, both families.
+        background_videos: number of videos of background alone; they have no row.
+        splits: name -> number of rows, of both families.
         match_classes: how many classes each split of the match family holds; in AVE 26, 3 and 28.
         background: share of the rows' segments that are background.
         bytes: of all files but the mark.
@@ -103,12 +104,12 @@ def simulate(
         test_videos: rows of the test split; by default AVE's share of N. With all three given, N is their sum.
         background_videos: number of videos of background alone (``*_noisy.h5``); 0 leaves these files out.
         seed: seed of the features. The same seed gives the same files.
-        version: of the set: 2, or 1 for the files of earlier work (see `plan` for what differs).
+        version: the set version: 2, or 1 for the files of earlier work (see `plan` for what differs).
         workers: threads that share the work; by default one per processor; 0 starts none. The files stay the same.
         progress: called as ``progress("simulate <file>", videos done, videos in all)``.
 
     Raises:
-        AvelError: numbers that cannot be, too little room on the disk, or a folder that holds something else.
+        AvelError: impossible numbers, too little room on the disk, or a folder that holds something else.
     """
     out = Path(out)
     _check_numbers(grid, visual_dim)
@@ -295,7 +296,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_mark(out: Path, mark: dict[str, Any]) -> dict[str, Any]:
-    """Write simulated.json; ``made_with`` is told for the record and binds nobody."""
+    """Write simulated.json; ``made_with`` is for the record alone."""
     told = {
         "title": "simulated features, not AVE",
         **mark,
