@@ -73,7 +73,7 @@ def test_found_events_are_corrected_and_learnt_from(
     said = capsys.readouterr().err
     assert "no clips of split 'val', only train" in said and "write val into" in said and "--select-on train" in said
     assert run("train", "--store", store, "--out", tmp_path / "run", "--select-on", "train", *TINY) == 0
-    assert "its accuracy says nothing of other videos" in capsys.readouterr().err
+    assert "its accuracy says nothing about other videos" in capsys.readouterr().err
     told = json.loads((tmp_path / "run" / "best.json").read_text())
     assert told["selected_on"] == "train" and "siren" in told["classes"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 Two modes. In ``joint``, the paper's way, both streams enter the network whole and aligned; each has then seen the other
 before distances are taken, so *where* the event is can leak from the stream that is searched with. In ``strict`` the
-query enters as its l segments alone, with no trace of where they stood.
+query enters as its l segments alone, with no trace of their place.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def by_length(events: dict[int, tuple[int, int]]) -> dict[int, list[int]]:
 
 
 def query(batch: Batch, num_classes: int, direction: Direction) -> Batch:
-    """The batch as `strict` sees it: of the stream that is asked with, only the event's segments.
+    """The batch as `strict` sees it: of the query's stream, only the event's segments.
 
     Args:
         batch: windows with one event each, all of l segments.
         num_classes: C.
-        direction: ``a2v`` asks with sound, audio becomes (B, l, Da); ``v2a`` with sight, visual (B, l, H, W, Dv).
+        direction: the query of ``a2v`` is audio, which becomes (B, l, Da); that of ``v2a`` visual, (B, l, H, W, Dv).
     """
     event = batch.target.labels < num_classes
     size = (len(event), int(event[0].sum()))

@@ -86,8 +86,8 @@ def predict(
             visual = torch.stack([store.visual(index) for index in batch])
             probabilities, attention = localize_features(audio, visual, model)
             for place, index in enumerate(batch):
-                looked = None if attention is None else attention[place]
-                done[index] = Prediction(index, store.labels(index).numpy(), probabilities[place], looked)
+                weights = None if attention is None else attention[place]
+                done[index] = Prediction(index, store.labels(index).numpy(), probabilities[place], weights)
     if progress:
         progress("predict", len(clips), len(clips))
     return [done[index] for index in clips]

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from avel import checkpoint
@@ -53,7 +52,7 @@ class Run:
     Attributes:
         folder: where it lies.
         best_epoch: the epoch whose weights were kept.
-        best_accuracy: its accuracy on the split that chose it: of segments, or in task cml the mean of A2V and V2A.
+        best_accuracy: its accuracy on the split ``select_on``: of segments, or in task cml the mean of A2V and V2A.
         metrics: one dict an epoch, as in ``metrics.jsonl``.
         baselines: what the trivial baselines score on that split, by name; segments count once, as in ``accuracy``.
     """
@@ -75,9 +74,9 @@ def train(
     """Train one model with one seed, or resume the run that was stopped in ``config.out``.
 
     Args:
-        config: what to train on what; ``config.out`` becomes the run folder.
+        config: the settings; ``config.out`` becomes the run folder.
         progress: called as ``progress("train", epochs done, epochs)``.
-        notice: called with a line on where the features lie and what reading them costs.
+        notice: called with a line on each thing worth knowing, such as where the features lie.
         report: called with loss and accuracy at the end of each epoch, and at most once a second within it. Of
             several processes the first alone calls it.
 
@@ -335,7 +334,7 @@ def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dic
 
 
 def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainConfig) -> dict[str, float]:
-    """What the epoch is chosen by, ``accuracy``, every process looking at its share of the windows.
+    """What the epoch is chosen by, ``accuracy``. Each process takes its share of the windows.
 
     Tasks full and weak: the segment accuracy, every segment counted once. Task cml: the mean of ``a2v`` and ``v2a``, in
     the mode that is trained.
@@ -460,7 +459,7 @@ def _remarks(config: TrainConfig, store: Store, warm_start: WarmStart | None) ->
     """What is worth knowing of a training before it begins."""
     said = [str(warm_start)] if warm_start else []
     if config.select_on == "train":
-        said.append("the epoch is chosen on the clips that are trained on: its accuracy says nothing of other videos")
+        said.append("the epoch is chosen on the training clips: its accuracy says nothing about other videos")
     unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
     if unused:
         names = first_names(unused)
@@ -482,8 +481,7 @@ def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
         accelerator=place.type,
         devices=here if place.index is None else [place.index],
         num_nodes=processes // here,
-        # Buffers are alike on all processes, and sent at every call, the unequal shares of a validation would hang.
-        strategy=DDPStrategy(broadcast_buffers=False) if processes > 1 else "auto",
+        strategy="ddp" if processes > 1 else "auto",
         # Of float64, Fabric would round what the network returns to float32 before the loss.
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
@@ -532,7 +530,7 @@ def _check_splits(config: TrainConfig, store: Store) -> None:
 
 
 def _check_classes(config: TrainConfig, store: Store) -> None:
-    """AvelError where the model would be asked for a class that it never saw: a misspelt label, mostly.
+    """AvelError if the model would be tested on a class that it never saw, which is a misspelt label mostly.
 
     AVE's classes and splits are given, and a small part of it, or of its stand-in, need not show every class.
     """
