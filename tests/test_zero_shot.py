@@ -438,7 +438,7 @@ def test_the_help_names_the_usual_weights(capsys: pytest.CaptureFixture[str]) ->
         cli.main(["localize", "--help"])
     text = "".join(capsys.readouterr().out.split())
     for weights in (CLIP_WEIGHTS, CLAP_WEIGHTS):
-        assert f"leftout,{weights.partition('@')[0]}." in text
+        assert f"bydefault{weights.partition('@')[0]}." in text
 
 
 def test_a_label_that_both_give_just_the_threshold_is_agreed_on() -> None:
