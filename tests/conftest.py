@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 from media import write_video
+from PIL import Image
 
 from avel.features import AudioExtractor, VisualExtractor, build_audio, build_visual
+from avel.files import replacing
 
 # A busy machine is no failure, so that no example has a deadline. Continuous integration asks for the profile `full`.
 settings.register_profile("usual", deadline=None, max_examples=50)
@@ -57,6 +59,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Every picture is a white pixel, written as usual: drawing takes most of the time where only files matter."""
+
+    def save(_: object, out: str | Path) -> None:
+        with replacing(out) as temporary:
+            Image.new("RGB", (1, 1), "white").save(temporary, format="png")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("avel.plots._save", save)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ from avel.evaluation import baselines, evaluate
 from avel.files import make_work_folder
 from avel.training import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Mutation = Callable[[Path, np.random.Generator], None]
 
 

@@ -14,7 +14,10 @@ from avel.data.store import open_store
 from avel.data.table import read_table
 from avel.errors import AvelError
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 TRAIN = ["--model", "ccln", "--window", "6", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+TRAIN += ["--options.width", "16", "--options.heads", "2"]
 
 
 def without(store: Path, *splits: str, instead: tuple[object, ...] = ()) -> Path:

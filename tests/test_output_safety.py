@@ -24,6 +24,8 @@ from avel.present import file_names
 from avel.training import train
 from avel.worlds.rendered.render import render
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Clips = Callable[[Path, int], Path]
 USUAL = {".json", ".csv", ".vtt", ".txt", ".png"}
 
