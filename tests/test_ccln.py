@@ -158,9 +158,9 @@ def fusion_oracle(
     elif visual.shape[1:3] == (1, 1):
         attended, maps = visual[:, 0, 0], ()
     else:
-        sounds = audio if len(audio) == len(visual) else np.array([audio.mean(0)] * len(visual))
+        guides = audio if len(audio) == len(visual) else np.array([audio.mean(0)] * len(visual))
         assert layer.attention is not None
-        attended, *maps = agva_oracle(visual, sounds, layer.attention, audio_axis)
+        attended, *maps = agva_oracle(visual, guides, layer.attention, audio_axis)
 
     def stream(x: Array, layers: Any) -> Array:
         encoder, attention = layers
@@ -344,7 +344,7 @@ def test_interaction_has_exactly_w1_to_w4() -> None:
 
 
 def by_hand(threshold: float, **options: Any) -> list[torch.Tensor]:
-    """D = 1, one look at two sounds: scores 0 and ln 3, so H = 1/4, 3/4; W1 .. W4 = 10, 1, 1, 100."""
+    """D = 1, one visual and two audio segments: scores 0 and ln 3, so H = 1/4, 3/4; W1 .. W4 = 10, 1, 1, 100."""
     layer = Interaction(1, threshold, **options).double()
     with torch.no_grad():
         for weight, value in zip(layer.parameters(), (10.0, 1.0, 1.0, 100.0), strict=True):
@@ -353,11 +353,11 @@ def by_hand(threshold: float, **options: Any) -> list[torch.Tensor]:
 
 
 def test_interaction_by_hand() -> None:
-    """tau = 0.5 leaves the second sound alone."""
+    """tau = 0.5 leaves the second audio segment alone."""
     with pytest.warns(UserWarning, match="2 audio segments"):
         mixed_visual, mixed_audio = by_hand(0.5)
     same(mixed_visual, [[[1 + 100 * np.log(3)]]])
-    same(mixed_audio, [[[0.0], [np.log(3) + 10]]])  # the first sound lost everything and stays as it was
+    same(mixed_audio, [[[0.0], [np.log(3) + 10]]])  # the first audio segment lost everything and stays as it was
 
 
 def test_interaction_by_hand_where_nothing_is_cut() -> None:
@@ -379,7 +379,7 @@ def test_the_gate_of_a_half_precision_interaction_is_taken_in_float32() -> None:
 
 
 def test_a_relative_threshold_is_in_units_of_equal_correlations() -> None:
-    """Two sounds: 0.9 is 0.45, which cuts the quarter; 0.4 is 0.2, which does not."""
+    """Two audio segments: 0.9 is 0.45, which cuts the quarter; 0.4 is 0.2, which does not."""
     cut, whole = by_hand(0.9, tau_scale="relative"), by_hand(0.4, tau_scale="relative")
     same(cut[0], [[[1 + 100 * np.log(3)]]])
     same(whole[0], [[[1 + 75 * np.log(3)]]])
@@ -697,11 +697,11 @@ def distance_term(
     for matrix, labels in zip(distance, target.labels.tolist(), strict=True):
         num_visual, num_audio = matrix.shape
         event = [c < 3 for c in labels]
-        seen = event if num_visual == len(event) else [True] * num_visual
-        heard = event if num_audio == len(event) else [True] * num_audio
+        rows = event if num_visual == len(event) else [True] * num_visual
+        columns = event if num_audio == len(event) else [True] * num_audio
         for i, j in np.ndindex(matrix.shape):
             if i == j or cml_pairs == "all" or num_visual != num_audio:
-                costs.append(distance_oracle(cml_loss, float(matrix[i, j]), seen[i] and heard[j]))
+                costs.append(distance_oracle(cml_loss, float(matrix[i, j]), rows[i] and columns[j]))
     return sum(costs) / len(costs)
 
 
@@ -902,7 +902,7 @@ def test_distances_to_a_query_do_not_tell_where_it_stood(direction: Any) -> None
 
 
 @pytest.mark.parametrize("num_audio", [2, 6])
-def test_agva_is_guided_by_the_mean_of_sounds_that_are_not_synchronous(num_audio: int) -> None:
+def test_agva_is_guided_by_the_mean_of_audio_that_is_not_synchronous(num_audio: int) -> None:
     """Their order leaves the map as it is, until they are as many as the pictures."""
     model = drawn("cml")
     audio, visual = randn(1, 2, num_audio, 5), randn(2, 2, 6 if num_audio == 2 else 2, 2, 3, 6)

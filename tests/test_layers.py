@@ -70,12 +70,12 @@ def agva_oracle(
     num_segments, height, width, _ = visual.shape
     attended, maps = [], np.empty((num_segments, height, width))
     for t in range(num_segments):
-        sound = linear(np.maximum(linear(audio[t], layer.audio), 0), layer.audio_hidden)
+        guide = linear(np.maximum(linear(audio[t], layer.audio), 0), layer.audio_hidden)
         scores = []
         for p in range(height * width):
             cell = visual[t, p // width, p % width]
             hidden = linear(np.maximum(linear(cell, layer.visual), 0), layer.visual_hidden)
-            hidden = hidden + (sound[p] if audio_axis == "position" else sound)
+            hidden = hidden + (guide[p] if audio_axis == "position" else guide)
             scores.append(linear(np.tanh(hidden), layer.score)[0])
         weights = softmax(np.array(scores))
         maps[t] = weights.reshape(height, width)
@@ -128,10 +128,10 @@ def test_agva_is_s1(audio_axis: Any) -> None:
     assert not np.allclose(want[1], each(lambda v, a: agva_oracle(v, a, layer, other), visual, audio)[1])
 
 
-def test_agva_lets_one_sound_guide_all_segments() -> None:
+def test_agva_lets_one_audio_segment_guide_all_visual_ones() -> None:
     layer = exact(AudioGuidedAttention(6, 5, 6))
-    visual, sound = randn(1, 3, 4, 2, 3, 6), randn(2, 3, 1, 5)
-    for got, want in zip(layer(visual, sound), layer(visual, sound.repeat(1, 4, 1)), strict=True):
+    visual, audio = randn(1, 3, 4, 2, 3, 6), randn(2, 3, 1, 5)
+    for got, want in zip(layer(visual, audio), layer(visual, audio.repeat(1, 4, 1)), strict=True):
         same(got, want.detach().numpy())
 
 

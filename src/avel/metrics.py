@@ -16,8 +16,8 @@ from avel.types import Span
 def labels_of(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     """The labels of segments: the most probable class, the first of several.
 
-    The outputs of networks keep their ``probabilities()`` so that this is their ``labels()``. Where several windows show
-    a segment, it is the label of their mean.
+    It is also what an output of a network gives as its ``labels()``. Where several windows show a segment, it is the
+    label of their mean.
 
     Args:
         probabilities: (..., C+1), background last.
