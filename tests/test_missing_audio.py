@@ -131,7 +131,7 @@ def test_probe_and_estimate_of_videos_without_sound(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match="no audio track"):
         probe(path)
     info = probe(path, silent=True)
-    assert info.duration == pytest.approx(3, abs=0.05) and info.sample_rate == 0
+    assert info.duration == pytest.approx(3, abs=0.05)
     with pytest.raises(AvelError, match="no audio track"):
         estimate_seconds(path, workers=1)
     assert estimate_seconds(path, Recipe(missing_audio="mark"), workers=1) > 0

@@ -29,22 +29,22 @@ class Outcome:
         error: part of the message that refuses it; "" where it gives features.
         segments: of its features.
         marked: the same with ``missing_audio="mark"``; 0 where it is refused then too.
-        info: width, height, frame rate, sample rate.
+        frame_rate: pictures a second.
     """
 
     error: str = ""
     segments: int = 0
     marked: int = 0
-    info: tuple[int, int, float, int] = (0, 0, 0.0, 0)
+    frame_rate: float = 0.0
 
 
 NO_SOUND, NO_PICTURES, STILL = "has no audio track", "has no video track", "is a still picture"
 
 OUTCOMES = {
-    "BjCEufrlXm4.mp4": Outcome(segments=10, marked=10, info=(320, 240, 359 / 12, 44_100)),  # H.264, AAC stereo
-    "av1_video.mkv": Outcome(NO_SOUND, marked=5, info=(640, 360, 25, 0)),
-    "h265_video.mp4": Outcome(NO_SOUND, marked=1, info=(128, 128, 10, 0)),
-    "bt709_full_range.mp4": Outcome(NO_SOUND, marked=1, info=(1280, 720, 30, 0)),
+    "BjCEufrlXm4.mp4": Outcome(segments=10, marked=10, frame_rate=359 / 12),  # H.264, AAC stereo
+    "av1_video.mkv": Outcome(NO_SOUND, marked=5, frame_rate=25),
+    "h265_video.mp4": Outcome(NO_SOUND, marked=1, frame_rate=10),
+    "bt709_full_range.mp4": Outcome(NO_SOUND, marked=1, frame_rate=30),
     **{
         name: Outcome(NO_PICTURES)
         for name in ("bird_audio.wav", "car_audio.wav", "cat_3-95694-A-5.wav", "dog_audio.wav")
@@ -77,7 +77,7 @@ def test_the_outcome(
     assert found.bad_packets == 0 and found.streams == "" and np.isfinite(found.visual).all()
     assert found.visual.astype(np.float32).std() > 0.1
     info: MediaInfo = probe(path, silent=missing_audio == "mark")
-    assert (info.width, info.height, info.frame_rate, info.sample_rate) == pytest.approx(wanted.info)
+    assert info.frame_rate == pytest.approx(wanted.frame_rate)
 
 
 def test_pictures_and_sounds_alone_can_be_looked_at_and_heard(real_data: Path) -> None:

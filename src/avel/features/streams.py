@@ -34,25 +34,18 @@ DO = "check that it plays in a video player; encode or download it again"
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a media file says of itself; a stream that it lacks has 0 everywhere.
+    """What a media file says of itself.
 
     Attributes:
         duration: seconds for which there is both picture and sound, as promised.
-        width, height: of a picture as it is coded, pixels; a picture that is to be shown on its side is not turned yet.
-        frame_rate: pictures a second, on average.
-        sample_rate: of the sound, Hz.
-        channels: of the sound.
+        frame_rate: pictures a second, on average; 0 without pictures.
         start: where the common clock starts on the file's own, seconds.
         streams: which of several streams are taken, in words ("video 0 of 1 (h264, 320x240), audio 1 of 2 (...)"); ""
             where there is no choice.
     """
 
     duration: float
-    width: int
-    height: int
     frame_rate: float
-    sample_rate: int
-    channels: int
     start: float = 0.0
     streams: str = ""
 
@@ -251,11 +244,7 @@ class Header:
         video, audio = self.video, self.audio
         return MediaInfo(
             duration=min(end for end, stream in zip(ends, (video, audio), strict=True) if stream is not None),
-            width=video.codec_context.width if video else 0,
-            height=video.codec_context.height if video else 0,
             frame_rate=float(video.average_rate or video.guessed_rate or 0) if video else 0.0,
-            sample_rate=audio.codec_context.sample_rate if audio else 0,
-            channels=audio.codec_context.layout.nb_channels if audio else 0,
             start=self.zero,
             streams=streams,
         )
