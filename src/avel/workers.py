@@ -384,8 +384,8 @@ _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL
 
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """Processes started within do not run the caller's script again, as Python's multiprocessing has them do: one that
-    calls `extract` in its top lines would have each worker extract, and all that it imports would be imported."""
+    """Processes started inside do not run the caller's script again, as those of Python's multiprocessing do. A script
+    that calls `extract` at its top level would extract in each worker."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -396,7 +396,7 @@ def _without_script() -> Iterator[None]:
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Processes started within get what only counts at their start: variables, and deafness to Ctrl-C."""
+    """Processes started inside get their environment variables, and ignore Ctrl-C from the start."""
     before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
     os.environ.update(_WORKER_ENVIRONMENT)
     signals = pthread_sigmask(SIG_BLOCK, {SIGINT})  # which a new process inherits

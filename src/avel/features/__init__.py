@@ -137,14 +137,14 @@ def _build(kind: str, extractors: Mapping[str, Callable[[], type[Any]]], name: s
         )
     extractor = extractors[name]()
     known = dict(inspect.signature(extractor, eval_str=True).parameters)
-    known.pop("progress", None)  # a caller's, no choice of numbers
+    known.pop("progress", None)  # for the caller; it changes no number
     for option, value in options.items():
         if option not in known:
             told = ", ".join(f"{each.name} ({each.default})" for each in known.values())
             raise AvelError(
                 f"the {kind} extractor {name!r} has no option {option!r}",
-                f"one of these, in brackets what they are where left out: {told}",
-                "check the spelling; if a store or model names it, use the version of avel that wrote that",
+                f"one of these (defaults in brackets): {told}",
+                "check the spelling; if a store or model names it, use the version of avel that wrote that file",
             )
         kinds = known[option].annotation
         if not isinstance(value, kinds) or isinstance(value, bool):

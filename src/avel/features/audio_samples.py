@@ -48,7 +48,7 @@ class AudioTrack:
         self._resampler = self._new_resampler()
 
     def push(self, time: float, frame: av.AudioFrame) -> np.ndarray:
-        """Tell of a frame at ``time``; returns the samples that are ready, (some,) float32, full scale 1."""
+        """Take a frame at ``time``; returns the samples that are ready, (some,) float32, full scale 1."""
         ready = []
         if frame.sample_rate != self._rate:
             self.sample_rate = self.sample_rate or frame.sample_rate

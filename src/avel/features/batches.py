@@ -13,7 +13,7 @@ from avel.errors import AvelError
 
 
 class Batches:
-    """Gives a network its items, and halves the batches where the device's memory is full.
+    """Passes items through a network, and halves the batches when the device's memory is full.
 
     Args:
         on_cpu: items at once on a processor.
@@ -65,8 +65,8 @@ class Batches:
             if len(batch) == 1:
                 raise AvelError(
                     f"the memory of {self.device} is full: {str(error).partition(chr(10))[0]}",
-                    "room for a single batch of one",
-                    "end what else runs there, give fewer --workers, or use --device cpu",
+                    "room for a batch of one item",
+                    "stop other programs that use it, give fewer --workers, or use --device cpu",
                 ) from error
         self.size = len(batch) // 2
         if self.device.type == "cuda":
@@ -76,8 +76,8 @@ class Batches:
 
 @contextmanager
 def _whole_floats(device: torch.device) -> Iterator[None]:
-    """On NVIDIA's GPUs convolutions round float32 to 10 bits (TF32) unless told not to. Features are not to depend on
-    where they were made: who wants them fast asks for bfloat16, which their tag says."""
+    """On NVIDIA's GPUs convolutions round float32 to 10 bits (TF32) by default. Features must not depend on the device;
+    for speed there is bfloat16, which is part of their tag."""
     if device.type != "cuda":
         yield
         return

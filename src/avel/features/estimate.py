@@ -62,7 +62,7 @@ def estimate_seconds(
 
 
 class _EnoughError(Exception):
-    """A clip has been timed for long enough; not meant for anybody else.
+    """A clip has been timed for long enough. Caught in this module.
 
     Args:
         seconds: of it that were done.

@@ -223,7 +223,7 @@ def _collect(
 
 
 def _late(clip: Clip, duration: float, leeway: float) -> str:
-    """What is wrong with an event that lies after the end of its clip, "" where none does."""
+    """Which event lies after the end of its clip, in words; "" where none does."""
     for span in clip.spans:
         for moment, seconds, beyond in (
             ("starts", span.start, span.start >= duration),
@@ -343,7 +343,7 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
         )
     except AvelError as error:
         return error.found
-    if _state(clip.path) != before:  # its features would be kept for the file that it was
+    if _state(clip.path) != before:  # the features would stand for the former file
         return f"{clip.path} changed while it was read; is it still being written?"
     try:
         return write_part(out, clip.id, built.settings, features, digest)

@@ -1,4 +1,4 @@
-"""What an extractor is. VGG-19, VGGish and the classical features all look like this to the rest of avel."""
+"""What an extractor is: the interface of VGG-19, VGGish, CLIP, CLAP and the classical features."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class AudioExtractor(Extractor, Protocol):
 
 @runtime_checkable
 class OwnResize(Protocol):
-    """A visual extractor that resizes frames itself, to the letter; others get what FFmpeg's scaler makes."""
+    """A visual extractor that resizes frames exactly as its reference does; FFmpeg's scaler serves the others."""
 
     def resize(self, frame: np.ndarray) -> np.ndarray:
         """(h, w, 3) uint8 RGB of the file's own size -> (frame_size, frame_size, 3) uint8."""
@@ -83,7 +83,7 @@ class OwnMemory(Protocol):
     """A visual extractor that keeps something of each batch for itself."""
 
     def repeat(self) -> None:
-        """The last batch comes once more. Its features are taken again without a call."""
+        """The last batch comes again. Its features are reused without a call."""
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ class OnDevice(Protocol):
     """An extractor whose network can run elsewhere than on the processor. It starts there."""
 
     def to(self, device: torch.device) -> None:
-        """Move the network. What it takes and gives stays in the computer's memory."""
+        """Move the network. Its input and output stay in the computer's memory."""
 
 
 class AudioSpans(NamedTuple):
@@ -110,7 +110,7 @@ class AudioSpans(NamedTuple):
 
 @runtime_checkable
 class OwnResampling(Protocol):
-    """An audio extractor that resamples itself, to the letter; others get what FFmpeg's resampler makes.
+    """An audio extractor that resamples exactly as its reference does; FFmpeg's resampler serves the others.
 
     Its sound is 16-bit, at the file's own rate, and all channels are averaged, however many there are.
     """
@@ -122,7 +122,7 @@ class OwnResampling(Protocol):
         ``sample_rate``."""
 
 
-#: Options that say where something lies on this machine. They shape no number and mean nothing elsewhere. (CLIP's and
+#: Options that say where a file is on this machine. They change no number and mean nothing elsewhere. (CLIP's and
 #: CLAP's ``weights`` is not among them: it is an id on the hub, or a folder by whose name avel's cache is searched.)
 LOCAL_OPTIONS = frozenset({"weights_file"})
 
@@ -134,7 +134,7 @@ def make_tag(name: str, **facts: Any) -> str:
 
 
 def describe(extractor: Extractor, framing: str = "time") -> dict[str, Any]:
-    """``{"name", "tag", "options"}``, what stores and models carry of an extractor; `LOCAL_OPTIONS` stay behind.
+    """``{"name", "tag", "options"}``, what stores and models keep of an extractor, without `LOCAL_OPTIONS`.
 
     An extractor's own tag is for framing ``time``. Any other makes another tag, and is named by a fourth key,
     ``framing``.

@@ -1,4 +1,4 @@
-"""A folder as a source of videos: which of its files are taken, and why the others are left out."""
+"""The videos in a folder, and why its other files are left out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def videos_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
             if reason := _of_no_interest(name) or ("the clip of a page" if name in played else ""):
                 left_out[file] = reason
             elif file.suffix.lower() in MEDIA_SUFFIXES and (file.is_file() or file.is_symlink()):
-                videos.append(file)  # a link that leads nowhere, too: it fails, and is told so
+                videos.append(file)  # also a broken link: it becomes a failed video
             elif not os.path.isfile(file):
                 left_out[file] = "a link that leads nowhere" if file.is_symlink() else "no regular file"
             else:

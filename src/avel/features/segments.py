@@ -197,7 +197,7 @@ class AveVisualSegments:
         self.by_time = 0
 
     def push(self, time: float, frame: av.VideoFrame) -> None:
-        """Tell of the next frame."""
+        """Take the next frame."""
         picture, time = self._to_size(frame), round(time, 6)  # a second's first frame is not before it by a rounding
         if self._before is None:
             self._before = picture
@@ -255,7 +255,7 @@ class VisualSegments:
         self._shown = _Shown(extractor)
 
     def push(self, time: float, frame: av.VideoFrame) -> None:
-        """Tell of the next frame."""
+        """Take the next frame."""
         self._show(self._chooser.push(time))
         self._last = frame
 
@@ -273,7 +273,7 @@ class VisualSegments:
 
 
 class _Shown:
-    """Hands the pictures of segments to an extractor, a few segments at a time, and keeps the features.
+    """Passes the pictures of segments to an extractor, a few segments at a time, and keeps the features.
 
     Attributes:
         count: pictures so far.
@@ -334,7 +334,7 @@ class AudioSegments:
         self._done = 0
 
     def push(self, time: float, frame: av.AudioFrame) -> None:
-        """Tell of the next frame."""
+        """Take the next frame."""
         self._add(self._track.push(time, frame))
 
     def finish(self, num_segments: int) -> np.ndarray:

@@ -45,7 +45,7 @@ def read_source(
             raise AvelError(
                 f"no event in {', '.join(map(str, sources))}: start, end and label are empty on every line",
                 "at least one event to learn or to test on",
-                "fill in the events; or, for features without labels, give the folder of the videos or a .txt list",
+                "fill in the events; for features without labels give the folder of the videos, or a .txt list",
             )
         return Source(table, True, {})
     if len(sources) != 1:
@@ -80,7 +80,7 @@ def read_source(
             raise AvelError(
                 f"{source} is not a media file",
                 "a CSV, a folder of media, a media file or a .txt list",
-                "check the path; of a spreadsheet give the table saved as CSV",
+                "check the path; save a spreadsheet as CSV first",
             )
         return Source([Clip(source.name, source, ())], False, {})
     # As the system writes names, whatever the encoding: so a list can name every file.

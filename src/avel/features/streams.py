@@ -376,8 +376,8 @@ def _in_words(
 def several_in_one(path: Path, seconds: float) -> AvelError:
     return AvelError(
         f"{path} is several files joined end to end, of which players show the first {seconds:.2f} s alone",
-        "one video in a file",
-        "give the files as they were before, or join them with a video tool that writes the file anew",
+        "one video per file",
+        "give the files one by one, or join them with a video tool that writes a new file",
     )
 
 

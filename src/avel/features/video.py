@@ -233,8 +233,8 @@ class Media:
             raise AvelError(
                 f"{self.path}: {len(self._left_out)} pictures have the time of one before them, the first at "
                 f"{self._left_out[0]:.2f} s",
-                "pictures whose times go on, each its own",
-                "write the file anew with a video tool; files joined end to end give as they were",
+                "a time of its own for every picture, in order",
+                "write the file anew with a video tool; give files that were joined end to end one by one",
             )
 
     def _refuse_if_damaged(self) -> None:
@@ -243,7 +243,7 @@ class Media:
             if not self._frame_times:
                 raise AvelError(f"{self.path}: no picture could be decoded", "a video", header.others("video"))
             if len(self._frame_times) == 1:
-                do = header.others("video") if header.there["video"][1:] else "give a video that moves"
+                do = header.others("video") if header.there["video"][1:] else "give a video with more than one picture"
                 raise AvelError(f"{self.path} shows a single picture", "a video", do)
             inside, outside = _lost_seconds(self._packet_times, self._frame_times, self._frame_seconds(), header.tick)
             seconds = self.video_end - self._frame_times[0] - inside
@@ -293,7 +293,7 @@ class FrameChooser:
         self._started = False
 
     def push(self, time: float) -> int:
-        """Tell of a frame at ``time``; returns at how many wanted times the frame *before* it is shown."""
+        """Take a frame at ``time``; returns at how many wanted times the frame *before* it is shown."""
         shown = 0
         while self._started and self._wanted < time - TOLERANCE:
             self._wanted = next(self._times, np.inf)

@@ -100,7 +100,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Found:
-    """A file of weights that is what it should be.
+    """A file of weights that passed its check.
 
     Attributes:
         path: where it lies.
@@ -122,7 +122,7 @@ def find_weights(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Found:
-    """Find a file of weights and check it, downloading it if it is nowhere.
+    """Find a file of weights and check it; download it if it is not on this machine.
 
     Args:
         published: the file that is wanted.
@@ -178,7 +178,7 @@ def _check(path: Path, published: Published, sha256: str | None) -> Found:
 
 
 def download(published: Published, path: Path, progress: Progress | None = None) -> None:
-    """Download a file, going on where an earlier try broke off, and put it at ``path`` once size and hash are right.
+    """Download a file, continuing an earlier attempt, and put it at ``path`` once size and hash are right.
 
     What has come so far lies beside ``path`` under a name that ends in ``.part``. A server that cannot send the rest
     of a file sends it from its start.
@@ -191,7 +191,7 @@ def download(published: Published, path: Path, progress: Progress | None = None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "ab", opener=through_no_link) as file:
-            lock(file.fileno(), part.parent)  # another process may be at it: wait, and find it finished
+            lock(file.fileno(), part.parent)  # another process may be downloading it: wait until that is done
             if path.is_file():
                 return
             file.seek(0, os.SEEK_END)
@@ -219,7 +219,7 @@ def _fetch(published: Published, path: Path, file: BinaryIO, progress: Progress 
             cause = f"the server answered {error.code} {error.reason}"
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 _restart(file)
-            elif error.code < 500:  # asking again will not help
+            elif error.code < 500:  # another attempt will not help
                 failures = _TRIES
         except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
             cause = str(error) or type(error).__name__
@@ -278,7 +278,7 @@ def _no_download(published: Published, path: Path, cause: str) -> AvelError:
     return AvelError(
         f"could not download {published.url}: {cause}",
         str(published),
-        f"run the same command again, which goes on where it was; or get the file elsewhere and put it at {path}, or "
+        f"run the same command again to continue; or get the file elsewhere and put it at {path}, or "
         "name it: --visual-weights or --audio-weights PATH",
     )
 
