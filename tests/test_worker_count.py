@@ -16,6 +16,7 @@ from avel.demo import demo
 from avel.errors import AvelError
 from avel.features.estimate import estimate_seconds
 from avel.features.extract import extract
+from avel.verbs import parse
 from avel.workers import in_threads, worker_count
 from avel.worlds.rendered.render import render
 from avel.worlds.simulated.simulate import simulate
@@ -119,8 +120,10 @@ def test_the_command_line_hands_the_number_on_as_it_is(
         seen.append(workers)
         raise AvelError("seen", "", "")
 
+    run, chosen = parse([*words, *given], cli.VERBS)
     monkeypatch.setattr(function, record)
-    assert cli.main([*words, *given]) == cli.BAD_INPUT
+    with pytest.raises(AvelError, match="seen"):
+        run(**chosen)
     assert seen == [taken]
 
 
