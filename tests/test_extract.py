@@ -462,6 +462,7 @@ START = """
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 import avel.data.store_writing as store, avel.features.segments as segments, avel.features.extract as extract
 store.SHARD_BYTES = 1
 table, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -412,6 +412,7 @@ def test_killed_while_writing_then_resumed(small, tmp_path):
 
 PLAIN = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from avel.worlds.rendered.render import render
 def progress(*step):
     print(*step, flush=True)
