@@ -320,6 +320,15 @@ def test_a_float64_run_is_evaluated_as_it_was_validated(
     assert evaluate(run.folder, "val")["segment_accuracy"] == pytest.approx(run.best_accuracy)
 
 
+def test_float64_is_refused_on_a_device_without_it(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "device", torch.device)
+    with pytest.raises(AvelError, match="precision 64-true on mps"):
+        train(config(store, tmp_path / "run", precision="64-true", device="mps"))
+    assert not (tmp_path / "run").exists()
+
+
 # --- what a user can get wrong, and what earlier versions wrote -----------------------------------------------------
 
 
