@@ -198,18 +198,18 @@ def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE, start: int 
     taps = _taps(up, down)
     reach = taps.shape[1] // 2  # taps up to the point, and as many after it
     padded = np.pad(waveform, ((0, 0), (reach, reach + down)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach, axis=-1)[:, 1:]
+    stretches = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach, axis=-1)[:, 1:]
     result = np.empty((len(waveform), number))
     for phase in range(min(up, number)):
         outputs = result[:, phase::up]
-        outputs[:] = windows[:, phase * down // up :: down][:, : outputs.shape[1]] @ taps[phase]
+        outputs[:] = stretches[:, phase * down // up :: down][:, : outputs.shape[1]] @ taps[phase]
     # resampy adds up the time, and its rounding puts some points that fall on a sample just before it. There the taps
     # differ a little (see `_taps`), which from 44.1 kHz moves log-mel by up to 0.001.
     if start % up == 0 and number > -start:
         before = max(0, -start)  # points before the sound
         points = np.arange(before, number, up)
         early = points[_times(rate, to, start + before, number - before)[::up] < (start + points) // up * down]
-        result[:, early] = windows[:, early // up * down - 1] @ taps[up]
+        result[:, early] = stretches[:, early // up * down - 1] @ taps[up]
     return result
 
 
