@@ -276,12 +276,12 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
     (
         "impossible",
         change(0, 2, spans=(Span("bell", 2.0, 1.0),)),
-        ["error labels: events with times that cannot be (2): c0 bell 2-1 s, c2 bell 2-1 s"],
+        ["error labels: events with impossible times (2): c0 bell 2-1 s, c2 bell 2-1 s"],
     ),
     (
         "before the start",
         change(0, spans=(Span("bell", -1.0, 1.0),)),
-        ["error labels: events with times that cannot be (1): c0 bell -1-1 s"],
+        ["error labels: events with impossible times (1): c0 bell -1-1 s"],
     ),
     (
         "no length",

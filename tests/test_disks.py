@@ -223,7 +223,7 @@ def test_every_verb_works_where_the_disk_knows_no_locks(
         (["export-h5", "imported", "h5"], 0),
     ):
         assert cli.main(words) == 0, words
-        assert capsys.readouterr().err.count("knows no locks") == notices, words
+        assert capsys.readouterr().err.count("has no locks") == notices, words
     assert not list(place.rglob(".avel-*"))
 
 

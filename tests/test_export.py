@@ -400,7 +400,7 @@ def test_an_export_with_another_s_mark_is_refused(exported: Path, tmp_path: Path
     mark = json.loads((copy / "export.json").read_text())
     mark["settings"]["visual_dim"] += 1
     (copy / "export.json").write_text(json.dumps(mark))
-    with pytest.raises(AvelError, match=r"export.json tells of visual_feature.h5 with \(2, 3, 6\)"):
+    with pytest.raises(AvelError, match=r"export.json says that visual_feature.h5 has \(2, 3, 6\)"):
         import_ave(copy, tmp_path / "store")
     mark["settings"]["visual_dim"] -= 1
     mark["settings"]["segment_seconds"] = 0.5

@@ -213,7 +213,7 @@ def test_a_folder_called_parts_keeps_its_videos(
     before = state(tmp_path / "parts")
     monkeypatch.chdir(tmp_path)
     assert cli.main(["extract", "parts", "--out", "."]) == 2
-    assert "lies in the output folder" in capsys.readouterr().err and os.listdir(tmp_path) == ["parts"]
+    assert "is inside the output folder" in capsys.readouterr().err and os.listdir(tmp_path) == ["parts"]
     assert cli.main(["extract", "parts/clips.csv", "--out", ".", "--workers", "0"]) == 0
     assert state(tmp_path / "parts") == before and len(open_store(tmp_path).clips) == 2
 

@@ -1,4 +1,4 @@
-"""The whole way in one folder: clips made, features extracted, networks trained, events found and drawn."""
+"""The demo: in one folder, it renders clips, extracts features, trains networks, and finds and draws events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from avel.worlds.rendered.render import check_numbers, plan_world, render
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: The same network three times: what hearing and seeing together bring over either alone.
+#: The same network three times: on both streams, and on either alone.
 NETWORKS: dict[str, Literal["both", "audio", "visual"]] = {
     "CCLN": "both",
     "CCLN, audio only": "audio",

@@ -78,7 +78,7 @@ def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 def together(*, overwrite: bool = True) -> Iterator[Callable[[Path], Path]]:
     """Hold back the renames of all that is written inside, so that all files appear at the end, or none.
 
-    Gives a function that says where the content of a file lies until then. Of two writes to one path the last counts.
+    Gives a function that says where the content of a file is until then. Of two writes to one path the last counts.
     Without ``overwrite``, a file that is there already stays as it is.
     """
     with ExitStack() as stack:
@@ -134,7 +134,7 @@ def _link(source: Path, path: Path) -> int:
     os.link(source, path)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the file is the user's, too: wait for nobody
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # the file is also the user's: do not wait
     return handle
 
 
@@ -144,7 +144,7 @@ def _lock(handle: int) -> None:
 
 
 def is_missing(path: str | Path) -> bool:
-    """Whether nothing stands at a path. What may not be looked at is not missing: reading it will say why."""
+    """Whether nothing is at a path. What cannot be accessed is not missing: reading it will say why."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -181,7 +181,7 @@ def _remove(path: str | Path) -> None:
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; on success flush its files and rename it to ``path``.
 
-    A folder that stands at ``path`` is removed then. Temporary folders are named, locked and removed as temporary
+    A folder that was at ``path`` is removed then. Temporary folders are named, locked and removed as temporary
     files are, see `replacing`.
 
     Raises:
@@ -231,7 +231,7 @@ def make_work_folder(path: Path) -> None:
     """Make a folder for unfinished work, with a mark in it, without which `remove_work_folder` removes nothing.
 
     Raises:
-        AvelError: something else stands there.
+        AvelError: something else is there.
     """
     with suppress(FileExistsError):
         path.mkdir(parents=True)
@@ -261,7 +261,7 @@ def remove_work_folder(path: Path) -> None:
 
 
 def through_no_link(path: str, flags: int) -> int:
-    """An ``opener`` for `open` that raises OSError where a link stands at ``path``."""
+    """An ``opener`` for `open` that raises OSError if ``path`` is a link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
@@ -278,7 +278,7 @@ def no_room(path: str | Path, error: OSError, *, kept: bool = True) -> AvelError
 def lock(handle: int, folder: Path, *, wait: bool = True) -> None:
     """Lock an open file, or a folder, for this process alone until it is closed.
 
-    Storage that knows no locks lets every process in; that is said once.
+    Storage without locks lets every process in; a notice says so once.
 
     Raises:
         BlockingIOError: another process holds it, and there is no ``wait``.
@@ -289,7 +289,7 @@ def lock(handle: int, folder: Path, *, wait: bool = True) -> None:
         raise
     except OSError:
         notice_of_disk(
-            "locks", folder, f"the disk of {folder} knows no locks: nothing keeps two runs apart that write there"
+            "locks", folder, f"the disk of {folder} has no locks, so nothing stops two runs from writing there at once"
         )
 
 
@@ -297,7 +297,7 @@ def lock(handle: int, folder: Path, *, wait: bool = True) -> None:
 def held_alone(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
     """Keep other runs out of a folder until this one has ended, however it ends.
 
-    The folder itself is locked, so that no file stays behind. Storage that knows no locks lets every run in.
+    The folder itself is locked, so that no file stays behind. Storage without locks lets every run in.
 
     Args:
         wait_seconds: for another run to end.
@@ -350,7 +350,7 @@ def check_folder(path: str | Path, *inputs: str | Path) -> None:
 
     Args:
         path: the folder; it need not be there yet.
-        inputs: what is read; of these, folders must not be that folder or lie in it.
+        inputs: files and folders that are read. The folders among them must not be this one, or inside it.
 
     Raises:
         AvelError: ``path`` is no folder and cannot become one, cannot be written to, or holds a folder of input.
@@ -383,19 +383,19 @@ def check_folder(path: str | Path, *inputs: str | Path) -> None:
 def _refuse_around(out: Path, folder: Path) -> None:
     if folder.resolve().is_relative_to(out.resolve()):
         raise AvelError(
-            f"the input {folder} lies in the output folder {out}"
+            f"the input {folder} is inside the output folder {out}"
             if folder.resolve() != out.resolve()
             else f"{out} is both the input and the output folder",
-            "an output folder of its own; it may lie inside the input folder",
+            "another output folder; it can be inside the input folder",
             f"choose another --out, such as {folder / 'store'}",
         )
 
 
 def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
-    """Raises AvelError where a file stands at ``path`` that avel did not write.
+    """Raises AvelError if there is a file at ``path`` that avel did not write.
 
     Args:
-        is_ours: what tells, of the file's bytes; ValueError, TypeError and AttributeError mean False.
+        is_ours: whether avel wrote a file of these bytes; ValueError, TypeError and AttributeError mean False.
     """
     if not os.path.lexists(path):
         return

@@ -157,7 +157,7 @@ def timeline_picture(
         # One patch a colour: patches that share a pixel would cover one another there.
         shapes: dict[str, list[tuple[float, float]]] = {}
         for event in events:
-            if event.start >= length:  # a label may lie behind the end of the clip
+            if event.start >= length:  # an annotation can start after the end of the clip
                 continue
             index = timeline.classes.index(event.label) if event.label in timeline.classes else None
             color = "#8a929c" if index is None else class_color(index)
@@ -211,7 +211,7 @@ def heat_of(attention: np.ndarray) -> np.ndarray:
     """(H, W) attention summing to 1 -> heat in 0 to 1.
 
     0 is an even share or less, 1 the map's peak; a map whose peak is under twice an even share stays cooler, so that
-    an indifferent map does not look like a decided one.
+    a flat map does not look like a peaked one.
     """
     even = 1 / attention.size
     return np.clip((attention - even) / max(float(attention.max()) - even, even), 0, 1)
@@ -417,11 +417,11 @@ def class_bars(recalls: Mapping[str, np.ndarray], names: Sequence[str], out: str
 
 
 def comparison_picture(relative: Mapping[str, Sequence[float]], out: str | Path, *, title: str = "") -> None:
-    """Draw how far the features of each clip lie apart in two stores, the clips that differ most first.
+    """Draw how much the features of each clip differ between two stores, the clips that differ most first.
 
     Args:
         relative: kind of features -> (N,) relative differences, as `avel.data.compare` gives them, in any order.
-            Infinite ones, of clips whose reference is all zeros, stand at the top edge, as triangles.
+            Infinite ones, of clips whose reference is all zeros, are triangles at the top edge.
         out: the PNG to write.
         title: one line, such as the names of the stores.
     """
@@ -481,21 +481,21 @@ def localized_events(shares: Mapping[str, Mapping[str, Mapping[str, float]]], ou
     """Draw cross-modality localization by the length of the event, a panel a mode.
 
     Args:
-        shares: mode -> length in segments as text -> ``a2v``, ``v2a`` and ``uniform`` (what guessing any start would
+        shares: mode -> length in segments as text -> ``a2v``, ``v2a`` and ``uniform`` (what a uniform guess would
             find), shares of the events found exactly, and ``events``, how many there are.
         out: the PNG to write.
     """
     figure = _figure(10.5, 4.1)
     panels = figure.subplots(1, len(shares), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.08})[0]
     figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.2)
-    names = {"a2v": "A2V: asked with sound", "v2a": "V2A: asked with sight"}
+    names = {"a2v": "A2V: audio query", "v2a": "V2A: visual query"}
     for axes, (mode, by_length) in zip(panels, shares.items(), strict=True):
         places = np.arange(len(by_length))
         for number, (direction, name) in enumerate(names.items()):
             values = [100 * value[direction] for value in by_length.values()]
             axes.bar(places - 0.2 + 0.4 * number, values, 0.37, label=name, color=class_color(number))
         uniform = [100 * value["uniform"] for value in by_length.values()]
-        axes.step([-0.5, *places + 0.5], [*uniform, uniform[-1]], where="post", color=_INK, label="any start, guessed")
+        axes.step([-0.5, *places + 0.5], [*uniform, uniform[-1]], where="post", color=_INK, label="uniform guess")
         axes.set_xticks(places, [f"{length}\n({value['events']:.0f})" for length, value in by_length.items()])
         axes.set_xlim(-0.6, len(by_length) - 0.4)
         axes.set_ylim(0, 105)
@@ -507,7 +507,7 @@ def localized_events(shares: Mapping[str, Mapping[str, Mapping[str, float]]], ou
     _save(figure, out)
 
 
-# Paper and ink
+# Helpers
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -521,7 +521,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, out: str | Path) -> None:
     with replacing(out) as temporary, warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; that is no reason to talk to the user about fonts.
+        # A character that the font lacks is drawn as a box; a warning about fonts would not help the user.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(temporary, format="png", metadata={"Software": None})
 

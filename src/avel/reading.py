@@ -95,7 +95,7 @@ def class_names(names: Sequence[str]) -> None:
 
 
 def kept_inside(path: str | Path, folder: str | Path) -> Path:
-    """The real path of a file of a folder. The folder itself may be reached through links.
+    """The real path of a file of a folder. The folder itself may be a link.
 
     Raises:
         AvelError: the path leads out of the folder, by ``..`` or through a link.
@@ -166,7 +166,7 @@ def parse_json(data: bytes | str, kind: type[T], *, allow_nan: bool = False) -> 
     Args:
         data: the text, UTF-8 where it is bytes.
         kind: as msgspec converts; its types, bounds and ``__post_init__`` are what the text may say.
-        allow_nan: whether NaN and infinity may stand for numbers, as a loss may be.
+        allow_nan: whether numbers may be NaN or infinite, as a loss can be.
 
     Raises:
         ValueError: it is not JSON, says a thing twice, holds too much, or does not fit the type.
@@ -199,7 +199,7 @@ def read_json(
         path, limit, folder: as in `read_bytes`.
         kind: as in `parse_json`.
         expected, do: what an error says of a file that does not fit.
-        schema: key and value of the schema; another one is refused in so many words.
+        schema: key and value of the schema; the error for another value names both.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""Text of others, as it is safe to show on a terminal and to open in a spreadsheet."""
+"""Text that others wrote, made safe for a terminal and a spreadsheet; and short lists of names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
 
 
 def visible(text: str, *, keep_lines: bool = False) -> str:
-    r"""The text with control characters written out, as ``\x1b``: it can neither hide nor move what stands beside it.
+    r"""The text with control characters written out, as ``\x1b``: it can neither hide nor move the text around it.
 
     Labels and file names come from others; a terminal obeys the control characters in them.
 
@@ -56,7 +56,7 @@ def first_names(names: Sequence[object], most: int = 3, *, total: int | None = N
 
 
 def csv_cell(text: str) -> str:
-    """A text as a CSV's cell: an apostrophe stands before what a spreadsheet would run."""
+    """A text as a CSV's cell, with an apostrophe before what a spreadsheet would run."""
     return f"'{text}" if re.match(f"'*{_FORMULA}", text) else text
 
 

@@ -197,7 +197,7 @@ class Timeline:
     def to_csv(self, path: str | Path) -> None:
         """Write ``video,start,end,label,split`` rows, which `avel extract` takes; the path is relative to the CSV.
 
-        The split is train: events that a model found and somebody corrected are to be learnt from, not tested on.
+        The split is train: events that a model found and a person corrected are for training, not for testing.
 
         Blanks around a label, which every reader of a CSV takes off, are written out as ``\\x20``.
 

@@ -1,4 +1,4 @@
-"""Whether data may be trained on: `check` looks at a feature store or at a folder of AVE's files.
+"""Whether data can be trained on: `check` reads a feature store or a folder of AVE's files.
 
 Every feature is read once, in pieces of bounded size, by a few threads; what was found is one line each.
 """
@@ -63,9 +63,9 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
         raise AvelError(
             f"{path} is neither a feature store nor a folder of AVE's files",
             "a folder with store.json, or one with Annotations.txt, visual_feature.h5, audio_feature.h5, ...",
-            "give the --out of `avel extract`, or the folder that AVE's files lie in (docs/ave.md)",
+            "give the --out of `avel extract`, or the folder with AVE's files (docs/ave.md)",
         )
-    return [replace(each, text=" ".join(each.text.split())) for each in findings]  # an id may hold a line break
+    return [replace(each, text=" ".join(each.text.split())) for each in findings]  # an id can hold a line break
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
@@ -103,7 +103,9 @@ def _of_store(store: Store) -> list[Finding]:
         if tag:
             findings.append(Finding("ok", kind, f"extractor {name}, tag {tag}"))
         else:
-            findings.append(Finding("error", kind, "no tag says what made the features: no model can be matched to it"))
+            findings.append(
+                Finding("error", kind, "no tag says what made the features, so no model can be matched to them")
+            )
     if store.origin:
         findings.append(Finding("note" if "simulated" in store.origin else "ok", place, f"origin: {store.origin}"))
     doubled = [name for name, number in Counter(clip.id for clip in store.clips).items() if number > 1]
@@ -206,7 +208,7 @@ def _of_other_split(name: str, number: int) -> Finding:
 
 _EVENT_FINDINGS: tuple[tuple[str, Level, str], ...] = (
     ("unknown", "error", "with a label that is not among the classes"),
-    ("impossible", "error", "with times that cannot be"),
+    ("impossible", "error", "with impossible times"),
     ("outside", "error", "starting after the end of the clip"),
     ("overlapping", "error", "overlapping, where AVEL allows one at a time"),
     ("late", "note", "ending after the end of the clip"),
@@ -298,7 +300,7 @@ def _times(span: Span) -> str:
 
 
 def _of_windows(store: Store, window: int) -> list[Finding]:
-    """The windows that training would cut, where one class cannot stand for all of their segments."""
+    """The windows that training would cut: those with several classes, and clips that are too short for one."""
     place = f"windows of {counted(window, 'segment')}"
     findings = []
     short = [clip for clip in store.clips if clip.segments < window]

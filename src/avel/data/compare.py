@@ -1,4 +1,4 @@
-"""How far two feature stores of the same clips lie apart: released features against one's own, say.
+"""How much two feature stores of the same clips differ, such as released features and your own.
 
 ``b`` is the reference: differences are relative to its norm. Every feature is read once, a clip at a time, and all
 sums are float64.
@@ -30,7 +30,7 @@ Kind = Literal["visual", "audio"]
 
 @dataclass(frozen=True)
 class ClipDifference:
-    """How far the features of one clip lie apart.
+    """How much the features of one clip differ.
 
     Attributes:
         id: of the clip.
@@ -45,7 +45,7 @@ class ClipDifference:
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """How far the features of one kind lie apart, over all clips.
+    """How much the features of one kind differ, over all clips.
 
     Attributes:
         relative: ||a - b|| / ||b||, Frobenius norms; 0 where both are 0, infinite where b alone is.
@@ -83,7 +83,7 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """How far two stores lie apart.
+    """How much two stores differ.
 
     Attributes:
         a, b: their paths; b is the reference.
@@ -126,7 +126,7 @@ class Comparison:
             notes.append(f"without valid audio in a or b, and not compared: {_counted(self.mute)}")
         if self.lengths:
             text = _counted([f"{name} ({one} and {other})" for name, one, other in self.lengths])
-            notes.append(f"of other lengths in a and b, so that only the first segments were compared: {text}")
+            notes.append(f"of different lengths in a and b, so only the first segments were compared: {text}")
         return notes
 
     def table(self) -> list[tuple[str, str, str]]:

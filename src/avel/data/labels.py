@@ -1,4 +1,4 @@
-"""What annotated times mean: for segments, for windows, and for each of the three tasks.
+"""Labels from annotated times: of segments, of windows, and for each of the three tasks.
 
 ==========  =====================================================================================
 task        label of a video of T segments and C classes, background = C

@@ -61,13 +61,13 @@ class Batch(Features):
 
 @dataclass(frozen=True)
 class Residence:
-    """Where the features of a training lie, and what reading them costs.
+    """Where the features of a training are, and what reading them costs.
 
     Attributes:
         needed: bytes of all the windows' clips, as stored.
         free: bytes free on the device; on a CPU, memory that the page cache may take.
         device: the device's name.
-        seconds: reading them once, estimated; 0 where they lie on the device.
+        seconds: an estimate of reading them once; 0 where they are on the device.
     """
 
     needed: int

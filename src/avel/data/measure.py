@@ -1,4 +1,4 @@
-"""Features measured segment by segment in one pass, and what the measures give to say, for `avel.data.check`."""
+"""Features measured segment by segment in one pass, and the findings from these measures, for `avel.data.check`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STORED = {"visual": ("float16", 65504.0), "audio": ("float32", 3.402823466385288
 
 @dataclass
 class Measured:
-    """What was seen in features. Segments are numbered through over all of them; a broken one counts nowhere else.
+    """Measures of features. Segments are numbered over all clips; a broken segment counts only as broken.
 
     Attributes:
         low, high, total, count, zeros: of the values: least, greatest, sum, how many, how many are 0.
@@ -53,7 +53,7 @@ class Measured:
     empty: list[int] = field(default_factory=list)
 
     def add(self, other: Measured) -> None:
-        """Take in what was seen in later segments."""
+        """Add the measures of later segments."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         for name in ("total", "count", "zeros", "inexact", "broken", "large", "negative", "empty"):
             setattr(self, name, iadd(getattr(self, name), getattr(other, name)))  # lists grow in place
@@ -108,7 +108,7 @@ class Places:
     """The names of numbered segments.
 
     Attributes:
-        noun: what the segments lie in: ``clip`` or ``row``.
+        noun: what the segments belong to: ``clip`` or ``row``.
         names: of the N clips or rows.
         starts: (N + 1,) number of the first segment of each, and at the end how many there are.
     """
@@ -134,7 +134,7 @@ class Places:
 
 
 def of_values(place: str, kind: Kind, seen: Measured, places: Places) -> list[Finding]:
-    """What the numbers in features of one kind give to say, zeros left out."""
+    """Findings about the values of one kind of features, except zeros."""
     findings = [Finding("ok", place, str(seen))]
     if seen.broken:
         findings.append(Finding("error", place, f"NaN or infinity in {places.segments(seen.broken)}"))
@@ -153,7 +153,7 @@ def of_values(place: str, kind: Kind, seen: Measured, places: Places) -> list[Fi
 
 
 def of_zeros(place: str, kind: Kind, seen: Measured, places: Places, valid: np.ndarray | None) -> list[Finding]:
-    """Segments and whole clips or rows of zeros alone.
+    """Findings about segments, and whole clips or rows, that are all zeros.
 
     Args:
         valid: (N,) whether a clip says that its zeros are sound that was decoded; None where nothing says so.

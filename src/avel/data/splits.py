@@ -26,7 +26,7 @@ _MEANT = {
 
 
 def known_split(written: str) -> str | None:
-    """The split that a name stands for whatever its case and the blanks around it; None where nothing here uses it."""
+    """The split that a name means, whatever its case and the blanks around it; None for a name that avel lacks."""
     name = written.strip().casefold()
     return name if name in KNOWN else None
 
@@ -42,7 +42,7 @@ def read_split(written: str, place: str, extra: Collection[str] = ()) -> str:
     Args:
         written: what the table says, not empty.
         place: file, line and column, for the message.
-        extra: names of splits of one's own, which nothing here trains on or tests on by itself.
+        extra: names of your own splits; nothing trains on them or tests on them by itself.
 
     Raises:
         AvelError: another name for a split that has a name here, or an unknown one that is not among ``extra``.

@@ -47,13 +47,13 @@ if TYPE_CHECKING:  # the workers that only decode must not pay for torch
 SCHEMA = 2
 WORK = ".avel-parts"  # the work folder of a store that is being made
 MOST_INDEX = 2**28  # bytes of store.json: more than half a million clips
-_Time = Annotated[float, Meta(ge=-1e8, le=1e8)]  # `avel data check` tells which times cannot be
+_Time = Annotated[float, Meta(ge=-1e8, le=1e8)]  # `avel data check` reports impossible times
 
 
 class StoredClip(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One clip with its features: in ``Store.clips``, as it is packed, and, in JSON, in ``store.json``.
 
-    `avel.data.table.Clip` stays apart: it is the line of a table, and has a media file in the place of features.
+    `avel.data.table.Clip` is another class: a row of a table, with a media file and without features.
 
     Attributes:
         id: the path that the table gave.
@@ -65,7 +65,7 @@ class StoredClip(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         row: its first segment's row in that file.
         segments: T.
         checksum: sha256 of its visual and then its audio features as stored.
-        audio_valid: False where the audio features stand for no sound that was decoded.
+        audio_valid: False where no sound was decoded; the audio features then mean nothing.
         source: sha256 of the media file; "" where the features were imported and no media were there.
         bad_packets: packets and frames of the media file that could not be decoded.
         streams: which of several streams of the media file were taken, where its time stamps jump, which of picture and
@@ -119,7 +119,7 @@ class Settings:
         grid: (H, W).
         visual_dim: Dv.
         audio_dim: Da.
-        origin: what the features are, where tables must say it: "simulated, not AVE ..."; "" for one's own clips.
+        origin: what the features are, where tables must say it: "simulated, not AVE ..."; "" for your own clips.
     """
 
     segment_seconds: float
@@ -201,7 +201,7 @@ class Store:
 
     Attributes:
         path: the folder.
-        settings: what made the features; its fields are attributes of the store, too.
+        settings: what made the features. Its fields are also attributes of the store.
         classes: the C labels, index = class id.
         clips: in the order of the source that was extracted.
         checksum: sha256 of ``store.json``, which in turn holds the checksum of every clip.
@@ -226,7 +226,7 @@ class Store:
 
     @property
     def origin(self) -> str:
-        """What the features are, where tables must say it; "" for one's own clips."""
+        """What the features are, where tables must say it; "" for your own clips."""
         return self.settings.origin
 
     @property
@@ -271,7 +271,7 @@ class Store:
             raise AvelError(
                 f"{clip.id} in {self.path} has the label {min(unknown)!r}, which is not among the classes",
                 "labels among the store's classes",
-                "mend the CSV and run `avel extract` again; `avel data check` lists all such labels",
+                "correct the CSV and run `avel extract` again; `avel data check` lists all such labels",
             )
         if clip.spans is None:
             raise AvelError(
@@ -323,7 +323,7 @@ class Store:
         return list(dict.fromkeys(name for clip in self.clips for name in clip.splits))
 
     def require_audio(self, indices: Iterable[int]) -> None:
-        """Refuse clips whose audio features stand for nothing: a model would take them for silence.
+        """Refuse clips without decoded sound, whose audio features a model would take for silence.
 
         Raises:
             AvelError: one of the clips has no valid audio; the message names the first ones.
@@ -391,7 +391,7 @@ def open_store(path: str | Path) -> Store:
     sizes = {shard.name: shard.bytes for shard in content.shards}
     for clip in content.clips:  # before anything of that length is made; the shards themselves are opened when used
         if clip.shard not in sizes:
-            raise damaged_shard(path / clip.shard, f"not among the shards, though {clip.id} is to be in it")
+            raise damaged_shard(path / clip.shard, f"not among the shards, though {clip.id} should be in it")
         if clip.segments * settings.segment_bytes > sizes[clip.shard]:
             raise damaged_shard(path / clip.shard, f"too small for the {clip.segments} segments of {clip.id}")
     return Store(path, settings, tuple(content.classes), tuple(content.clips), hashlib.sha256(data).hexdigest())

@@ -124,7 +124,7 @@ def read_part(out: Path, clip_id: str, settings: Settings, source: str) -> Store
                 return None
             return part
     except (FileNotFoundError, ValueError, AvelError):
-        return None  # made again, as if it had never been there
+        return None  # it is made again
 
 
 def pack(
@@ -134,7 +134,7 @@ def pack(
     clips: Sequence[StoredClip],
     progress: Progress | None = None,
 ) -> None:
-    """Put finished clips into shards in the order given, write ``store.json`` last, then remove what is of no more use.
+    """Put finished clips into shards in the order given, write ``store.json``, then remove what is no longer needed.
 
     A run that is killed half-way leaves the former store, if any, as it was, and whole shards that the next run uses.
 
@@ -162,7 +162,7 @@ def pack(
 def write_index(
     out: Path, settings: Settings, classes: Sequence[str], shards: Sequence[str], clips: Iterable[StoredClip]
 ) -> None:
-    """Write ``store.json`` over finished shards, the last step of making a store; then remove what is of no more use.
+    """Write ``store.json`` over finished shards, the last step of making a store; then remove what is no longer needed.
 
     Raises:
         AvelError: no room on the disk.
@@ -222,7 +222,7 @@ def write_shard(path: Path, visual: np.ndarray, audio: np.ndarray, metadata: Map
 
 
 def _pack_shard(path: Path, clips: Sequence[StoredClip]) -> None:
-    """Write a shard of clips whose features lie elsewhere in its folder."""
+    """Write a shard from clips whose features are in other files of its folder."""
     arrays: dict[str, list[np.ndarray]] = {"visual": [], "audio": []}
     for clip in clips:
         source = path.parent / clip.shard
@@ -241,7 +241,7 @@ def shard_name(content: Any) -> str:
 
 
 def announce(out: Path, names: Iterable[str]) -> None:
-    """Note shards that are to be written, or that no store will need: a file of that name is ours from now on."""
+    """Note shards that will be written or removed: from now on, a file of that name is ours."""
     known = _announced(out)
     if not known.issuperset(names):
         make_work_folder(out / WORK)

@@ -73,7 +73,7 @@ def read_table(csv_path: str | Path, *, extra_splits: Collection[str] = ()) -> l
 
     Args:
         csv_path: the CSV.
-        extra_splits: names of splits of one's own, which are kept as they are.
+        extra_splits: names of your own splits, which are kept as they are.
 
     Raises:
         AvelError: no such file, undecodable or empty text, a missing column, a bad time, an event that ends before it
@@ -85,7 +85,7 @@ def read_table(csv_path: str | Path, *, extra_splits: Collection[str] = ()) -> l
 
 
 def read_tables(csv_paths: Sequence[str | Path], *, extra_splits: Collection[str] = ()) -> list[Clip]:
-    """Several CSVs as one, such as those of `avel localize`: paths are told relative to the folder of the first.
+    """Several CSVs as one, such as those of `avel localize`; ids become relative to the folder of the first.
 
     Raises:
         AvelError: a video is in two of them; or as `read_table`.
@@ -253,14 +253,14 @@ def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
 
 
 def find_file(folder: Path, name: str) -> tuple[str, Path | None]:
-    """The file that a table or a list in a folder means by a path, None where there is none; and the path.
+    """The path as it is spelled, and the file that it means in the folder of a table or a list; None if there is none.
 
     A name that `write_csv` had to write out is read back. Letters may be composed or not: a Mac does not keep "é" as
     one character, other systems do.
     """
     for path in dict.fromkeys((name, utf8_path_text(name))):
         file = folder / path
-        if os.path.isfile(file):  # False, too, for impossible names
+        if os.path.isfile(file):  # also False for impossible names
             return path, file
         there = Path(file.anchor)
         for part in file.parts[len(there.parts) :]:
@@ -305,7 +305,7 @@ def decoded(data: bytes, errors: str = "strict") -> str:
 
 
 def _delimiter(text: str) -> tuple[str, int]:
-    """What stands between the columns, "" where the header tells none; and how many lines come before the header."""
+    """The delimiter of the columns, "" if no header is found; and how many lines come before the header."""
     lines = io.StringIO(text, newline="")
     skipped = 0
     # A line such as `sep=;` is Excel's own.
@@ -373,7 +373,7 @@ def _check_header(header: Sequence[str], place: str) -> None:
     if not missing and not doubled:
         return
     what = f"no column {missing[0]!r}" if missing else f"column {doubled[0]!r} twice"
-    do = "mend the header; commas, semicolons or tabs may stand between its names"
+    do = "correct the header; separate its names by commas, semicolons or tabs"
     if any("\0" in name for name in header):
         do = "save the file again as UTF-8: this looks like UTF-16 without its byte order mark"
     raise AvelError(f"{place}: {what} in {','.join(header)!r}", _HEADER, do)

@@ -1,4 +1,4 @@
-"""A folder of AVE's files looked at: the survey of the small ones, every feature of the large ones."""
+"""Checks of a folder of AVE's files: the survey of the small ones, every feature of the large ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ POOLED_DIFFERENCE = 1e-3  # between the pooled file and the mean over the cells,
 
 
 def check_ave(folder: Path, progress: Progress | None = None) -> list[Finding]:
-    """What there is to know of a folder that holds some of AVE's files; damage is a finding."""
+    """Findings about a folder that holds some of AVE's files; damage is a finding too."""
     files = {}
-    for key in sorted(FEATURE_FILES, key=lambda key: key != "pooled visual"):  # known to be whole before it is compared
+    for key in sorted(
+        FEATURE_FILES, key=lambda key: key != "pooled visual"
+    ):  # checked before the other is compared with it
         there = [folder / name for name in NAMES[key] if (folder / name).is_file()]
         if there:
             files[key] = there[0]
@@ -42,7 +44,7 @@ def check_ave(folder: Path, progress: Progress | None = None) -> list[Finding]:
     pooled = None
     for key, path in files.items():
         if str(path) in complaint:
-            continue  # nobody needs to hear twice what is wrong with it
+            continue  # the error above says what is wrong with it
         try:
             of_file = _of_file(
                 path, "audio" if "audio" in key else "visual", pooled if key == "visual" else None, progress

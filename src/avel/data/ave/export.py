@@ -2,7 +2,7 @@
 
 One data set a file, called ``avadataset`` (``order`` in the files of the splits), whose rows follow the lines of
 ``Annotations.txt``. Features are read from the store and written a row at a time, so that memory does not grow with the
-store. ``export.json`` says what made the features: without it nobody could tell them from AVE's released ones.
+store. ``export.json`` says what made the features: without it, nobody could distinguish them from AVE's released ones.
 """
 
 from __future__ import annotations
@@ -383,7 +383,7 @@ def _write_features(
 def _mark(store: Store, columns: Sequence[str], rows: Sequence[_Row], noisy: Sequence[_Row]) -> dict[str, Any]:
     """What ``export.json`` says: what made the features, and what every row is."""
 
-    def told(row: _Row) -> dict[str, Any]:
+    def described(row: _Row) -> dict[str, Any]:
         clip: StoredClip = store.clips[row.index]
         return {"clip": clip.id, "start": row.first * store.segment_seconds}
 
@@ -393,6 +393,6 @@ def _mark(store: Store, columns: Sequence[str], rows: Sequence[_Row], noisy: Seq
         "store_checksum": store.checksum,
         "settings": asdict(store.settings),
         "classes": list(columns),
-        "rows": [told(row) for row in rows],
-        "background_rows": [told(row) for row in noisy],
+        "rows": [described(row) for row in rows],
+        "background_rows": [described(row) for row in noisy],
     }

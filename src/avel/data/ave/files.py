@@ -1,6 +1,6 @@
 """AVE's own files (Tian et al., ECCV 2018): annotations, splits, labels, and what is known of them.
 
-T = 10 segments of one second and C = 28 classes are facts of this data set; they stand here and nowhere else.
+T = 10 segments of one second and C = 28 classes are facts of this data set; no other module states them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ CLASSES = (
 
 SEGMENTS = 10  # T, of one second each
 
-#: The file that simulated data carries, so that nobody takes it for AVE.
+#: The file beside simulated data, so that nobody takes them for AVE.
 SIMULATED_MARK = "simulated.json"
 
 #: The file that `avel.data.ave.export` writes beside its files: what made the features, which AVE's files cannot say.
@@ -124,7 +124,7 @@ class Annotation:
 
 
 def read_annotations(path: str | Path) -> list[Annotation]:
-    """Read ``Category&VideoID&Quality&start&end`` lines, with or without a header; empty lines are passed over.
+    """Read ``Category&VideoID&Quality&start&end`` lines, with or without a header; empty lines are skipped.
 
     Raises:
         AvelError: no such file, no UTF-8 text, a line of other than five fields, an unknown class, an empty id, or
@@ -148,7 +148,7 @@ def read_annotations(path: str | Path) -> list[Annotation]:
         place = f"{path} line {number} (row {len(annotations)})"
         if len(fields) != 5:
             raise AvelError(
-                f"{place}: {len(fields)} fields in {line[:60]!r}", form, "mend the line, or copy the file again"
+                f"{place}: {len(fields)} fields in {line[:60]!r}", form, "correct the line, or copy the file again"
             )
         label, video, _, begin, end = (value.strip() for value in fields)
         if label not in CLASSES:
@@ -156,17 +156,17 @@ def read_annotations(path: str | Path) -> list[Annotation]:
             raise AvelError(
                 f"{place}: {label[:60]!r} is no class of AVE",
                 f"one of its 28 classes{f', such as {near[0]!r}' if near else ''}",
-                "mend the line; for classes of your own, write a CSV (docs/data.md)",
+                "correct the line; for your own classes, write a CSV (docs/data.md)",
             )
         if not video:
-            raise AvelError(f"{place}: no video id", form, "mend the line, or copy the file again")
+            raise AvelError(f"{place}: no video id", form, "correct the line, or copy the file again")
         if not (begin.isascii() and begin.isdecimal() and end.isascii() and end.isdecimal()) or not (
             int(begin) <= int(end) <= SEGMENTS
         ):
             raise AvelError(
                 f"{place}: an event from {begin[:20]!r} to {end[:20]!r} s",
                 f"whole seconds, 0 <= start <= end <= {SEGMENTS}",
-                "mend the line, or copy the file again",
+                "correct the line, or copy the file again",
             )
         annotations.append(Annotation(len(annotations), Span(label, float(begin), float(end)), video))
     if not annotations:
@@ -187,7 +187,7 @@ def weak_labels(
     Args:
         annotations: N rows.
         form: see `avel.data.labels.video_labels`.
-        background_videos: so many rows of background alone are added at the end (AVE has features of 178).
+        background_videos: number of rows of background alone, added at the end (AVE has features of 178).
     """
     segments = full_labels(annotations)
     video = [video_class((each.span,), CLASSES, row) for each, row in zip(annotations, segments, strict=True)]
@@ -205,7 +205,7 @@ def read_order(path: str | Path, num_rows: int) -> np.ndarray:
     """The rows of one split, (n,) int64, in the file's order.
 
     Raises:
-        AvelError: not such a file, or an index that is no row, or one that stands twice; file, key and place are named.
+        AvelError: no such file, or an index out of range or twice in it; the message names file, key and place.
     """
     with open_dataset(path, ORDER) as dataset:
         form = f"a list of rows of Annotations.txt, 0 to {num_rows - 1}"
@@ -280,7 +280,7 @@ def rows_file(
     disk is an OSError then, where HDF5 may crash.
 
     Args:
-        path: of the file; none stands there.
+        path: of the file, which does not exist yet.
         shape: of the array, rows first.
         dtype: of the array; values are cast to it.
         attributes: of the data set.
@@ -319,7 +319,7 @@ def rows_file(
 
 
 def damaged(path: str | Path, key: str, found: str, expected: str) -> AvelError:
-    """The error for a file that does not hold what it should."""
+    """The error for a file with the wrong content."""
     return AvelError(f"{path}, key {key}: {found}", expected, "copy the file again (docs/ave.md)")
 
 

@@ -42,7 +42,7 @@ from avel.workers import in_threads, worker_count
 
 CHUNK_BYTES = 8 * 2**20  # of features read at once
 LARGEST_HALF, LARGEST_HALF_BITS = 65504.0, 0x7BFF
-SMALL_FILE = 2**24  # bytes; a larger file is told apart by its size and time, not by its hash
+SMALL_FILE = 2**24  # bytes; a larger file is identified by its size and time, not by its hash
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Shard:
-    """Consecutive rows of a source, and what was seen while they were read."""
+    """Consecutive rows of a source: one shard of the store."""
 
     path: Path
     source: _Source
@@ -154,11 +154,11 @@ def import_ave(
 
 
 class _BadInputError(AvelError):
-    """A feature file holds what cannot be imported: unlike a full disk, no reason to keep what was done."""
+    """A feature file that cannot be imported. What this run wrote is removed; after a full disk it is kept."""
 
 
 def _sources(found: Survey) -> list[_Source]:
-    """What is to be read, or AvelError where it does not make a store."""
+    """The files to read; AvelError where they do not make a store."""
     for key in ("audio", "visual"):
         if key not in found.shapes and not (key == "visual" and "pooled visual" in found.shapes):
             raise AvelError(
@@ -188,7 +188,7 @@ def _sources(found: Survey) -> list[_Source]:
 
 
 def _clip(name: str, video: str, spans: tuple[Any, ...], splits: list[str]) -> StoredClip:
-    """A clip of which only the features are still to come."""
+    """A clip whose features are not read yet."""
     return StoredClip(
         id=name,
         video=video,
@@ -230,7 +230,7 @@ def _settings(found: Survey) -> Settings:
 
 
 def _identity(path: Path) -> list[Any]:
-    """What tells a large file from a changed one without reading it."""
+    """What changes when a large file does; the file is not read."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 
@@ -266,7 +266,7 @@ def _cut(out: Path, sources: list[_Source], settings: Settings, identity: dict[s
 
 
 class _ShardFacts(Struct):
-    """What the metadata of an imported shard keep."""
+    """The metadata of an imported shard."""
 
     checksums: list[Sha256]
     negative: dict[str, list[Count]]
@@ -293,7 +293,7 @@ def _make_shard(shard: _Shard, settings: Settings) -> tuple[dict[str, Any], bool
                 if len(facts.checksums) == count:
                     return msgspec.structs.asdict(facts), False
         except (FileNotFoundError, ValueError, AvelError):
-            pass  # damaged since; made again
+            pass  # damaged; it is made again
     visual = np.empty((count, SEGMENTS, *settings.grid, settings.visual_dim), np.float16)
     audio = np.empty((count, SEGMENTS, settings.audio_dim), np.float32)
     try:
@@ -370,7 +370,7 @@ def _pooled_difference(path: Path, rows: range, visual: np.ndarray) -> float:
 
 
 def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Finding]:
-    """What was found while the features were read."""
+    """Findings about the features that were read."""
     findings = []
     for source in dict.fromkeys(shard.source.visual for shard in shards):
         own = [shard for shard in shards if shard.source.visual == source]
@@ -393,7 +393,7 @@ def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Findi
 
 
 def _undo(out: Path, shards: list[Path], existed: bool) -> None:
-    """Take back what a run wrote before it met damaged input."""
+    """Remove what a run wrote before it found damaged input."""
     for shard in shards:
         shard.unlink(missing_ok=True)
     remove_work_folder(out / WORK)

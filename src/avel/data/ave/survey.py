@@ -1,4 +1,4 @@
-"""What a folder of AVE's files holds, and which of AVE's three tasks it can serve; no feature is read for that."""
+"""What a folder of AVE's files holds, and for which of AVE's three tasks it is enough; no feature is read."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Survey:
 
     Attributes:
         folder: the folder.
-        files: what is there: a key of `avel.data.ave.files.NAMES` -> path.
-        annotations: the rows; how much of everything else there must be follows from them.
-        splits: name -> rows, of the families of splits that are whole.
+        files: the files in the folder: a key of `avel.data.ave.files.NAMES` -> path.
+        annotations: the rows. All other files must fit their number.
+        splits: name -> rows, of the families of splits whose files are all there.
         shapes: key -> shape of the feature files that are there.
-        findings: what to know.
+        findings: what a user should know.
         simulated: what ``simulated.json`` says, None for AVE itself.
         exported: what made the features, where `avel.data.ave.export` wrote the files; else None.
     """
@@ -129,7 +129,7 @@ def survey(folder: str | Path) -> Survey:
 
 
 def read_splits(folder: str | Path, num_rows: int) -> dict[str, frozenset[int]]:
-    """Split -> rows of Annotations.txt, of the families of splits that are whole in a folder.
+    """Split -> rows of Annotations.txt, of the families of splits whose files are all in a folder.
 
     Raises:
         AvelError: an order file is damaged, or the splits of a family overlap or leave a row out.
@@ -158,7 +158,7 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
         there = [name for name in names if (folder / name).is_file()]
         if there:
             files[key] = folder / there[0]
-        findings += [Finding("note", name, f"passed over: {there[0]} is there, too") for name in there[1:]]
+        findings += [Finding("note", name, f"not read: {there[0]} is read in its place") for name in there[1:]]
     return files, findings
 
 
@@ -180,7 +180,7 @@ def _read_mark(path: Path) -> dict[str, Any]:
         path,
         _Mark,
         expected="the JSON that `avel data simulate` writes beside simulated data",
-        do="simulate again in another folder; without the mark nobody could tell the data from AVE",
+        do="simulate again in another folder; without this file, nobody could distinguish the data from AVE",
     )
     return msgspec.structs.asdict(mark)
 
@@ -190,22 +190,22 @@ def _read_export(path: Path) -> Settings:
         path,
         _Export,
         expected="the JSON that `avel export-h5` writes beside its files",
-        do="export again; without it nobody could tell the features from AVE's released ones",
+        do="export again; without this file, nobody could distinguish the features from AVE's released ones",
     )
     return exported.settings.settings()
 
 
 def _refuse_unlike(mark: Path, exported: Settings, shapes: dict[str, tuple[int, ...]]) -> None:
     """AvelError where ``export.json`` is not of these files, or of segments that AVE's annotations do not fit."""
-    told = {
+    said = {
         "visual": (*exported.grid, exported.visual_dim),
         "pooled visual": (exported.visual_dim,),
         "audio": (exported.audio_dim,),
     }
-    for key, shape in told.items():
+    for key, shape in said.items():
         if key in shapes and shapes[key][2:] != shape:
             raise AvelError(
-                f"{mark} tells of {NAMES[key][0]} with {shape} for each segment, it has {shapes[key][2:]}",
+                f"{mark} says that {NAMES[key][0]} has {shape} for each segment, but it has {shapes[key][2:]}",
                 "the file that was written with the features",
                 "export again into a folder of its own",
             )
@@ -236,7 +236,7 @@ def _against_official(files: dict[str, Path]) -> list[Finding]:
 
 
 def _read_splits(files: dict[str, Path], num_rows: int) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    """The families of splits that are whole; they must be disjoint and leave no row out."""
+    """The families of splits whose files are all there; they must be disjoint and leave no row out."""
     splits: dict[str, np.ndarray] = {}
     findings = []
     for family, names in FAMILIES.items():
@@ -247,7 +247,7 @@ def _read_splits(files: dict[str, Path], num_rows: int) -> tuple[dict[str, np.nd
                 raise damaged(
                     files[other],
                     "order",
-                    f"row {both[0]} of Annotations.txt is in {files[one].name}, too ({len(both)} such rows)",
+                    f"row {both[0]} of Annotations.txt is also in {files[one].name} ({len(both)} such rows)",
                     "splits that share no row",
                 )
         if len(orders) < len(names):
@@ -311,7 +311,7 @@ def _shapes(files: dict[str, Path], num_rows: int) -> dict[str, tuple[int, ...]]
 
 
 def _of_videos(annotations: list[Annotation], splits: dict[str, np.ndarray]) -> list[Finding]:
-    """What the annotations have that surprises."""
+    """Findings about the annotations."""
     place = "Annotations.txt"
     findings = []
     first = list(dict.fromkeys(CLASSES.index(each.span.label) for each in annotations))

@@ -86,8 +86,8 @@ def render(
 ) -> Path:
     """Make a world: ``videos/*.mp4`` with ``clips.csv``, ``long/*.mp4`` with ``long.csv``, and ``world.json``.
 
-    A run that was stopped goes on where it was: a video is written under a temporary name and renamed when it is
-    whole, and one that stands is not made again.
+    A run that was stopped continues: a video is written under a temporary name and renamed when it is whole, and a
+    video that is there is not made again.
 
     Args:
         out: the folder, made if need be.
