@@ -185,7 +185,7 @@ def test_splits_must_be_disjoint_and_complete(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match=r"row 5 of Annotations.txt is in none of"):
         read_splits(tmp_path, 6)
     write_h5(tmp_path / "val_order.h5", np.array([2, 3]), "order")
-    with pytest.raises(AvelError, match=r"row 2 of Annotations.txt is in train_order.h5, too"):
+    with pytest.raises(AvelError, match=r"row 2 of Annotations.txt is also in train_order.h5"):
         read_splits(tmp_path, 5)
     (tmp_path / "test_order.h5").unlink()
     (tmp_path / "train_order.h5").unlink()

@@ -280,7 +280,7 @@ MUTATIONS: dict[str, tuple[Mutation, str | None]] = {
     "index out of range": (_rewrite(ORDER, _outside, "order"), rf"{ORDER}, key order: row \d is "),
     "index twice": (_rewrite(ORDER, _duplicate, "order"), rf"{ORDER}, key order: rows \d and \d are both"),
     "index missing": (_rewrite(ORDER, lambda o, r: r.permutation(o)[1:], "order"), "key order: row .* is in none of"),
-    "index in two splits": (_rewrite("val_order.h5", _foreign, "order"), "(val|test)_order.h5, key order: row .* too"),
+    "index in two splits": (_rewrite("val_order.h5", _foreign, "order"), "(val|test)_order.h5.*: row .* also in"),
     "order of fractions": (_rewrite(ORDER, lambda o, _: o / 1.0, "order"), f"{ORDER}, key order: float64"),
     "unknown class": (_lines(_field(0, ["Barks", "bark", "Churh bell", "background"])), r"Annotations.txt line \d+"),
     "impossible times": (_lines(_field(4, ["11", "x", "-1", "3.5", ""])), r"Annotations.txt line \d+"),

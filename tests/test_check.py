@@ -259,7 +259,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         change(1, 2, video="f"),
         ["note  splits val and test: videos with clips in both (1): f"],
     ),
-    ("no tag", tagless, ["error audio: no tag says what made the features: no model can be matched to it"]),
+    ("no tag", tagless, ["error audio: no tag says what made the features, so no model can be matched to them"]),
     ("simulated", simulated, ["note  store.json: origin: simulated, not AVE (version 1, seed 0)"]),
     (
         "late",

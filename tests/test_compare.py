@@ -143,7 +143,7 @@ def test_clips_are_matched_by_id_and_cut_to_what_both_have(tmp_path: Path) -> No
         "framing: a is time, b is ave: segments show other moments",
         "only in a: 1: c2",
         "only in b: 1: c4",
-        "of other lengths in a and b, so that only the first segments were compared: 1: c0 (4 and 6)",
+        "of different lengths in a and b, so only the first segments were compared: 1: c0 (4 and 6)",
     ]
 
 

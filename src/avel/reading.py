@@ -404,7 +404,7 @@ def open_h5(path: str | Path) -> Iterator[h5py.File]:
         notice_of_disk(
             "locks of HDF5",
             folder,
-            f"the disk of {folder} knows no locks, so HDF5 files are read without (HDF5_USE_FILE_LOCKING=FALSE): "
+            f"the disk of {folder} has no locks, so HDF5 files are read without (HDF5_USE_FILE_LOCKING=FALSE): "
             "let no program write to them meanwhile",
         )
     with file:
