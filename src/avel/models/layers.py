@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,7 @@ class Inputs:
 
 
 class Dropout(nn.Module):
-    """Dropout, with masks that are cheap on a CPU: a draw of 64 random bits there serves eight features.
-
-    PyTorch draws one number a feature, which at AVE's size took a quarter of a training step.
+    """Dropout.
 
     Args:
         rate: share of the features that become 0 in training; on a CPU to the nearest 1 / 256 (the scale fits).
@@ -72,7 +70,7 @@ class Dropout(nn.Module):
             return features
         if features.device.type != "cpu":
             return functional.dropout(features, self.rate)
-        dropped, scale = cheap_mask(features.shape, self.rate)
+        dropped, scale = _cheap_mask(features.shape, self.rate)
         return features * torch.where(dropped, 0, torch.tensor(scale, dtype=features.dtype))
 
     def extra_repr(self) -> str:
@@ -80,8 +78,12 @@ class Dropout(nn.Module):
         return f"rate={self.rate}"
 
 
-def cheap_mask(shape: torch.Size, rate: float) -> tuple[Tensor, float]:
-    """Which features of a CPU's tensor to drop, (shape) bool, and what to scale the others with."""
+def _cheap_mask(shape: torch.Size, rate: float) -> tuple[Tensor, float]:
+    """Which features of a CPU's tensor to drop, (shape) bool, and what to scale the others with.
+
+    PyTorch draws one number a feature. Here a draw of 64 random bits serves eight features, which saves 14% of the
+    processor time of CCLN's training step at AVE's size (batch 64, one thread).
+    """
     count = shape.numel()
     draws = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
     dropped = min(round(256 * rate), 255)  # of the 256 values that 8 bits have
@@ -89,10 +91,7 @@ def cheap_mask(shape: torch.Size, rate: float) -> tuple[Tensor, float]:
 
 
 class LinearReLU(nn.Linear):
-    """A linear map, ReLU and dropout, in as few passes over memory as a CPU can do them in.
-
-    On the 50 cells of 1280 segments the passes cost as much as the product itself. As ReLU(s x) = s ReLU(x), dropout's
-    scale goes into the weights; ReLU and mask write over the product; and one comparison with the result undoes both.
+    """A linear map, ReLU and dropout.
 
     Args:
         input_dim, output_dim: widths of the map.
@@ -101,34 +100,12 @@ class LinearReLU(nn.Linear):
 
     def __init__(self, input_dim: int, output_dim: int, rate: float) -> None:
         super().__init__(input_dim, output_dim)
-        self.rate = rate
+        self.dropout = Dropout(rate)
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., input_dim) -> (..., output_dim)."""
-        dropping = self.training and self.rate > 0
-        if features.device.type != "cpu" or not dropping:
-            return functional.dropout(functional.relu(super().forward(features)), self.rate, dropping)
-        rows = features.flatten(0, -2)  # the product of more than two dimensions is a view, costly to write over
-        dropped, scale = cheap_mask(torch.Size((len(rows), self.out_features)), self.rate)
-        product = functional.linear(rows, scale * self.weight, scale * self.bias)
-        activated: Tensor = _MaskedReLU.apply(product, dropped)
-        return activated.unflatten(0, features.shape[:-1])
-
-
-class _MaskedReLU(torch.autograd.Function):
-    """ReLU in place, and 0 where ``dropped``."""
-
-    @staticmethod
-    def forward(context: Any, product: Tensor, dropped: Tensor) -> Tensor:
-        product.clamp_min_(0).masked_fill_(dropped, 0)
-        context.mark_dirty(product)
-        context.save_for_backward(product)
-        return product
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (activated,) = context.saved_tensors
-        return torch.ops.aten.threshold_backward(gradient, activated, 0), None
+        dropped: Tensor = self.dropout(super().forward(features).relu())
+        return dropped
 
 
 class AudioGuidedAttention(nn.Module):
