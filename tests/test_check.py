@@ -302,7 +302,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
     (
         "a class of one video",
         a_third_class(0),
-        ["error classes: in one video alone, so that none is left to test them on (1): cat (c0)"],
+        ["error classes: in one video only, so no other is left to test them on (1): cat (c0)"],
     ),
     (
         "a class that training never sees",

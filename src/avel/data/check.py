@@ -267,7 +267,7 @@ def _of_classes(store: Store) -> list[Finding]:
         for label in {span.label for span in clip.spans or ()} & set(store.classes):  # others are reported as unknown
             clips[label].append(clip)
     alone = [f"{label} ({of[0].id})" for label, of in clips.items() if len({clip.video for clip in of}) == 1]
-    findings = listed(level, "classes", "in one video alone, so that none is left to test them on", alone)
+    findings = listed(level, "classes", "in one video only, so no other is left to test them on", alone)
     for split in ("val", "test") if "train" in store.splits() else ():
         unseen = []
         for label, of in clips.items():
