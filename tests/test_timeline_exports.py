@@ -91,7 +91,7 @@ def test_a_plot_is_of_the_streams_that_were_localized(tmp_path: Path, monkeypatc
         found = timeline(path)
         replace(found, tags={**found.tags, "streams": named}).plot(tmp_path / "t.png")
         assert bool(drawn.pop().mean() > 128) == bool(number)
-    with pytest.raises(AvelError, match="other streams than when it was localized"):
+    with pytest.raises(AvelError, match="other streams now than when it was localized"):
         timeline(path).plot(tmp_path / "t.png")
 
 
