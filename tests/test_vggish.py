@@ -1,8 +1,12 @@
-"""VGGish: its log-mel and its resampler against plain Python, its network layer by layer, and how sound is cut."""
+"""VGGish: its log-mel and its resampler against plain Python, its network layer by layer, and how sound is cut.
+
+The network here has all its layers, but few channels: the full one takes far longer.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +16,22 @@ from media import write_video
 from random_weights import digest, random_vggish, write_vggish
 from torch.nn import functional as F
 
+import avel.features.vggish as vggish_module
 from avel.errors import AvelError
 from avel.features import build_extractor, describe
 from avel.features.audio_samples import AudioTrack, read_waveform
 from avel.features.recipe import Recipe
 from avel.features.segments import AudioSegments, extract_clip
-from avel.features.vggish import Vggish, log_mel, resample
+from avel.features.vggish import BLOCKS, WIDTHS, Vggish, log_mel, resample
 from avel.features.video import open_media
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vggish_module, "BLOCKS", ((8, 1), (16, 1), (32, 2), (64, 2)))
+        patched.setattr(vggish_module, "WIDTHS", (64 * 6 * 4, 256, 256, 128))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +156,16 @@ def test_resampled_sound_is_the_same_sound() -> None:
     assert np.array_equal(resample(same, 16_000), same)
 
 
+def test_names_and_shapes_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vggish_module, "BLOCKS", BLOCKS)
+    monkeypatch.setattr(vggish_module, "WIDTHS", WIDTHS)
+    shapes = {name: tuple(value.shape) for name, value in random_vggish().items()}
+    convolutions = [name for name in shapes if name.startswith("features.") and name.endswith("weight")]
+    assert convolutions == [f"features.{index}.weight" for index in (0, 3, 6, 8, 11, 13)]  # torchvggish's
+    assert shapes["features.0.weight"] == (64, 1, 3, 3) and shapes["embeddings.0.weight"] == (4096, 512 * 6 * 4)
+    assert sum(math.prod(shape) for shape in shapes.values()) == 72_141_184
+
+
 def test_network_layer_by_layer(vggish: Vggish, state: dict[str, torch.Tensor]) -> None:
     examples = log_mel(noise(3, 15_600)).astype(np.float32)
     values = torch.from_numpy(examples)[:, None]
@@ -151,7 +174,7 @@ def test_network_layer_by_layer(vggish: Vggish, state: dict[str, torch.Tensor]) 
         for _ in range(convolutions):
             values = F.relu(F.conv2d(values, next(weights), next(weights), padding=1))
         values = F.max_pool2d(values, 2)
-    assert values.shape == (3, 512, 6, 4)
+    assert values.shape == (3, 64, 6, 4)
     flat = torch.stack([values[:, :, t, f] for t in range(6) for f in range(4)], 1).reshape(3, -1)  # T, F, C
     for _ in range(2):
         flat = F.relu(F.linear(flat, next(weights), next(weights)))
@@ -206,7 +229,7 @@ def test_mistakes(tmp_path: Path) -> None:
         with pytest.raises(AvelError, match=found):
             build_extractor("audio", "vggish", **options)
     path = tmp_path / "other.pth"
-    torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, path)
+    torch.save({"features.0.weight": torch.zeros(8, 1, 3, 3)}, path)
     with pytest.raises(AvelError, match=r"it lacks features\.0\.bias"):
         Vggish(str(path), digest(path))
 
