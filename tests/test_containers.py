@@ -61,8 +61,8 @@ def assert_alike(path: Path, other: Path, visual: Any, audio: Any) -> None:
 @pytest.mark.parametrize(
     ("rate", "sound_rate", "codec"),
     [
-        (25, 48_000, "aac"),
-        (30, 44_100, "aac"),
+        pytest.param(25, 48_000, "aac", marks=pytest.mark.slow),
+        pytest.param(30, 44_100, "aac", marks=pytest.mark.slow),
         (Fraction(30_000, 1001), 44_100, "aac"),
         (Fraction(30_000, 1001), 48_000, "libmp3lame"),
         (Fraction(24_000, 1001), 48_000, "ac3"),
