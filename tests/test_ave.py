@@ -79,19 +79,19 @@ def test_the_survey_of_the_real_files(real: Path) -> None:
     said = [str(finding) for finding in found.findings]
     assert not [finding for finding in found.findings if finding.level == "error"]
     assert sum("disjoint and complete: 3339 + 402 + 402 = 4143 rows" in line for line in said) == 2
-    (repeated,) = (line for line in said if "have two rows or more" in line)
-    assert "45 videos" in repeated and len(repeated_videos(found.annotations)) == 45
+    (repeated,) = (line for line in said if "videos with two rows or more" in line)
+    assert "(45)" in repeated and len(repeated_videos(found.annotations)) == 45
     assert sorted(map(len, repeated_videos(found.annotations).values())) == [2] * 44 + [3]
     (leaked,) = (line for line in said if "train and test: " in line)
-    assert "8 videos are in both" in leaked and all(video in leaked for video in LEAKED)
+    assert "videos in both (8)" in leaked and all(video in leaked for video in LEAKED)
     assert shared_videos(found.annotations, found.splits["train"], found.splits["test"]) == LEAKED
-    assert "10 videos are in both" in next(line for line in said if "train and val: " in line)
-    assert any("row 26" in line and "no length" in line for line in said)
+    assert "videos in both (10)" in next(line for line in said if "train and val: " in line)
+    assert any("row 26" in line and "without length" in line for line in said)
     for cells in ("120147", "41430", "5162"):
         assert any(f"equals Annotations.txt on all {cells} cells" in line for line in said)
     assert len(set(found.splits["test_match"]) & set(found.splits["train"])) == 314  # docs/ave.md warns of them
     assert found.lacking()["cml"] == ["visual_feature.h5", "audio_feature.h5"]
-    assert all(name in said[0] for name in OFFICIAL) and "as public" in said[0]
+    assert all(name in said[0] for name in OFFICIAL) and "same as published" in said[0]
 
 
 # Reading annotations
@@ -117,7 +117,7 @@ def test_a_header_and_other_ends_of_lines_change_nothing(folder: Path, tmp_path:
     [
         ("Bark&abc&good&1", "4 fields"),
         ("Bark&abc&good&1&2&3", "6 fields"),
-        ("Barking&abc&good&1&2", "'Barking' is no class of AVE"),
+        ("Barking&abc&good&1&2", "'Barking' is not a class of AVE"),
         ("Bark&&good&1&2", "no video id"),
         ("Bark&abc&good&3&2", "'3' to '2'"),
         ("Bark&abc&good&3&11", "'3' to '11'"),
@@ -125,7 +125,7 @@ def test_a_header_and_other_ends_of_lines_change_nothing(folder: Path, tmp_path:
         ("Bark&abc&good&1.5&2", "'1.5' to '2'"),
         ("Bark&abc&good&&2", "'' to '2'"),
         ("Bark&abc&good&\u0661&2", "to '2'"),
-        ("background&abc&good&0&10", "'background' is no class"),
+        ("background&abc&good&0&10", "'background' is not a class"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
@@ -253,7 +253,7 @@ def test_the_names_that_psp_and_vscg_use(tmp_path: Path) -> None:
 
 
 def test_files_that_differ_from_the_public_ones_are_said_to(folder: Path) -> None:
-    assert any("Annotations.txt: differs from the public file" in line for line in levels(folder)["note"])
+    assert any("Annotations.txt: differs from the published file" in line for line in levels(folder)["note"])
     assert survey(folder).origin == "in AVE's layout, other annotations"
 
 

@@ -103,7 +103,7 @@ def test_a_clean_store(tmp_path: Path) -> None:
         "ok    audio: extractor made, tag a-1",
         "ok    splits train, val, test: disjoint and complete: 4 + 4 + 4 clips",
         "ok    labels: 12 events in 12 clips",
-        "ok    windows of 4 segments: every clip is long enough, and none has several classes",
+        "ok    windows of 4 segments: every clip is long enough, and no window has several classes",
     ]
     assert len(findings) == 9 and exit_code(findings) == 0
 
@@ -178,7 +178,7 @@ def a_third_class(*numbers: int, **facts: Any) -> Callable[[MadeStore], None]:
 NEGATIVE = "negative values, usual in classical features, unusual in those of VGG and VGGish, in"
 NAN, INF = float("nan"), float("inf")
 
-NO_EVENT = "no event that a segment carries"
+NO_EVENT = "no segment with an event"
 
 #: What is changed in a clean store, and the lines that must come of it: these and no others.
 CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
@@ -286,17 +286,20 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
     (
         "no length",
         change(0, spans=(Span("bell", 2.0, 2.0),)),
-        ["note  labels: events of no length, which no segment carries (1): c0 bell 2-2 s"],
+        ["note  labels: events without length, so that no segment has their label (1): c0 bell 2-2 s"],
     ),
     (
         "short",
         change(0, spans=(Span("bell", 1.75, 2.25),)),
-        ["note  labels: events covering half of no segment, so that none carries them (1): c0 bell 1.75-2.25 s"],
+        [
+            "note  labels: events too short to cover half of a segment, so that none has their label (1): "
+            "c0 bell 1.75-2.25 s"
+        ],
     ),
     (
         "overlapping",
         change(0, spans=(Span("bell", 2.0, 4.0), Span("bell", 0.0, 2.5))),
-        ["error labels: events overlapping, where AVEL allows one at a time (1): c0 bell 0-2.5 s and bell 2-4 s"],
+        ["error labels: events overlapping, although AVEL allows one at a time (1): c0 bell 0-2.5 s and bell 2-4 s"],
     ),
     ("touching", change(0, spans=(Span("bell", 2.0, 4.0), Span("bell", 0.0, 2.0))), []),
     (
@@ -313,7 +316,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         "no event in train",
         change(0, 3, 6, 9, spans=()),
         [
-            "error split train: no event that a segment carries in any of its 4 clips",
+            "error split train: no segment with an event in any of its 4 clips",
             "error classes of split val: in no clip of split train (2): bell (c4), dog (c1)",
             "error classes of split test: in no clip of split train (2): bell (c2), dog (c5)",
         ],
@@ -322,8 +325,8 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         "no event in test, but one without length",
         both(change(2, 5, 8, spans=()), change(11, spans=(Span("bell", 2.0, 2.0),))),
         [
-            "note  labels: events of no length, which no segment carries (1): c11 bell 2-2 s",
-            "error split test: no event that a segment carries in any of its 4 clips",
+            "note  labels: events without length, so that no segment has their label (1): c11 bell 2-2 s",
+            "error split test: no segment with an event in any of its 4 clips",
         ],
     ),
     (
@@ -331,18 +334,18 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
         change(*range(12), spans=()),
         [
             "note  labels: classes in no clip (2): bell, dog",
-            f"error labels: {NO_EVENT} in any of 12 labelled clips, so that there is nothing to learn",
+            f"error labels: {NO_EVENT} in any of 12 labelled clips, so there is nothing to learn",
         ],
     ),
     (
         "events without length alone",
         change(*range(12), spans=(Span("bell", 2.0, 2.0),)),
         [
-            "note  labels: events of no length, which no segment carries (12): c0 bell 2-2 s, c1 bell 2-2 s, "
-            "c2 bell 2-2 s, c3 bell 2-2 s, c4 bell 2-2 s, c5 bell 2-2 s, c6 bell 2-2 s, c7 bell 2-2 s, c8 bell 2-2 s, "
-            "c9 bell 2-2 s and 2 more",
+            "note  labels: events without length, so that no segment has their label (12): "
+            + ", ".join(f"c{number} bell 2-2 s" for number in range(10))
+            + " and 2 more",
             "note  labels: classes in no clip (1): dog",
-            f"error labels: {NO_EVENT} in any of 12 labelled clips, so that there is nothing to learn",
+            f"error labels: {NO_EVENT} in any of 12 labelled clips, so there is nothing to learn",
         ],
     ),
     ("one class", one_class, []),
@@ -365,7 +368,7 @@ CASES: list[tuple[str, Callable[[MadeStore], None], list[str]]] = [
     (
         "shorter",
         change(5, visual=np.ones((2, 2, 2, 3), np.float16), audio=np.ones((2, 5), np.float32), duration=2.0, spans=()),
-        ["note  windows of 4 segments: clips that are shorter, of 2 segments at least (1): c5"],
+        ["note  windows of 4 segments: shorter clips, the shortest of 2 segments (1): c5"],
     ),
     (
         "a line break in an id",
@@ -403,7 +406,7 @@ def test_windows_are_those_of_training(tmp_path: Path) -> None:
     assert odd(path, window=2) == [
         "note  windows of 2 segments: with events of several classes (1): c0 at 3 s (bell and dog)"
     ]
-    assert any("clips that are shorter, of 4 segments at least (12): c0, c1" in line for line in odd(path, window=6))
+    assert any("shorter clips, the shortest of 4 segments (12): c0, c1" in line for line in odd(path, window=6))
     assert not odd(path, window=1)
     with pytest.raises(AvelError, match="a window of 0 segments"):
         check(path, window=0)
@@ -434,7 +437,7 @@ def test_splits_that_nothing_takes(tmp_path: Path) -> None:
     for index, name in enumerate(("Train", "TEST ", "valid", "eval", "fold2")):
         made.clips[index].splits = (name,)
     path = write(tmp_path / "s", made)
-    taken = "1 clip that no training and no test takes"
+    taken = "1 clip that avel neither trains nor tests on"
     assert odd(path, window=WINDOW) == [
         *(
             f"error split {name!r}: {taken}: the split is called {right} here; "
@@ -443,10 +446,10 @@ def test_splits_that_nothing_takes(tmp_path: Path) -> None:
                 ("Train", "'train'"),
                 ("TEST ", "'test'"),
                 ("valid", "'val'"),
-                ("eval", "'val' (chooses the epoch) or 'test' (is looked at once)"),
+                ("eval", "'val' (chooses the epoch) or 'test' (is scored once)"),
             )
         ),
-        f"note  split 'fold2': {taken}; `avel evaluate --split` does",
+        f"note  split 'fold2': {taken} by itself; `avel evaluate --split` scores them",
     ]
     assert exit_code(check(path, window=WINDOW)) == 1
 
@@ -513,7 +516,7 @@ def test_damaged_stores_are_findings(tmp_path: Path) -> None:
     damage_index(path, line, json.dumps({**json.loads(line), **none}))
     first, second = (each for each in check(path, window=WINDOW) if each.level != "ok")
     assert str(first) == "error store.json: clips without any segment (1): c6"
-    assert second.text == "clips that are shorter, of 0 segments at least (1): c6"
+    assert second.text == "shorter clips, the shortest of 0 segments (1): c6"
     path, _ = fresh("empty")
     content = json.loads((path / "store.json").read_text())
     (path / "store.json").write_text(json.dumps({**content, "clips": []}))

@@ -140,7 +140,7 @@ def test_clips_are_matched_by_id_and_cut_to_what_both_have(tmp_path: Path) -> No
         f"3 clips in both, 19 segments compared; relative to b = {tmp_path / 'b'}",
         "visual: a is visual-x-1, b is visual-y-2",
         "audio: a is audio-x-1, b is audio-y-2",
-        "framing: a is time, b is ave: segments show other moments",
+        "framing: a is time, b is ave: their segments show different moments",
         "only in a: 1: c2",
         "only in b: 1: c4",
         "of different lengths in a and b, so only the first segments were compared: 1: c0 (4 and 6)",

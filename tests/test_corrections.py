@@ -84,7 +84,7 @@ def test_found_events_are_corrected_and_learnt_from(
 
     correct(tables[2], start="0", end="1", label="siren", split="val")
     assert run("extract", *tables, "--out", store, "--workers", 0) == 0
-    assert "0 clips extracted, 4 were there already" in capsys.readouterr().out
+    assert "0 clips extracted, 4 already there" in capsys.readouterr().out
     assert run("train", "--store", store, "--out", tmp_path / "chosen", *TINY) == 0
     assert json.loads((tmp_path / "chosen" / "best.json").read_text())["selected_on"] == "val"
 

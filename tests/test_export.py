@@ -380,7 +380,7 @@ def test_nothing_is_overwritten_unasked(store: Store, tmp_path: Path) -> None:
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(AvelError, match=r"thesis.tex beside an earlier export"):
         export_h5(store.path, out, overwrite=True)
-    for other, said in ((tmp_path / "file", "is a file"), (tmp_path / "full", "no export of avel")):
+    for other, said in ((tmp_path / "file", "is a file"), (tmp_path / "full", "is not an export of avel")):
         if other.name == "file":
             other.touch()
         else:

@@ -65,7 +65,7 @@ def test_a_folder_is_localized_as_it_is_extracted(
     monkeypatch.setattr(cli, "_by_model", lambda *_, **__: (find, {}))
     words = ["localize", str(videos), "--model", "run", "--out", str(out), "--formats", "json", "html"]
     assert cli.main(words) == 1
-    assert f"All of them: {out / index}" in capsys.readouterr().out.replace("\n", "")
+    assert f"All videos: {out / index}" in capsys.readouterr().out.replace("\n", "")
     text = (out / index).read_text()
     pages = re.findall(r'href="([^"]+\.html)"', text)
     assert len(pages) == 2 and all((out / page).is_file() for page in pages)

@@ -250,7 +250,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
     (finding,) = (each for each in check(tmp_path, window=1) if each.place == "shards")
     assert finding.level == "error" and "differ from their checksum: clips (1): c4" in finding.text
     shard.write_bytes(whole[:-1])
-    assert f"{len(whole) - 1} bytes for {len(whole)}" in refusal(tmp_path)
+    assert f"{len(whole) - 1} bytes instead of {len(whole)}" in refusal(tmp_path)
     shard.write_bytes(b"\xff" * len(whole))
     assert str(shard) in refusal(tmp_path)
     shard.unlink()

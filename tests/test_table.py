@@ -88,10 +88,10 @@ def test_the_line_that_tells_excel_the_delimiter_is_no_header(folder: Path) -> N
         ("video;start;end;label\na.mp4,0,1,dog\n", "line 2, column", ""),
         ("video;start;end;label\na.mp4;0;1;dog;bell\n", "5 fields under a header of 4", "holds a semicolon"),
         ("video,start,end,label\na.mp4,0,5,2,5,dog\n", "6 fields under a header of 4", "with a point, as 2.5"),
-        ('video,start,end,label\na.mp4,"0,5",1,dog\n', "column start: '0,5' is no time", ""),
-        ("video;start;end;label\na.mp4;0,5;1.5;dog\n", "column end: '1.5', though", "in one way"),
+        ('video,start,end,label\na.mp4,"0,5",1,dog\n', "column start: '0,5' is not a time", ""),
+        ("video;start;end;label\na.mp4;0,5;1.5;dog\n", "column end: '1.5', but", "use one of the two throughout"),
         ("video\tstart\tend\tlabel\na.mp4\t1,500\t1600\tdog\n", "'1,500' is 1.500 with a decimal", "1500"),
-        ("video;start;end;label\na.mp4;1.000,5;1.600,5;dog\n", "column start: '1.000,5' is no time", ""),
+        ("video;start;end;label\na.mp4;1.000,5;1.600,5;dog\n", "column start: '1.000,5' is not a time", ""),
         ("video,start,end,label\na.mp4,0,1,dog\n".encode("utf-16-le"), "no column 'video'", "UTF-8"),
         ("video,start,end,label\na.mp4,0,1,dog\n".encode("utf-16")[:-1], "not UTF-8", "UTF-8"),
     ],
@@ -237,7 +237,7 @@ def test_splits_of_one_s_own_are_asked_for(folder: Path) -> None:
     assert "line 3, column split: 'fold 2'" in error.found and "--extra-splits 'fold 2'" in error.do
     clips = read_table(table(folder, text), extra_splits=["fold 2", "fold 3"])
     assert [clip.splits for clip in clips] == [("train",), ("fold 2",)]
-    assert "'train' is near" in refusal(folder, text.replace("fold 2", "tarin")).expected
+    assert "the nearest is 'train'" in refusal(folder, text.replace("fold 2", "tarin")).expected
 
 
 def test_no_such_table(tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ from avel import cli
 from avel.console import PlainConsole
 from avel.data.table import Clip, read_table, write_table
 from avel.errors import AvelError
+from avel.features.extract import ExtractReport
 from avel.features.streams import probe
 from avel.files import write_csv
 from avel.present import file_names
-from avel.text import csv_cell, csv_path, csv_path_text, csv_text, first_names, has_controls, visible
+from avel.summaries import print_extracted
+from avel.text import counted, csv_cell, csv_path, csv_path_text, csv_text, first_names, has_controls, visible
 from avel.timeline import Timeline
 from avel.types import Event, Span
 from avel.web import index_page, terminal_timeline, timeline_page
@@ -289,3 +291,25 @@ def test_a_csv_reads_back_or_is_refused(tmp_path: Path, label: str, name: str) -
         write_table(tmp_path / "t.csv", clips)
         assert read_table(tmp_path / "t.csv") == clips
     video.unlink()
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "words"),
+    [
+        (0, "clip", "0 clips"),
+        (1, "clip", "1 clip"),
+        (2, "clip", "2 clips"),
+        (1, "class", "1 class"),
+        (2, "class", "2 classes"),
+    ],
+)
+def test_one_is_singular(number: int, noun: str, words: str) -> None:
+    assert counted(number, noun) == words
+
+
+def test_an_extraction_of_one_clip_is_not_called_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = [{"id": "a.mp4", "cause": "no sound"}]
+    print_extracted(ExtractReport(done=1, skipped=0, failed=failed, store=tmp_path, mute=["b.mp4"]), 1)
+    said = capsys.readouterr()
+    assert "1 clip extracted, 0 already there" in said.out and "1 clip, b.mp4" in said.out
+    assert "1 of 1 clip failed" in said.err

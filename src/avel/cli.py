@@ -3,7 +3,7 @@
 The options of a verb come from its signature and docstring, and from those of the Python that it calls; see
 `avel.verbs`. What a verb prints is in `avel.console` and `avel.summaries`.
 
-Exit codes: 0 all done, 1 some clips failed, 2 usage, bad input or a disk that fails, 130 Ctrl-C, 141 where the reader
+Exit codes: 0 all done, 1 some clips failed, 2 usage, bad input or a disk that fails, 130 Ctrl-C, 141 if the reader
 of a pipe is gone, as `head` is after its lines.
 """
 
@@ -22,7 +22,7 @@ from avel import cli_data
 from avel.console import bars, clock, complain, console, notices, say, training_bars
 from avel.errors import AvelError, error_of_disk
 from avel.files import check_folder, file_sha256
-from avel.text import visible
+from avel.text import counted, visible
 from avel.verbs import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, ConfigFile, Verbs, parse, verb
 
 if TYPE_CHECKING:  # imported inside the verbs that use them: `avel --help` must answer at once
@@ -102,7 +102,7 @@ def extract(
     Example:
         avel extract world/clips.csv --out store
 
-        prints: 40 clips extracted, 0 were there already: store
+        prints: 40 clips extracted, 0 already there: store
 
         A clip that is broken, crashes its process or exceeds a limit is listed in store/failures.jsonl with its
         cause, and the exit code is 1. If the command was killed, run it again: finished clips are kept.
@@ -126,7 +126,7 @@ def extract(
     if number > WORTH_AN_ESTIMATE and not out.exists() and engine == "local":
         with suppress(AvelError):  # clips that cannot be read are for the extraction to report
             seconds = estimate_seconds(source, recipe, **where, workers=workers)
-            say(f"{number} clips, about {clock(seconds)} on this machine")
+            say(f"{counted(number, 'clip')}, about {clock(seconds)} on this machine")
     with bars() as progress:
         report = extract(source, out, recipe, **where, engine=engine, workers=workers, progress=progress)
     print_extracted(report, number)
@@ -174,7 +174,7 @@ def train(*, config: ConfigFile | None = None, seeds: list[int] | None = None, *
     seeds = seeds or [chosen.seed]
     with training_bars() as report:
         runs = train_seeds(chosen, seeds, notice=complain, report=report)
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes one speaks
+    if os.environ.get("RANK", "0") != "0":  # only one of torchrun's processes prints
         return OK
     measure = f"{chosen.select_on} {'mean of A2V and V2A' if chosen.task == 'cml' else 'accuracy'}"
     for run, seed in zip(runs, seeds, strict=True):
@@ -204,10 +204,10 @@ def evaluate(
         split: Split to score: train, val or test.
         store: Where the store of the runs is now, if it was moved.
         device: Where the model runs: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one.
-        against: Another run, evaluated before. The difference of each run to it is printed and written, with its
-            interval.
-        baselines: Score the trivial baselines, which know labels alone, and no run. RUN may also be a store or a folder
-            of AVE's files.
+        against: Another run, evaluated before. The difference of each run from it is printed and written, with
+            its interval.
+        baselines: Score the trivial baselines, which use labels only, instead of a run. RUN may also be a store or a
+            folder of AVE's files.
 
     Example:
         avel evaluate runs/ccln --split test
@@ -328,9 +328,9 @@ def localize(
             pages.append((one.timeline, out / f"{one.name}.html"))
     if index and pages:
         index_page(index, pages, failed)
-        say(f"All of them: {index}")
+        say(f"All videos: {index}")
     if failed:
-        complain(f"{len(failed)} of {len(files)} videos failed")
+        complain(f"{len(failed)} of {counted(len(files), 'video')} failed")
     return OK if not failed else SOME_FAILED if pages else BAD_INPUT
 
 
@@ -350,7 +350,7 @@ def _videos_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def _refuse_two_ways(ways: dict[str, tuple[Any, dict[str, Any]]]) -> None:
-    """AvelError unless there is one of --model and --labels, without options of the other."""
+    """Raise AvelError unless one of --model and --labels is given, without options of the other."""
     given = [way for way, (value, _) in ways.items() if value is not None]
     if len(given) != 1:
         raise AvelError(
@@ -374,11 +374,11 @@ def _by_model(path: Path, videos: Sequence[Path], **made: Any) -> tuple[Callable
     model = load(run, made["device"])
     if run != path:
         say(f"{path} holds runs of several seeds; using {run.name}, the best on the split that chose its epoch")
-    say(f"{path} knows {len(model.classes)} classes: {', '.join(model.classes)}")
+    say(f"{path} knows {counted(len(model.classes), 'class')}: {', '.join(model.classes)}")
     if of_released_features(model):
         say(
             "The model was trained on AVE's released features. VGG-19 and VGGish, with their published weights, make "
-            "features of that kind, of tenths of the frames of every ten seconds (framing ave)."
+            "features of that kind, from tenths of the frames of every ten seconds (framing ave)."
         )
     seconds = estimate_seconds(videos, model, **made)
     if seconds > 10:

@@ -10,6 +10,7 @@ from typing import Any
 from avel.console import bars, say
 from avel.errors import AvelError
 from avel.files import make_folder, write_file
+from avel.text import counted
 from avel.verbs import OK, SOME_FAILED, verb
 
 
@@ -29,7 +30,7 @@ def render(*, out: Path, **settings: Any) -> int:
 
     with bars() as progress:
         table = render(out, **settings, progress=progress)
-    say(f"{settings['clips']} clips, labels in {table}")
+    say(f"{counted(settings['clips'], 'clip')}, labels in {table}")
     return OK
 
 
@@ -63,7 +64,7 @@ def import_ave(folder: Path, *, out: Path | None = None, dry_run: bool = False, 
         report = import_ave(folder, out, **settings, progress=progress)
     print_findings(report.findings)
     kept = f", {report.clips - report.done} of them from an earlier run" if report.done < report.clips else ""
-    say(f"{report.clips} clips in {report.store}{kept}; {report.survey.origin}")
+    say(f"{counted(report.clips, 'clip')} in {report.store}{kept}; {report.survey.origin}")
     print_tasks(report.survey)
     return OK
 
@@ -95,7 +96,7 @@ def simulate(*, out: Path, set_version: int | None = None, **settings: Any) -> i
 
 @verb("avel.data.check:check")
 def check(path: Path, **settings: Any) -> int:
-    """Read a feature store or AVE's files once and print what is odd. The exit code is 1 where something is wrong.
+    """Read a feature store or AVE's files once and print what is odd. The exit code is 1 if something is wrong.
 
     Args:
         path: A feature store, or a folder with AVE's files.
@@ -112,7 +113,7 @@ def check(path: Path, **settings: Any) -> int:
         findings = check(path, **settings, progress=progress)
     print_findings(findings)
     errors = sum(finding.level == "error" for finding in findings)
-    say(f"{errors or 'no'} error{'' if errors == 1 else 's'} in {path}")
+    say(f"{counted(errors, 'error') if errors else 'no errors'} in {path}")
     return SOME_FAILED if exit_code(findings) else OK
 
 

@@ -18,7 +18,7 @@ from avel.errors import AvelError, AvelNotice
 from avel.text import visible
 from avel.types import Progress, Report, TrainStatus
 
-SECONDS_BETWEEN_LINES = 60  # of a training whose epochs are long, where no bar can be drawn
+SECONDS_BETWEEN_LINES = 60  # of a training with long epochs, if no bar can be drawn
 
 
 class PlainConsole(Console):
@@ -34,7 +34,7 @@ class PlainConsole(Console):
         """Print, as rich does.
 
         Raises:
-            AvelError: what is printed can go nowhere, as to a file on a full disk.
+            AvelError: the output cannot be written, as to a file on a full disk.
             SystemExit: the reader of a pipe is gone.
         """
         try:
@@ -98,7 +98,7 @@ def notices() -> Iterator[None]:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A ``progress(stage, done, total)`` that draws one bar a stage, with the time left, on standard error."""
+    """A ``progress(stage, done, total)`` that draws one bar per stage, with the time left, on standard error."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -121,9 +121,9 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def training_bars() -> Iterator[Report]:
-    """A ``report`` of training: a bar a seed with loss, accuracy and the time left, on standard error.
+    """A ``report`` of training: a bar per seed with loss, accuracy and the time left, on standard error.
 
-    Where there is no terminal, a line is printed at the end of each epoch, and one a minute within it.
+    Without a terminal, a line is printed at the end of each epoch, and one per minute within it.
     """
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
@@ -148,7 +148,7 @@ def training_bars() -> Iterator[Report]:
 
 
 def training_lines(tell: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> Report:
-    """A ``report`` of training that passes a line to ``tell`` at the end of each epoch, and one a minute within it."""
+    """A ``report`` of training that gives ``tell`` a line at the end of each epoch, and one per minute within it."""
     began: dict[int, tuple[float, float]] = {}  # seed -> epochs done, and the time, at its first report
     told = now()
 

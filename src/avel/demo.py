@@ -41,7 +41,7 @@ NETWORKS: dict[str, Literal["both", "audio", "visual"]] = {
 WIDTH = 128  # D: half the model's default, enough for ten classes and twice as fast
 MIN_SECONDS = 2.0  # no event of the rendered world is shorter
 FORMAT = "avel-demo"  # what demo.json says from the start
-TITLE = "Rendered clips, held out: scenes, instances and voices never seen in training"
+TITLE = "Held-out rendered clips: their scenes, instances and voices do not occur in training"
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class DemoResult:
 
     Attributes:
         rows: the table.
-        long_f1: event F1 at IoU 0.5 over the long videos; None where none was made.
+        long_f1: event F1 at IoU 0.5 over the long videos; None if none was made.
         threshold: score below which events are dropped, chosen on validation.
-        seconds: wall seconds of each stage; of a resumed demo, of what was left to do.
+        seconds: wall seconds of each stage; in a resumed demo, of what was left to do.
         page: the page to open.
         model: run folder of CCLN.
     """
@@ -101,7 +101,7 @@ def demo(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Render, extract, train, evaluate, localize and draw, each step skipped where it is done already.
+    """Render, extract, train, evaluate, localize and draw, skipping each step that is done already.
 
     Args:
         out: folder for everything.
@@ -114,7 +114,7 @@ def demo(
 
     Raises:
         AvelError: the folder holds a demo with other settings, or files that no demo wrote or that were changed since,
-            the disk is full, or the clips are so few that a class is in none to train on.
+            the disk is full, or the clips are so few that no training clip shows some class.
     """
     worker_count(workers)
     check_numbers(clips, long_videos)
@@ -253,7 +253,7 @@ def baselines(store: Store) -> list[Row]:
 
 
 def first_of_each_class(store: Store, number: int) -> list[int]:
-    """The first test clips that have an event, one a class: taken by their order, not by how well they went."""
+    """The first test clips with an event, one per class: chosen by their order, not by their scores."""
     chosen: dict[str, int] = {}
     for index in store.split("test"):
         spans = store.clips[index].spans

@@ -28,7 +28,7 @@ class AvelError(Exception):
 
 
 class UnreadableError(AvelError):
-    """A file that is there and cannot be read: nothing says that it is damaged."""
+    """A file that exists but cannot be read; it need not be damaged."""
 
 
 class AvelNotice(UserWarning):
@@ -39,7 +39,7 @@ _NOTICED: set[tuple[str, int]] = set()
 
 
 def notice_of_disk(lacking: str, folder: str | Path, message: str) -> None:
-    """Warn of what the disk of a folder lacks, once a process and disk."""
+    """Warn of what the disk of a folder lacks, once per process and disk."""
     disk = (lacking, os.stat(folder).st_dev)
     if disk not in _NOTICED:
         _NOTICED.add(disk)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run killed half-way, sees all of one or nothing of it."""
+"""Writing files whole or not at all, even if the run is killed half-way; and never over a user's file."""
 
 import csv
 import errno
@@ -69,7 +69,7 @@ def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
                 raise AvelError(
                     f"cannot write {path}: {error.strerror}",
                     "a folder that can be written to",
-                    "see to its permissions and its disk, or choose another one",
+                    "check its permissions and its disk, or choose another folder",
                 ) from error
             raise
 
@@ -78,7 +78,7 @@ def _replacing(path: Path, make: Callable[[Path], int]) -> Iterator[Path]:
 def together(*, overwrite: bool = True) -> Iterator[Callable[[Path], Path]]:
     """Hold back the renames of all that is written inside, so that all files appear at the end, or none.
 
-    Gives a function that says where the content of a file is until then. Of two writes to one path the last counts.
+    Gives a function that says where the content of a file is until then. The last of several writes to one path counts.
     Without ``overwrite``, a file that is there already stays as it is.
     """
     with ExitStack() as stack:
@@ -94,7 +94,7 @@ def together(*, overwrite: bool = True) -> Iterator[Callable[[Path], Path]]:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Put a hard link to ``source`` at ``path``; a copy where the file system has no links, or is another one."""
+    """Put a hard link to ``source`` at ``path``, or a copy if the file system has no links or is another one."""
     try:
         with _replacing(path, partial(_link, source.resolve())):
             pass
@@ -113,7 +113,7 @@ def _new_temporary(folder: Path, make: Callable[[Path], int], stack: ExitStack) 
             if os.path.samestat(os.fstat(handle), os.lstat(temporary)):
                 stack.callback(_remove, temporary)
                 return temporary
-        # Another process took it for one that a kill left, in the moment before it was locked.
+        # Before it was locked, another process took it for one that a kill had left.
 
 
 def _create(path: Path) -> int:
@@ -139,7 +139,7 @@ def _link(source: Path, path: Path) -> int:
 
 
 def _lock(handle: int) -> None:
-    with suppress(OSError):  # no locks here, as on some network storage: then none are taken for abandoned either
+    with suppress(OSError):  # without locks, as on some network storage, no file is taken for abandoned either
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
@@ -189,7 +189,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             and the old folder stands.
     """
     path = Path(path).resolve()
-    # Of a fixed name, so that a run that was killed between the two renames is set right by the next one.
+    # Its name is fixed, so that the next run can repair what a kill between the two renames left.
     former = path.with_name(f".avel-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.old")
     with ExitStack() as stack:
         try:
@@ -213,13 +213,15 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
                 if error.errno in _NO_ROOM:
                     raise no_room(path, error, kept=False) from error
                 raise AvelError(
-                    f"cannot write {path}: {error.strerror or error}", "a folder that can be made", "choose another one"
+                    f"cannot write {path}: {error.strerror or error}",
+                    "a folder that can be made",
+                    "choose another folder",
                 ) from error
             raise
 
 
 def _restore(former: Path, path: Path) -> None:
-    """Put a folder that was moved away back, or remove it where the new one has taken its place."""
+    """Move the former folder back, or remove it if the new one is in place."""
     if is_work_folder(former) and not os.path.lexists(path):
         os.replace(former, path)
     if is_work_folder(path):
@@ -228,7 +230,7 @@ def _restore(former: Path, path: Path) -> None:
 
 
 def make_work_folder(path: Path) -> None:
-    """Make a folder for unfinished work, with a mark in it, without which `remove_work_folder` removes nothing.
+    """Make a folder for unfinished work. `remove_work_folder` removes only folders with the mark that it gets.
 
     Raises:
         AvelError: something else is there.
@@ -237,7 +239,7 @@ def make_work_folder(path: Path) -> None:
         path.mkdir(parents=True)
     if path.is_symlink() or not path.is_dir() or (any(path.iterdir()) and not is_work_folder(path)):
         raise AvelError(
-            f"{path} was not made by avel", "the folder that avel puts unfinished work in", "rename it, or delete it"
+            f"{path} was not made by avel", "the folder in which avel keeps unfinished work", "rename it, or delete it"
         )
     (path / _MARK).touch()
 
@@ -326,7 +328,7 @@ def held_alone(folder: Path, *, wait_seconds: float = 0) -> Iterator[None]:
 
 
 def file_sha256(path: str | Path, alive: Callable[[], None] = lambda: None) -> str:
-    """Hex sha256 of a file's bytes. Raises OSError where it cannot be read.
+    """Hex sha256 of a file's bytes. Raises OSError if it cannot be read.
 
     Args:
         alive: called with every block that is read, since a large file takes minutes.
@@ -353,7 +355,7 @@ def check_folder(path: str | Path, *inputs: str | Path) -> None:
         inputs: files and folders that are read. The folders among them must not be this one, or inside it.
 
     Raises:
-        AvelError: ``path`` is no folder and cannot become one, cannot be written to, or holds a folder of input.
+        AvelError: ``path`` is not a folder and cannot become one, cannot be written to, or contains an input folder.
     """
     path = Path(path)
     for folder in inputs:
@@ -377,7 +379,7 @@ def check_folder(path: str | Path, *inputs: str | Path) -> None:
         found = f"a folder's name of more than {longest} bytes: {path}"
     else:
         return
-    raise AvelError(found, "a folder to write to, or a place where one can be made", "choose another folder")
+    raise AvelError(found, "a folder that can be written to, or made", "choose another folder")
 
 
 def _refuse_around(out: Path, folder: Path) -> None:
@@ -399,7 +401,7 @@ def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
     """
     if not os.path.lexists(path):
         return
-    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # the last: JSON nested without end
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):  # the last: JSON nested too deeply
         if path.is_file() and is_ours(path.read_bytes()):
             return
     raise AvelError(
@@ -410,23 +412,25 @@ def refuse_foreign(path: Path, is_ours: Callable[[bytes], bool]) -> None:
 
 
 def refuse_foreign_json(path: Path, fields: set[str]) -> None:
-    """As `refuse_foreign`: ours is JSON with these fields, among others."""
+    """As `refuse_foreign`, for a file of JSON with these fields, among others."""
     refuse_foreign(path, lambda data: fields <= json.loads(data).keys())
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and those above it, where they are missing. Raises AvelError where that cannot be."""
+    """Make a folder and those above it, if they are missing. Raises AvelError if that fails."""
     check_folder(path)
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AvelError(
-            f"cannot make the folder {path}: {error.strerror}", "a place where a folder can be made", "choose another"
+            f"cannot make the folder {path}: {error.strerror}",
+            "a place where a folder can be made",
+            "choose another place",
         ) from error
 
 
 def claim_folder(path: str | Path, mark: str, whose: str, *, content: Sequence[str] = ("*",)) -> bool:
-    """Make a folder that only one kind of work may fill, known by a file in it.
+    """Make a folder for one kind of work only, which a file in it marks.
 
     Args:
         path: the folder.
@@ -459,7 +463,7 @@ def claim_folder(path: str | Path, mark: str, whose: str, *, content: Sequence[s
 def require_space(
     path: str | Path, needed: int, what: str, do: str = "free some space, or choose another --out"
 ) -> None:
-    """Raises AvelError where a disk has too little room.
+    """Raises AvelError if a disk has too little room.
 
     Args:
         path: a file or folder on that disk, which need not be there yet.
@@ -479,7 +483,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
     """Write a CSV whose first column is the relative path of a video; no spreadsheet runs a cell of it (`avel.text`).
 
     Raises:
-        AvelError: a cell holds control characters or is no UTF-8 text, a path cannot be told from that of another
+        AvelError: a cell contains control characters or is not UTF-8 text, a path cannot be told from that of another
             file, or there is no room.
     """
     path = Path(path)
@@ -497,7 +501,7 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[s
         for name, cell in zip(header[1:], cells, strict=True):
             if has_controls(cell):
                 raise AvelError(
-                    f"{path}, column {name}: {cell!r} holds control characters, or bytes that are no UTF-8 text",
+                    f"{path}, column {name}: {cell!r} contains control characters, or bytes that are not UTF-8 text",
                     "plain text in one line, which a CSV can hold",
                     "choose another name",
                 )

@@ -86,7 +86,7 @@ def clock(seconds: float, duration: float, decimals: int = 0) -> str:
 
 
 def frame_times(timeline: Timeline) -> list[float]:
-    """The moments, in seconds, whose frames `timeline_picture` shows: one a segment, or ten evenly spaced."""
+    """The moments, in seconds, whose frames `timeline_picture` shows: one per segment, or ten evenly spaced."""
     num_segments = len(timeline.probabilities)
     count = num_segments if num_segments <= 12 else _FRAMES_ACROSS
     length = num_segments * timeline.segment_seconds
@@ -154,7 +154,7 @@ def timeline_picture(
     spans = [("prediction", timeline.events)] + ([("truth", timeline.truth)] if timeline.truth is not None else [])
     for bottom, (name, events) in enumerate(spans):
         axes.add_patch(_rectangles([(0, length)], bottom + 0.06, 0.88, _GROUND))
-        # One patch a colour: patches that share a pixel would cover one another there.
+        # One patch per colour: patches that share a pixel would cover one another there.
         shapes: dict[str, list[tuple[float, float]]] = {}
         for event in events:
             if event.start >= length:  # an annotation can start after the end of the clip
@@ -285,7 +285,7 @@ def _row_name(axes: Axes, name: str, middle: float, color: str | None = None) ->
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]], out: str | Path) -> None:
-    """Draw the loss and its terms, and the accuracy in training and on the split that chooses.
+    """Draw the loss and its terms, and the accuracy in training and on the split that chooses the epoch.
 
     Args:
         metrics: the lines of ``metrics.jsonl``; each has ``epoch``, ``train`` (loss terms, ``total``, and but for task
@@ -376,10 +376,10 @@ def confusion_picture(confusion: np.ndarray, names: Sequence[str], out: str | Pa
 
 
 def class_bars(recalls: Mapping[str, np.ndarray], names: Sequence[str], out: str | Path) -> None:
-    """Draw recall per class, one bar a run, as Fig. 8 of the CCLN paper; background is last.
+    """Draw recall per class, one bar per run, as Fig. 8 of the CCLN paper; background is last.
 
     Args:
-        recalls: run name -> (C+1,) recall in 0 to 1, NaN where the class is absent (marked by a dash).
+        recalls: run name -> (C+1,) recall in 0 to 1, NaN if the class is absent (marked by a dash).
         names: the C class names, or C+1 with background's.
         out: the PNG to write.
     """
@@ -455,7 +455,7 @@ def comparison_picture(relative: Mapping[str, Sequence[float]], out: str | Path,
 
 
 def event_curves(curves: Mapping[str, Mapping[str, float]], out: str | Path) -> None:
-    """Draw event F1 over the IoU that a found event must reach, one line a run.
+    """Draw event F1 over the IoU that a found event must reach, one line per run.
 
     Args:
         curves: run name -> IoU as text -> F1 in 0 to 1, NaN where there are no events.
@@ -478,7 +478,7 @@ def event_curves(curves: Mapping[str, Mapping[str, float]], out: str | Path) -> 
 
 
 def localized_events(shares: Mapping[str, Mapping[str, Mapping[str, float]]], out: str | Path) -> None:
-    """Draw cross-modality localization by the length of the event, a panel a mode.
+    """Draw cross-modality localization by the length of the event, one panel per mode.
 
     Args:
         shares: mode -> length in segments as text -> ``a2v``, ``v2a`` and ``uniform`` (what a uniform guess would
@@ -545,7 +545,7 @@ def _rectangles(times: Sequence[tuple[float, float]], bottom: float, height: flo
     top = bottom + height
     corners = [[(a, bottom), (b, bottom), (b, top), (a, top), (a, bottom)] for a, b in times]
     outline = Outline.make_compound_path(*(Outline(shape, closed=True) for shape in corners))
-    # Without an edge and not moved to whole pixels: what covers a third of a pixel colours it by a third.
+    # Without an edge, and not snapped to pixels: what covers a third of a pixel colours it by a third.
     return PathPatch(outline, facecolor=color, linewidth=0, snap=False)
 
 

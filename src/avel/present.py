@@ -67,7 +67,7 @@ def present(
 
     Args:
         timeline: what `localize` returned. Its video must still exist.
-        out: folder, made where it is missing.
+        out: folder; it is made if it is missing.
         name: file name without suffix.
         formats: keys of `SUFFIXES`.
         overwrite: replace existing files. By default files of the same timeline are kept, and only missing ones are
@@ -106,7 +106,7 @@ class Presented:
     Attributes:
         video: its file.
         name: of the files written, without suffix.
-        timeline: what was found in it, without the attention; None where that failed.
+        timeline: what was found in it, without the attention; None if that failed.
         files: what was found, in the order of `SUFFIXES`.
         kept: an earlier run wrote them all.
         error: why it failed.

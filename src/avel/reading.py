@@ -62,7 +62,7 @@ Scalar = str | bool | Annotated[int, Meta(ge=-(2**31), le=2**31)] | Annotated[fl
 
 
 class MadeBy(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a store or a model says of an extractor; `framing` is there where it is not ``time``."""
+    """What a store or a model says about an extractor; `framing` is left out if it is ``time``."""
 
     name: Text
     tag: Text
@@ -89,9 +89,9 @@ def class_names(names: Sequence[str]) -> None:
         if has_controls(name):
             raise ValueError(f"a class called {name[:40]!r}, with a control character")
         if name.casefold() == BACKGROUND:
-            raise ValueError(f"a class called {name!r}, which is what no event covers")
+            raise ValueError(f"a class called {name!r}, which is the word for seconds without an event")
     if len(set(names)) != len(names):
-        raise ValueError("two classes of one name")
+        raise ValueError("two classes with the same name")
 
 
 def kept_inside(path: str | Path, folder: str | Path) -> Path:
@@ -140,7 +140,7 @@ def read_bytes(path: str | Path, limit: int = SMALL_FILE, *, folder: str | Path 
 
     Raises:
         FileNotFoundError: there is no such file.
-        AvelError: it is no regular file, larger, outside the folder, or cannot be read.
+        AvelError: it is not a regular file, too large, outside the folder, or cannot be read.
     """
     if folder is not None:
         path = kept_inside(path, folder)
@@ -155,7 +155,9 @@ def read_bytes(path: str | Path, limit: int = SMALL_FILE, *, folder: str | Path 
         raise _unreadable(path, error) from error
     if max(status.st_size, len(data)) > limit:
         raise AvelError(
-            f"{path} has {max(status.st_size, len(data))} bytes", f"{limit} bytes at most", "check that it is the file"
+            f"{path} has {max(status.st_size, len(data))} bytes",
+            f"{limit} bytes at most",
+            "check that it is the right file",
         )
     return data
 
@@ -169,14 +171,14 @@ def parse_json(data: bytes | str, kind: type[T], *, allow_nan: bool = False) -> 
         allow_nan: whether numbers may be NaN or infinite, as a loss can be.
 
     Raises:
-        ValueError: it is not JSON, says a thing twice, holds too much, or does not fit the type.
+        ValueError: it is not JSON, has a key twice, is too large, or does not fit the type.
     """
     text = data if isinstance(data, str) else data.decode()
     if text.count("[") + text.count("{") > MOST_CONTAINERS or text.count(",") > MOST_VALUES:
         raise ValueError("too many values")
     constant = float if allow_nan else _refuse_constant
     try:
-        # Not msgspec's own parser: it takes a doubled key, and refuses names of files that are no UTF-8.
+        # Not msgspec's own parser: it accepts duplicate keys, and refuses file names that are not UTF-8.
         content = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
         return msgspec.convert(content, kind)
     except RecursionError:
@@ -211,7 +213,7 @@ def read_json(
 def fitting_json(
     data: bytes, path: Path, kind: type[T], *, expected: str, do: str, schema: tuple[str, int] | None = None
 ) -> T:
-    """As `read_json`, of a file that has been read."""
+    """As `read_json`, for the bytes of a file that has been read."""
     try:
         content = parse_json(data, dict[str, Any])
         if schema is not None:
@@ -228,19 +230,19 @@ def fitting_json(
 def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit: int = MOST_TENSORS) -> Iterator[Any]:
     """``with open_tensors(path, folder, "pt") as file:`` as `safetensors.safe_open`, of a file inside a folder.
 
-    A file of more than ``limit`` bytes is refused. Where the disk maps no files, the tensors are read instead.
+    A file of more than ``limit`` bytes is refused. If the disk cannot map files, the tensors are read instead.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnreadableError: it cannot be read.
-        AvelError: it is no regular file, leads out of the folder, or is damaged, which may show inside the block.
+        AvelError: it is not a regular file, leads out of the folder, or is damaged, which may show inside the block.
     """
     from safetensors import SafetensorError, safe_open
 
     real = kept_inside(path, folder)
     size = check_regular(real).st_size
     if size > limit:
-        raise damaged_tensors(path, f"{size} bytes, where {limit} are the most")
+        raise damaged_tensors(path, f"{size} bytes, more than the {limit} allowed")
     try:
         with open(real, "rb") as start:
             length = int.from_bytes(start.read(8), "little")
@@ -251,8 +253,8 @@ def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit
             notice_of_disk(
                 "maps",
                 real.parent,
-                f"the disk of {path.parent} cannot map files into memory, so they are read: what is in use takes "
-                "memory for a copy, and every use takes the time of a read; a local disk is faster",
+                f"the disk of {path.parent} cannot map files into memory, so avel reads them "
+                "on every use, which takes time, and memory for a copy; a local disk is faster",
             )
             yield _ReadTensors(real, framework, size)
             return
@@ -265,7 +267,7 @@ def open_tensors(path: Path, folder: Path, framework: Literal["np", "pt"], limit
 
 
 def can_be_mapped(handle: int) -> bool:
-    """Whether the disk of an open file, which is not empty, maps it; some network and FUSE file systems do not."""
+    """Whether the disk of an open, non-empty file can map it; some network and FUSE file systems cannot."""
     try:
         mmap.mmap(handle, 0, access=mmap.ACCESS_READ).close()
     except OSError:
@@ -287,7 +289,7 @@ class _TensorFacts(Struct, forbid_unknown_fields=True):
 
 
 class _ReadTensors:
-    """What `safetensors.safe_open` gives, of a file that is read: nothing of it stays in memory."""
+    """As `safetensors.safe_open`, but every use reads from the file; nothing stays in memory."""
 
     def __init__(self, path: Path, framework: Literal["np", "pt"], size: int) -> None:
         self._path, self._framework = path, framework
@@ -305,7 +307,7 @@ class _ReadTensors:
                 if facts.data_offsets != (begin, end):
                     raise ValueError(f"{name[:80]!r} of shape {facts.shape} in bytes {facts.data_offsets}")
             if self._data + end != size:
-                raise ValueError(f"{size} bytes, where the header says {self._data + end}")
+                raise ValueError(f"{size} bytes, but the header says {self._data + end}")
         except ValueError as error:
             raise damaged_tensors(path, str(error)) from error
 
@@ -357,7 +359,7 @@ class _ReadTensor:
         except MemoryError as error:
             raise AvelError(
                 f"no memory for {prod(shape) * size} bytes of {self._path}, whose disk cannot map files",
-                "as much free memory",
+                "that much free memory",
                 "copy the folder to a local disk, whose files are mapped",
             ) from error
         if read != len(content):
@@ -371,17 +373,17 @@ class _ReadTensor:
 
 
 def rows_of(file: Any, name: str) -> Any:
-    """What gives rows of a tensor of an open file by ``[start:stop]``: views of the map, or rows that it reads then."""
+    """A tensor of an open file whose ``[start:stop]`` gives rows: views of the map, or rows read at that moment."""
     return file.get_slice(name) if isinstance(file, _ReadTensors) else file.get_tensor(name)
 
 
 @contextmanager
 def open_h5(path: str | Path) -> Iterator[h5py.File]:
-    """``with open_h5(path) as file:`` as `h5py.File`, to read; without a lock where the disk knows none.
+    """``with open_h5(path) as file:`` as `h5py.File`, to read; without a lock if the disk has none.
 
     Raises:
         UnreadableError: it may not be read, or another program has it open for writing.
-        OSError: there is no such file, or it is no whole HDF5 file.
+        OSError: there is no such file, or it is not a whole HDF5 file.
     """
     import h5py
 
@@ -390,7 +392,7 @@ def open_h5(path: str | Path) -> Iterator[h5py.File]:
     except OSError as error:
         if isinstance(error, PermissionError):
             raise _unreadable(path, error) from error
-        # The second: of a file that this process has open without a lock already.
+        # The second message: this process has the file open already, without a lock.
         if not re.search("unable to lock file|file locking flag", str(error)):
             raise
         if isinstance(error, BlockingIOError):
@@ -414,7 +416,7 @@ def open_h5(path: str | Path) -> Iterator[h5py.File]:
 def damaged_tensors(path: Path, found: str) -> AvelError:
     """The error for a safetensors file that is not what avel wrote."""
     return AvelError(
-        f"{path}: {found}", "the safetensors file that avel wrote, whole", "copy it again, or make it again"
+        f"{path}: {found}", "the complete safetensors file that avel wrote", "copy it again, or make it again"
     )
 
 
@@ -434,7 +436,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} for a number")
+    raise ValueError(f"{name} instead of a number")
 
 
 def _refuse_irregular(path: str | Path, status: os.stat_result) -> None:
@@ -456,7 +458,7 @@ def _unreadable(path: str | Path, error: OSError | ValueError) -> UnreadableErro
 
 
 def read_arrays(path: Path, folder: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an ``.npz`` file; none is made before its size is known, and nothing is unpickled.
+    """Read the arrays of an ``.npz`` file; sizes are checked before arrays are made, and nothing is unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -483,6 +485,6 @@ def read_arrays(path: Path, folder: Path) -> dict[str, np.ndarray]:
                 arrays[member.filename.removesuffix(".npy")] = array
     except (ValueError, SyntaxError, RecursionError, MemoryError, OSError, EOFError, *_ZIP_ERRORS) as error:
         raise AvelError(
-            f"{path} is damaged ({error})", "the file that avel wrote, whole", "make it again, or copy it again"
+            f"{path} is damaged ({error})", "the complete file that avel wrote", "make it again, or copy it again"
         ) from error
     return arrays

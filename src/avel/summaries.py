@@ -12,7 +12,7 @@ from rich.table import Table
 from avel.baselines import full_name
 from avel.console import complain, console, say
 from avel.data.ave.files import NAMES
-from avel.text import first_names, visible
+from avel.text import counted, first_names, visible
 from avel.types import Finding
 from avel.web import terminal_timeline
 from avel.worlds.simulated.plan import MATCH_CLASSES, MATCH_WHOLE, VERSION
@@ -53,7 +53,8 @@ def print_tasks(found: Survey) -> None:
 def print_simulated(report: SimulateReport) -> None:
     """What lies in the folder of a simulation."""
     say(
-        f"{report.rows} rows of {report.videos} videos, and {report.background_videos} videos of background alone, "
+        f"{counted(report.rows, 'row')} of {counted(report.videos, 'video')}, and "
+        f"{counted(report.background_videos, 'video')} of background alone, "
         f"{decimal(report.bytes)} in {report.folder}: simulated, not AVE"
     )
     say(f"splits: {', '.join(f'{size} {name}' for name, size in report.splits.items())}")
@@ -62,36 +63,38 @@ def print_simulated(report: SimulateReport) -> None:
     )
     say(f"classes in the match splits: {classes}; in AVE: {aves}")
     if any(report.match_classes[name] < MATCH_CLASSES[name] for name in ("train", "test")):
-        say(f"from {MATCH_WHOLE} rows on, version {VERSION} of the set has as many as AVE in train and test")
+        say(f"with {MATCH_WHOLE} rows or more, version {VERSION} of the set has as many as AVE in train and test")
 
 
 def print_exported(report: ExportReport) -> None:
     """What was written as AVE's files."""
     extra = f" and {report.background_rows} of background alone" if report.background_rows else ""
-    say(f"{report.rows} rows{extra}, {len(report.classes)} classes, {decimal(report.bytes)} in {report.folder}")
+    rows, classes = counted(report.rows, "row"), counted(len(report.classes), "class")
+    say(f"{rows}{extra}, {classes}, {decimal(report.bytes)} in {report.folder}")
     if report.splits:
         say(f"splits: {', '.join(f'{size} {name}' for name, size in report.splits.items())}")
     if report.several:
-        say(f"{report.several} rows have several events: Annotations.txt has the longest, labels.h5 all of them")
+        rows = counted(report.several, "row")
+        say(f"several events in {rows}: Annotations.txt has the longest, labels.h5 all of them")
     if report.left_out:
-        some = first_names(report.left_out)
-        say(f"{len(report.left_out)} clips are in none of AVE's splits and were left out: {some}")
+        clips = counted(len(report.left_out), "clip")
+        say(f"left out, in none of AVE's splits: {clips}, {first_names(report.left_out)}")
     say(f"Written: {', '.join(report.files)}")
 
 
 def print_extracted(report: ExtractReport, clips: int) -> None:
     """What became of the clips of an extraction."""
-    say(f"{report.done} clips extracted, {report.skipped} were there already: {report.store}")
+    say(f"{counted(report.done, 'clip')} extracted, {report.skipped} already there: {report.store}")
     if report.choices:
         name, taken = report.choices[0]
         others = f"; and of {len(report.choices) - 1} more, see streams in store.json" if report.choices[1:] else ""
         say(f"{name}, what was read: {taken}{others}")
     if report.mute:
-        say(f"without sound, so training does not take them: {len(report.mute)} clips, {first_names(report.mute)}")
+        say(f"without sound, which training refuses: {counted(len(report.mute), 'clip')}, {first_names(report.mute)}")
     for failure in report.failed:
         complain(visible(f"failed: {failure['id']}: {failure['cause']}"))
     if report.failed:
-        told = f"{len(report.failed)} of {clips} clips failed, see {report.store / 'failures.jsonl'}"
+        told = f"{len(report.failed)} of {counted(clips, 'clip')} failed, see {report.store / 'failures.jsonl'}"
         complain(f"{told}; the same command tries them again")
 
 
@@ -120,7 +123,7 @@ def print_scores(found: Sequence[Scores]) -> None:
             verdict = "no difference seen" if low <= 0 <= high else "a difference"
             say(
                 f"{scores.run} - {scores.against}: {scores.difference.value:+.4f}, 95% of resampled videos and seeds "
-                f"in [{low:+.4f}, {high:+.4f}] over {scores.compared} clips: {verdict}"
+                f"in [{low:+.4f}, {high:+.4f}] over {counted(scores.compared, 'clip')}: {verdict}"
             )
     for scores in found:
         for folder in scores.folders:
@@ -166,7 +169,7 @@ def _print_runs(found: Sequence[Scores]) -> None:
 
 
 def _print_baselines_of(found: Sequence[Scores]) -> None:
-    """The trivial baselines beside the scores: once, or for each run where their splits are not the same."""
+    """The trivial baselines beside the scores: once, or for each run if they differ."""
     each = [scores.each[0]["baselines"] for scores in found]
     alike = all(values == each[0] for values in each)
     for scores, values in zip(found[:1] if alike else found, each, strict=False):
@@ -179,9 +182,11 @@ def print_baselines(found: BaselineTable) -> None:
     title = f"Trivial baselines, from labels alone{f'; {found.origin}' if found.origin else ''}"
     table = Table("task", "split", "baseline", "%", title=title)
     for name, value in found.segment.items():
-        table.add_row("segments", f"{found.split}, {found.clips} clips", full_name(name), f"{100 * value:.2f}")
+        table.add_row(
+            "segments", f"{found.split}, {counted(found.clips, 'clip')}", full_name(name), f"{100 * value:.2f}"
+        )
     for name, value in found.windows.items():
-        where = f"{found.windows_split}, {found.windows_counted} clips"
+        where = f"{found.windows_split}, {counted(found.windows_counted, 'clip')}"
         table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
     console().print(table)
 
@@ -195,5 +200,5 @@ def print_spread(measures: dict[str, list[float]], title: str | None = None) -> 
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """``0.871 +- 0.012``: mean and sample standard deviation; the mean alone where there is one value."""
+    """``0.871 +- 0.012``: mean and sample standard deviation; the mean alone if there is one value."""
     return f"{mean(values):.3f} +- {stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"

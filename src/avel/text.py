@@ -1,11 +1,11 @@
-"""Text that others wrote, made safe for a terminal and a spreadsheet; and short lists of names."""
+"""Text that others wrote, made safe for a terminal and a spreadsheet; numbers and short lists of names in words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-#: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, bytes that are no text.
+#: C0, DEL and C1, line and paragraph separators, overrides of the writing direction, bytes that are not text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 #: A spreadsheet takes a cell that starts so for a formula; the last four are full-width forms, which Excel takes too.
@@ -29,7 +29,7 @@ def written_out(text: str) -> str:
     codes = []
     for character in text:
         code = ord(character)
-        code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # a byte of a file name that is no text
+        code = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # a byte of a file name that is not text
         width, letter = (2, "x") if code < 0x100 else (4, "u") if code < 0x10000 else (8, "U")
         codes.append(_NAMED.get(character) or f"\\{letter}{code:0{width}x}")
     return "".join(codes)
@@ -46,13 +46,18 @@ def first_names(names: Sequence[object], most: int = 3, *, total: int | None = N
     Args:
         names: all of them, or the first ones.
         most: how many to name.
-        total: how many there are, where ``names`` are not all.
+        total: how many there are, if ``names`` are not all of them.
     """
     more = (len(names) if total is None else total) - most
     return ", ".join(map(str, names[:most])) + (f" and {more} more" if more > 0 else "")
 
 
-# In a CSV. What is written for a text is read back as that text; a text that is no formula is written as it is.
+def counted(number: int, noun: str) -> str:
+    """``1 clip``, ``2 clips``, ``2 classes``."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+# In a CSV. A text reads back as it was. Only a text that a spreadsheet would run is changed.
 
 
 def csv_cell(text: str) -> str:
@@ -76,7 +81,7 @@ def csv_path_text(cell: str) -> str:
 
 
 def utf8_path(path: str) -> str:
-    r"""A path in UTF-8 text without control characters: ``caf\xe9.mp4`` for bytes that are no UTF-8, ``\u001b``.
+    r"""A path in UTF-8 text without control characters: ``caf\xe9.mp4`` for bytes that are not UTF-8, ``\u001b``.
 
     Tabs and line ends stay: between the quotes of a CSV every reader takes them for what they are.
     """

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from avel.errors import AvelError
 from avel.files import write_csv, write_file
 from avel.reading import LARGE_FILE, Fraction, Name, Seconds, SegmentSeconds, Text, class_names, read_json
-from avel.text import visible, written_out
+from avel.text import counted, visible, written_out
 from avel.types import ZERO_SHOT, Event, Span
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ class Timeline:
         segment_seconds: length of a segment, seconds; segment t starts at ``t * segment_seconds``.
         classes: the C names the model knows, background left out.
         probabilities: (T, C+1) float, rows summing to 1, background last.
-        attention: (T, H, W) float, each map summing to 1, or None where the model has none (or after `from_json`).
+        attention: (T, H, W) float, each map summing to 1, or None if the model has none (and after `from_json`).
         events: in order of time.
         tags: ``{"visual": tag, "audio": tag}`` of the extractors, and what else names the model.
-        truth: the labelled events where they are known, else None.
+        truth: the labelled events if they are known, else None.
         threshold: events with a smaller score were left out.
         min_seconds: shorter events were left out.
     """
@@ -102,9 +102,8 @@ class Timeline:
         return "Looked and listened for" if self.tags.get("task") == ZERO_SHOT else "The model knows"
 
     def __str__(self) -> str:
-        """The video, its duration and its events, one a line."""
-        number = len(self.events)
-        found = f"{number or 'no'} event{'' if number == 1 else 's'}"
+        """The video, its duration and its events, one per line."""
+        found = counted(len(self.events), "event") if self.events else "no events"
         lines = [f"{visible(self.video)}: {self.duration:.1f} s, {found}"]
         lines += [f"{e.start:8.1f} {e.end:8.1f}  {visible(e.label)}  {e.score:.2f}" for e in self.events]
         return "\n".join(lines)
@@ -155,7 +154,7 @@ class Timeline:
         rows = ",\n".join(
             "    " + json.dumps([round(float(p), 4) for p in row], allow_nan=False) for row in self.probabilities
         )
-        head = json.dumps(content, indent=2, allow_nan=False)[:-2]  # one segment a line, not one number a line
+        head = json.dumps(content, indent=2, allow_nan=False)[:-2]  # one segment per line, not one number per line
         write_file(path, f'{head},\n  "probabilities": [\n{rows}\n  ]\n}}\n')
 
     @classmethod
@@ -199,7 +198,7 @@ class Timeline:
 
         The split is train: events that a model found and a person corrected are for training, not for testing.
 
-        Blanks around a label, which every reader of a CSV takes off, are written out as ``\\x20``.
+        Blanks around a label, which readers of CSVs drop, are written out as ``\\x20``.
 
         Raises:
             AvelError: no path in UTF-8 text can lead back to the video.
@@ -228,7 +227,7 @@ class Timeline:
     def to_sed_eval(self, path: str | Path) -> None:
         """Write an event list for sed_eval: ``onset<TAB>offset<TAB>label``, seconds.
 
-        A label of more than one word is in double quotes, else sed_eval takes its blanks for the delimiter. What
+        A label of more than one word is in double quotes, or sed_eval would take its blanks for the delimiter. What
         sed_eval would not read as the label is written out, as in ``\\x31`` for a label ``1``.
         """
         lines = []
@@ -240,7 +239,7 @@ class Timeline:
         write_file(path, "".join(lines))
 
     def to_elan(self, path: str | Path) -> None:
-        """Write an ELAN document (EAF 3.0): a tier ``events``, and ``truth`` where it is known; milliseconds."""
+        """Write an ELAN document (EAF 3.0): a tier ``events``, and ``truth`` if it is known; milliseconds."""
         from xml.etree import ElementTree
 
         media = os.path.abspath(self.video)
@@ -248,7 +247,7 @@ class Timeline:
             "ANNOTATION_DOCUMENT",
             {
                 "AUTHOR": "avel",
-                "DATE": "1970-01-01T00:00:00Z",  # ELAN wants one; a fixed one, so that equal events make equal files
+                "DATE": "1970-01-01T00:00:00Z",  # ELAN wants one; it is fixed, so that equal events make equal files
                 "FORMAT": "3.0",
                 "VERSION": "3.0",
                 "xmlns:xsi": "http://www.w3.org/2001/XMLSchema-instance",
@@ -343,7 +342,7 @@ def _vtt_text(label: str) -> str:
 
 
 def _sed_eval_text(label: str) -> str:
-    """A label as sed_eval reads it back: numbers, single letters, lists and names of files are none to it."""
+    """A label that sed_eval reads back: to it, numbers, single letters, lists and file names are not labels."""
     text = re.sub(rf"[;|:#\"]|(?<!\w)'|\.(?=\w+$)|{_EDGES}", _codes, visible(label))
     if text.lower() != "none" and not (len(text) == 1 and text.isalpha()):
         try:

@@ -35,7 +35,7 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 KEYWORD_ONLY, POSITIONAL_OR_KEYWORD = Parameter.KEYWORD_ONLY, Parameter.POSITIONAL_OR_KEYWORD
 ConfigFile = NewType("ConfigFile", Path)  # a YAML file with options of the verb
 
-#: What jsonargparse says of a value, and what a user reads.
+#: What jsonargparse says about a value -> what a user reads.
 _PLAIN = {
     r'Parser key "(.+?)":\s+Expected a typing.Literal\[(.+?)\]. Got value: (.*)': r"--\1 \3: expected one of \2",
     r"""Parser key "(.+?)":\s+Expected a <class '(.+?)'>. Got value: (.*)""": r"--\1 \3: expected a value of type \2",
@@ -64,7 +64,7 @@ class Parser(ArgumentParser):
 
 
 class _HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the example, spells options with dashes, and tells no more of a value than a reader needs."""
+    """Keeps the lines of the example, spells options with dashes, and says only what a reader needs of a value."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text: str = super()._get_help_string(action)
@@ -111,7 +111,7 @@ class Verb:
     Attributes:
         run: does it, and gives the exit code. Its docstring is the help, with an example.
         calls: what ``run`` passes its ``**settings`` on to, as ``module:name``, imported when its options are wanted.
-        skip: parameters of that which are no options.
+        skip: parameters of those that are not options.
     """
 
     run: Callable[..., int]
@@ -131,7 +131,7 @@ def parse(words: Sequence[str], verbs: Verbs) -> tuple[Callable[..., int], dict[
     """The function of the verb that is asked for, and its parameters.
 
     Raises:
-        AvelError: a word begins with a dash and is no option.
+        AvelError: a word begins with a dash and is not an option.
         SystemExit: the words cannot be understood, which the user is told; or they ask for help, which is given.
     """
     options = words[: words.index("--")] if "--" in words else words
@@ -163,7 +163,7 @@ def _add_verbs(parser: Parser, verbs: Verbs, words: Sequence[str]) -> None:
     subcommands = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs", description=told)
     for name, verb in verbs.items():
         if isinstance(verb, Mapping):
-            told = f"Make and look into data sets: {', '.join(verb)}."
+            told = f"Make and inspect data sets: {', '.join(verb)}."
             child = Parser(description=told)
             subcommands.add_subcommand(name, child, help=told)
             if name in words:
@@ -189,7 +189,7 @@ def _add_options(
         verb: the function of the verb.
         sources: dataclasses, whose fields are options, and functions, whose keyword-only parameters are. Their
             docstrings also have the sentences that the verb's own docstring leaves out.
-        skip: names of parameters and fields that are no options.
+        skip: names of parameters and fields that are not options.
     """
     functions = [each for each in (*sources, verb) if not isinstance(each, type)]
     told = {name: text for each in functions for name, text in _sentences(each).items()}
@@ -216,7 +216,7 @@ def _help(verb: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _sentences(function: Callable[..., Any]) -> dict[str, str]:
-    """What the docstring of a function says of each parameter."""
+    """What the docstring of a function says about each parameter."""
     params = docstring_parser.parse(function.__doc__ or "").params
     told = {each.arg_name: " ".join((each.description or "").replace("``", "").split()) for each in params}
     return {name: text[:1].upper() + text[1:] for name, text in told.items()}
@@ -238,7 +238,7 @@ def _add_option(parser: ArgumentParser, parameter: Parameter, hint: Any, sentenc
 
 
 def _values(hint: Any) -> dict[str, Any]:
-    """What argparse has to know of the values of a type."""
+    """What argparse has to know about the values of a type."""
     if hint is bool:
         return {"action": "store_true"}
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -251,7 +251,7 @@ def _values(hint: Any) -> dict[str, Any]:
 
 
 def _refuse_dashed_names(words: Sequence[str]) -> None:
-    """AvelError where a word is a file's name that would be taken for an option, as a shell makes of ``*.mp4``."""
+    """Raise AvelError if a file's name would be taken for an option, as with ``*.mp4`` in a shell."""
     for word in words:
         with suppress(ValueError):
             float(word)  # such as -1

@@ -24,7 +24,6 @@ from avel.data.measure import (
     Level,
     Measured,
     Places,
-    counted,
     in_threads,
     listed,
     measure,
@@ -36,11 +35,12 @@ from avel.data.splits import BACKGROUND_SPLIT, FAMILIES, KNOWN, known_split, mea
 from avel.data.store import WORK, Store, StoredClip, checksum, open_store
 from avel.errors import AvelError
 from avel.files import is_work_folder
+from avel.text import counted
 from avel.types import Finding, Progress, Span
 
 
 def check(path: str | Path, *, window: int = 10, progress: Progress | None = None) -> list[Finding]:
-    """Everything worth knowing of a feature store, or of a folder of AVE's files: one line per finding.
+    """Everything worth knowing about a feature store, or of a folder of AVE's files: one line per finding.
 
     Damage is a finding of level ``error``, not an exception. All features are read.
 
@@ -50,7 +50,7 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
         progress: called as ``progress("check", clips done, clips in all)`` or ``progress(file, rows done, in all)``.
 
     Raises:
-        AvelError: ``path`` is neither, or the window has no segment.
+        AvelError: ``path`` is neither, or the window is empty.
     """
     path = Path(path)
     if window < 1:
@@ -69,7 +69,7 @@ def check(path: str | Path, *, window: int = 10, progress: Progress | None = Non
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0, or 1 where one of the findings is an error."""
+    """0, or 1 if one of the findings is an error."""
     return int(any(finding.level == "error" for finding in findings))
 
 
@@ -86,7 +86,7 @@ def _check_store(path: Path, window: int, progress: Progress | None) -> list[Fin
 
 
 def _of_store(store: Store) -> list[Finding]:
-    """What `store.json` says of all clips, and of which clips."""
+    """What `store.json` says about the store and its clips."""
     place = "store.json"
     total = sum(clip.segments for clip in store.clips)
     shape = f"visual (T, {store.grid[0]}, {store.grid[1]}, {store.visual_dim}), audio (T, {store.audio_dim})"
@@ -95,7 +95,7 @@ def _of_store(store: Store) -> list[Finding]:
         Finding(
             "ok" if store.clips else "error",
             place,
-            f"{text}, {len(store.classes)} class{'' if len(store.classes) == 1 else 'es'}",
+            f"{text}, {counted(len(store.classes), 'class')}",
         )
     ]
     for kind in ("visual", "audio"):
@@ -198,22 +198,22 @@ def _of_other_split(name: str, number: int) -> Finding:
     """What becomes of the clips of a split that nothing trains on or tests on by itself."""
     known = known_split(name)
     meant = repr(known) if known else meant_split(name)
-    place, left_out = f"split {name!r}", f"{counted(number, 'clip')} that no training and no test takes"
+    place, left_out = f"split {name!r}", f"{counted(number, 'clip')} that avel neither trains nor tests on"
     if meant:
         return Finding(
             "error", place, f"{left_out}: the split is called {meant} here; write that into the CSV and extract again"
         )
-    return Finding("note", place, f"{left_out}; `avel evaluate --split` does")
+    return Finding("note", place, f"{left_out} by itself; `avel evaluate --split` scores them")
 
 
 _EVENT_FINDINGS: tuple[tuple[str, Level, str], ...] = (
     ("unknown", "error", "with a label that is not among the classes"),
     ("impossible", "error", "with impossible times"),
     ("outside", "error", "starting after the end of the clip"),
-    ("overlapping", "error", "overlapping, where AVEL allows one at a time"),
+    ("overlapping", "error", "overlapping, although AVEL allows one at a time"),
     ("late", "note", "ending after the end of the clip"),
-    ("empty", "note", "of no length, which no segment carries"),
-    ("short", "note", "covering half of no segment, so that none carries them"),
+    ("empty", "note", "without length, so that no segment has their label"),
+    ("short", "note", "too short to cover half of a segment, so that none has their label"),
 )
 
 
@@ -247,9 +247,9 @@ def _of_events(store: Store) -> list[Finding]:
     """Whether there is an event to learn, and one in each split, so that answering background does not score 100%."""
     labelled = [clip for clip in store.clips if clip.spans is not None]
     eventful = [clip for clip in labelled if any(_wrong_with(s, clip, store) in ("", "late") for s in clip.spans or ())]
-    nothing = "no event that a segment carries in any of"
+    nothing = "no segment with an event in any of"
     if labelled and not eventful:
-        text = f"{nothing} {counted(len(labelled), 'labelled clip')}, so that there is nothing to learn"
+        text = f"{nothing} {counted(len(labelled), 'labelled clip')}, so there is nothing to learn"
         return [Finding("error", "labels", text)]
     findings = []
     for name in (name for family in FAMILIES.values() for name in family):
@@ -260,7 +260,7 @@ def _of_events(store: Store) -> list[Finding]:
 
 
 def _of_classes(store: Store) -> list[Finding]:
-    """Whether every class can be learnt and tested; a part of AVE need not show all of its."""
+    """Whether every class can be learnt and tested; a part of AVE need not have all of AVE's classes."""
     level: Level = "note" if store.classes == CLASSES else "error"
     clips: dict[str, list[StoredClip]] = {name: [] for name in store.classes}
     for clip in store.clips:
@@ -279,7 +279,7 @@ def _of_classes(store: Store) -> list[Finding]:
 
 
 def _wrong_with(span: Span, clip: StoredClip, store: Store) -> str:
-    """Why an event cannot be learnt, "" where it can."""
+    """Why an event cannot be learnt, "" if it can."""
     seconds = store.segment_seconds
     if span.label not in store.classes:
         return "unknown"
@@ -305,7 +305,7 @@ def _of_windows(store: Store, window: int) -> list[Finding]:
     findings = []
     short = [clip for clip in store.clips if clip.segments < window]
     if short:
-        text = f"clips that are shorter, of {min(clip.segments for clip in short)} segments at least"
+        text = f"shorter clips, the shortest of {counted(min(clip.segments for clip in short), 'segment')}"
         findings += listed("note", place, text, [clip.id for clip in short])
     mixed = []
     for clip in store.clips:
@@ -319,5 +319,5 @@ def _of_windows(store: Store, window: int) -> list[Finding]:
                 mixed.append(f"{clip.id} at {first * store.segment_seconds:g} s ({' and '.join(held)})")
     findings += listed("note", place, "with events of several classes", mixed)
     if not findings:
-        findings.append(Finding("ok", place, "every clip is long enough, and none has several classes"))
+        findings.append(Finding("ok", place, "every clip is long enough, and no window has several classes"))
     return findings

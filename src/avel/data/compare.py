@@ -17,7 +17,7 @@ import numpy as np
 
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
-from avel.text import first_names
+from avel.text import counted, first_names
 from avel.types import Progress
 from avel.workers import processors
 
@@ -34,8 +34,8 @@ class ClipDifference:
 
     Attributes:
         id: of the clip.
-        relative: ||a - b|| / ||b||, Frobenius norms; 0 where both are 0, infinite where b alone is.
-        correlation: Pearson's over all of its values; NaN where a or b is constant.
+        relative: ||a - b|| / ||b||, Frobenius norms; 0 if both are 0, infinite if only b is.
+        correlation: Pearson's over all of its values; NaN if a or b is constant.
     """
 
     id: str
@@ -48,12 +48,12 @@ class Difference:
     """How much the features of one kind differ, over all clips.
 
     Attributes:
-        relative: ||a - b|| / ||b||, Frobenius norms; 0 where both are 0, infinite where b alone is.
-        correlation: Pearson's over all values; NaN where a or b is constant.
+        relative: ||a - b|| / ||b||, Frobenius norms; 0 if both are 0, infinite if only b is.
+        correlation: Pearson's over all values; NaN if a or b is constant.
         median_correlation: the median over clips of each clip's own, NaN left out.
         mean_absolute: mean of |a - b|.
         max_absolute: largest |a - b|.
-        dimensions: (D,) Pearson's correlation of every feature dimension over all segments and cells, NaN where it is
+        dimensions: (D,) Pearson's correlation of every feature dimension over all segments and cells, NaN if it is
             constant in a or b. Swapped channels or another network show here, where the norms may look harmless.
         clips: one each, in the order of b.
     """
@@ -73,11 +73,11 @@ class Difference:
 
     @property
     def constant_dimensions(self) -> int:
-        """How many dimensions are constant in a or b, so that nothing is said of them."""
+        """How many dimensions are constant in a or b, so that they have no correlation."""
         return int(np.isnan(self.dimensions).sum())
 
     def worst(self, number: int) -> list[ClipDifference]:
-        """The clips that differ most, by relative difference; of equals the earlier first."""
+        """The clips that differ most, by relative difference; the earlier of two equal ones first."""
         return sorted(self.clips, key=lambda clip: -clip.relative)[:number]
 
 
@@ -114,11 +114,14 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """A sentence for everything about the stores that the numbers do not say."""
-        notes = [f"{self.clips} clips in both, {self.segments} segments compared; relative to b = {self.b}"]
+        clips, segments = counted(self.clips, "clip"), counted(self.segments, "segment")
+        notes = [f"{clips} in both, {segments} compared; relative to b = {self.b}"]
         for kind, (one, other) in self.tags.items():
             notes.append(f"{kind}: both of tag {one}" if one == other else f"{kind}: a is {one}, b is {other}")
         if self.framings[0] != self.framings[1]:
-            notes.append(f"framing: a is {self.framings[0]}, b is {self.framings[1]}: segments show other moments")
+            notes.append(
+                f"framing: a is {self.framings[0]}, b is {self.framings[1]}: their segments show different moments"
+            )
         for name, ids in (("a", self.only_a), ("b", self.only_b)):
             if ids:
                 notes.append(f"only in {name}: {_counted(ids)}")
@@ -162,7 +165,7 @@ class Comparison:
         return [*self.notes(), "", *_aligned(self.table()), "", *_aligned(self.worst_table())]
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values, None for what is not finite; of the clips the worst and the quantiles."""
+        """All of it as JSON values, None for what is not finite; of the clips, the worst and the quantiles."""
         return {
             **{name: getattr(self, name) for name in ("a", "b", "clips", "segments")},
             "only_a": list(self.only_a),
@@ -186,8 +189,8 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
         progress: called as ``progress("compare", clips done, clips in both)``.
 
     Raises:
-        AvelError: one is no store or is damaged, they have no clip in common, one has an id twice, their grids, widths
-            or lengths of a segment differ, or a feature is not finite.
+        AvelError: one is not a store or is damaged, they have no clip in common, one has an id twice, their grids,
+            widths or lengths of a segment differ, or a feature is not finite.
     """
     if worst < 0:
         raise AvelError(f"{worst} worst clips", "0 or more", "give another number")

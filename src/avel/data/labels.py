@@ -25,8 +25,8 @@ def segment_labels(
 ) -> np.ndarray:
     """Class ids per segment, (T,) int64; background is ``len(classes)``.
 
-    A segment carries a label if the event covers at least half of it; of two events that cover one half each, it
-    carries the earlier.
+    A segment has a label if the event covers at least half of it; of two events that cover one half each, it has the
+    earlier.
     """
     starts = np.arange(num_segments) * segment_seconds
     labels = np.full(num_segments, len(classes), dtype=np.int64)
@@ -45,7 +45,7 @@ def refuse_background(place: str, labels: Iterable[np.ndarray], num_classes: int
         num_classes: C, the id of background.
 
     Raises:
-        AvelError: no segment carries an event.
+        AvelError: no segment has an event.
     """
     if not any((of_clip < num_classes).any() for of_clip in labels):
         raise AvelError(
@@ -56,15 +56,15 @@ def refuse_background(place: str, labels: Iterable[np.ndarray], num_classes: int
 
 
 def consecutive_windows(num_segments: int, window: int) -> list[int]:
-    """First segments of the windows that a clip is cut into, one after the other, the last shifted back to fit.
+    """First segments of the consecutive windows that a clip is cut into; the last window is shifted back to fit.
 
-    A clip no longer than a window is one, which starts at 0.
+    A clip no longer than a window gives one window, which starts at 0.
     """
     return [max(0, min(end, num_segments) - window) for end in range(window, num_segments + window, window)]
 
 
 def window_class(labels: np.ndarray, num_classes: int) -> int:
-    """The class with most segments among ``labels`` (T,); of equals the one seen first; ``num_classes`` if none."""
+    """The class with the most segments in ``labels`` (T,), the earlier if two are equal; ``num_classes`` if none."""
     events = labels[labels < num_classes]
     if not len(events):
         return num_classes
@@ -73,10 +73,10 @@ def window_class(labels: np.ndarray, num_classes: int) -> int:
 
 
 def video_class(spans: Sequence[Span], classes: Sequence[str], segments: np.ndarray) -> int:
-    """The class a whole video is labelled with in the weak task; ``len(classes)`` where it has no event.
+    """The class of a whole video in the weak task; ``len(classes)`` if it has no event.
 
     Args:
-        spans: its annotated events. One without length has no segment, yet names the video (AVE's row 26).
+        spans: its annotated events. One without length has no segment, but gives the video its class (AVE's row 26).
         classes: the C names.
         segments: (T,) class ids, as `segment_labels` gives them.
     """
@@ -94,7 +94,7 @@ def video_labels(
         video: (N,) class ids of the videos, as `video_class` gives them.
         num_classes: C.
         form: ``onehot``, 1 at the video's class (AVE's ``mil_labels.h5``); or ``proportion``, the mean of the
-            segments' one-hot labels (CCLN's text, PSP's ``prob_label.h5``), which tells how long the event lasts.
+            segments' one-hot labels (CCLN's text, PSP's ``prob_label.h5``), which reveals how long the event lasts.
 
     Raises:
         AvelError: another form.

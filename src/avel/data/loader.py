@@ -1,7 +1,7 @@
 """Batches of windows, cut from a feature store.
 
-The features of a batch are read from the memory map straight into the batch, and converted on the way: no copy is made
-beyond it. What decides the speed of shuffled reading is then the memory, so no worker processes are used.
+Features are read from the memory map straight into the batch and converted on the way, without another copy. Memory
+then limits the speed of shuffled reading, so worker processes would not help.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from avel.types import Target
 
 @dataclass(frozen=True)
 class Features:
-    """What a network is given of B windows.
+    """What a network receives: B windows.
 
     Attributes:
         audio: (B, T, Da).
@@ -43,7 +43,7 @@ class Batch(Features):
 
     Attributes:
         target: labels (B, T) and video classes (B,).
-        counted: (B, T) bool, False on segments that an earlier window of the same clip has shown already.
+        counted: (B, T) bool, False on segments that an earlier window of the same clip already has.
     """
 
     target: Target
@@ -61,13 +61,13 @@ class Batch(Features):
 
 @dataclass(frozen=True)
 class Residence:
-    """Where the features of a training are, and what reading them costs.
+    """Where the features of a training are, and how long reading them takes.
 
     Attributes:
-        needed: bytes of all the windows' clips, as stored.
+        needed: bytes of the clips of all windows, as stored.
         free: bytes free on the device; on a CPU, memory that the page cache may take.
         device: the device's name.
-        seconds: an estimate of reading them once; 0 where they are on the device.
+        seconds: estimated time to read them once; 0 if they fit.
     """
 
     needed: int
@@ -77,7 +77,7 @@ class Residence:
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for them, a tenth of it left for everything else."""
+        """Whether they fit, with a tenth of the room left for everything else."""
         return self.needed <= 0.9 * self.free
 
     def __str__(self) -> str:
@@ -86,21 +86,21 @@ class Residence:
             if self.fits:
                 return f"{size}, kept in memory by the page cache"
             return (
-                f"{size}, more than the {self.free / 1e9:.2f} GB of memory that are free: read from the disk in every "
-                f"epoch, about {self.seconds:.0f} s of reading each"
+                f"{size}, more than the {self.free / 1e9:.2f} GB of free memory: read from the disk in every epoch, "
+                f"which takes about {self.seconds:.0f} s each time"
             )
         if self.fits:
             return f"{size}, resident on {self.device}"
         return (
             f"{size}, more than the {self.free / 1e9:.2f} GB free on {self.device}: copied there batch by batch, "
-            f"about {self.seconds:.0f} s of reading an epoch"
+            f"about {self.seconds:.0f} s of reading per epoch"
         )
 
 
 class Windows:
-    """The windows of T segments that some clips of a store fall into.
+    """Clips of a store, cut into windows of T segments.
 
-    A longer clip is cut into consecutive windows, the last one shifted back to end with the clip.
+    The windows of a clip are consecutive; the last one is shifted back to end with the clip.
 
     Args:
         store: where the features are.
@@ -124,7 +124,7 @@ class Windows:
         self.window = window
         self.device = torch.device("cpu")
         self.num_classes = len(store.classes)
-        self.items: list[tuple[int, int, int]] = []  # clip, first segment, segments already shown
+        self.items: list[tuple[int, int, int]] = []  # clip, first segment, segments that the window before has
         self.clips = list(clips)
         shortest = min((store.clips[index] for index in clips), key=lambda clip: clip.segments, default=None)
         if shortest is not None and shortest.segments < window:
@@ -148,7 +148,7 @@ class Windows:
             for number, first in enumerate(consecutive_windows(clip.segments, window)):
                 self.items.append((index, first, number * window - first))
                 labels.append(whole[first : first + window])
-                spans = clip.spans if clip.segments == window else ()  # of a part, spans elsewhere say nothing
+                spans = clip.spans if clip.segments == window else ()  # events elsewhere say nothing about a part
                 video.append(video_class(spans, store.classes, labels[-1].numpy()))
         self.labels = torch.stack(labels) if labels else torch.zeros((0, window), dtype=torch.int64)
         self._video = torch.tensor([window_class(row.numpy(), self.num_classes) for row in self.labels])
@@ -167,12 +167,12 @@ class Windows:
         return sum(self.store.clips[index].segments for index in self.clips) * self.store.settings.segment_bytes
 
     def serve(self, device: torch.device, *, resident: bool) -> None:
-        """Give every later batch on ``device``.
+        """Put every later batch on ``device``.
 
         Args:
             device: where the computation is.
-            resident: copy the features of all clips there first, as stored, and gather the batches from them. A CPU has
-                them in its memory by the memory map already.
+            resident: copy the features of all clips there first, as stored, and gather the batches from them. A CPU
+                already has them through the memory map.
 
         Raises:
             torch.OutOfMemoryError: the device has less room than `residence` found.
@@ -255,7 +255,7 @@ class Windows:
                 last = self.batch(part, last if reuse and self.device.type == "cpu" else None)
                 yield last
             return
-        # A device computes while a thread here reads the next batch; on a CPU that would only take the processors from
+        # A GPU computes while a thread here reads the next batch. On a CPU, the thread would only take processors from
         # the computation.
         with ThreadPoolExecutor(1) as reader:
             coming = reader.submit(self.batch, parts[0]) if parts else None
@@ -267,13 +267,13 @@ class Windows:
 
 
 def task_split(store: Store, name: str, task: str, *, as_imported: bool = False) -> list[int]:
-    """Indices of the clips that a task has in a split: for cml those of ``NAME_match``, where the store has that.
+    """Indices of the clips that a task has in a split: for cml those of ``NAME_match``, if the store has it.
 
     Args:
         store: with the clips.
         name: of the split.
         task: full, weak or cml.
-        as_imported: in the order of the file that the split was imported from, if there was one, not of the store.
+        as_imported: in the order of the file that the split was imported from, if there was one, and not of the store.
 
     Raises:
         AvelError: the store has no such split.
@@ -287,7 +287,7 @@ def residence(windows: Sequence[Windows], device: torch.device, *, free: int | N
     """Whether the features fit on the device and, where they do not, how long reading them takes.
 
     Args:
-        windows: all that a training goes through in an epoch.
+        windows: all windows of an epoch.
         device: where it computes.
         free: bytes free there; None asks the device.
     """
@@ -301,7 +301,7 @@ def residence(windows: Sequence[Windows], device: torch.device, *, free: int | N
 
 
 def _seconds_to_read(windows: Windows, sample: int = 64) -> float:
-    """Reading all windows once, from the time that some of them, spread over the store, take."""
+    """Estimate the time to read all windows once, from a sample spread over the store."""
     chosen = list(range(0, len(windows), max(1, len(windows) // sample)))
     began = time.perf_counter()
     windows.batch(chosen)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from avel.errors import AvelError
-from avel.text import first_names
+from avel.text import counted, first_names
 from avel.types import Finding
 from avel.workers import processors
 
@@ -156,7 +156,7 @@ def of_zeros(place: str, kind: Kind, seen: Measured, places: Places, valid: np.n
     """Findings about segments, and whole clips or rows, that are all zeros.
 
     Args:
-        valid: (N,) whether a clip says that its zeros are sound that was decoded; None where nothing says so.
+        valid: (N,) whether a clip declares its zeros to be decoded sound; None if nothing says so.
     """
     owners = places.owners(seen.empty)
     number = np.bincount(owners, minlength=len(places.names))
@@ -186,13 +186,8 @@ def in_threads(function: Callable[..., _T], tasks: Iterable[tuple[Any, ...]]) ->
             yield pending.popleft().result()
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 clip``, ``2 clips``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def listed(level: Level, place: str, text: str, names: Sequence[str]) -> list[Finding]:
-    """A finding that names its first examples, or none where there is no example."""
+    """A finding that names its first examples; none if there is no example."""
     return [Finding(level, place, f"{text} ({len(names)}): {first_names(names, LISTED)}")] if names else []
 
 

@@ -13,10 +13,10 @@ from avel.errors import AvelError
 FAMILIES = {"standard": ("train", "val", "test"), "match": ("train_match", "val_match", "test_match")}
 #: The clips without any event that join the weak task's training.
 BACKGROUND_SPLIT = "background"
-#: Every split that something here trains on, chooses by or tests on.
+#: Every split that training or evaluation uses by itself.
 KNOWN = (*FAMILIES["standard"], *FAMILIES["match"], BACKGROUND_SPLIT)
 
-_TEST_OR_VAL = "'val' (chooses the epoch) or 'test' (is looked at once)"
+_TEST_OR_VAL = "'val' (chooses the epoch) or 'test' (is scored once)"
 _MEANT = {
     **dict.fromkeys(("training", "learn", "trn"), "'train'"),
     **dict.fromkeys(("valid", "validate", "validation", "dev", "devel", "development"), "'val'"),
@@ -26,7 +26,7 @@ _MEANT = {
 
 
 def known_split(written: str) -> str | None:
-    """The split that a name means, whatever its case and the blanks around it; None for a name that avel lacks."""
+    """The split that a name means, whatever its case and the blanks around it; None for any other name."""
     name = written.strip().casefold()
     return name if name in KNOWN else None
 
@@ -45,7 +45,7 @@ def read_split(written: str, place: str, extra: Collection[str] = ()) -> str:
         extra: names of your own splits; nothing trains on them or tests on them by itself.
 
     Raises:
-        AvelError: another name for a split that has a name here, or an unknown one that is not among ``extra``.
+        AvelError: another word for one of avel's splits, or an unknown name that is not in ``extra``.
     """
     known = known_split(written)
     if known:
@@ -59,7 +59,7 @@ def read_split(written: str, place: str, extra: Collection[str] = ()) -> str:
         return own.strip()
     near = difflib.get_close_matches(written.strip().casefold(), KNOWN, 1)
     raise AvelError(
-        f"{place}: {written!r} is no split that training or evaluation uses",
-        f"train, val or test{f'; {near[0]!r} is near' if near else ''}",
-        f"correct it; or, where it is a split of your own, add --extra-splits {shlex.quote(written.strip())}",
+        f"{place}: {written!r} is not a split that training or evaluation uses",
+        f"train, val or test{f'; the nearest is {near[0]!r}' if near else ''}",
+        f"correct it, or, if the split is your own, add --extra-splits {shlex.quote(written.strip())}",
     )

@@ -41,7 +41,7 @@ from avel.reading import (
 from avel.text import first_names
 from avel.types import Span
 
-if TYPE_CHECKING:  # the workers that only decode must not pay for torch
+if TYPE_CHECKING:  # workers that only decode need no torch
     import torch
 
 SCHEMA = 2
@@ -51,7 +51,7 @@ _Time = Annotated[float, Meta(ge=-1e8, le=1e8)]  # `avel data check` reports imp
 
 
 class StoredClip(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One clip with its features: in ``Store.clips``, as it is packed, and, in JSON, in ``store.json``.
+    """One clip with its features, as in ``Store.clips`` and ``store.json``.
 
     `avel.data.table.Clip` is another class: a row of a table, with a media file and without features.
 
@@ -59,17 +59,17 @@ class StoredClip(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         id: the path that the table gave.
         video: what the clip was cut from: its id, or what several clips of one video share.
         duration: seconds for which there is both picture and sound.
-        spans: its events; None where the store was made without labels. In JSON ``[label, start, end]`` each.
+        spans: its events; None if the store was made without labels. In JSON ``[label, start, end]`` each.
         splits: the names of the splits it is in.
         shard: the file that holds its features, in the store's folder; a part file until it is packed.
         row: its first segment's row in that file.
         segments: T.
         checksum: sha256 of its visual and then its audio features as stored.
-        audio_valid: False where no sound was decoded; the audio features then mean nothing.
-        source: sha256 of the media file; "" where the features were imported and no media were there.
+        audio_valid: False if no sound was decoded; the audio features then mean nothing.
+        source: sha256 of the media file; "" if the features were imported without media files.
         bad_packets: packets and frames of the media file that could not be decoded.
         streams: which of several streams of the media file were taken, where its time stamps jump, which of picture and
-            sound ends early, and how more than two channels were mixed, in words; "" where there is nothing to say.
+            sound ends early, and how more than two channels were mixed, in words; "" if there is nothing to say.
     """
 
     id: Name
@@ -96,7 +96,7 @@ class StoredClip(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> StoredClip:
-        """The clip that these JSON values are of. Raises ValueError where they do not fit."""
+        """The clip in these JSON values. Raises ValueError if they do not fit."""
         spans = msgspec.convert(content, _Spans).spans
         clip = msgspec.convert({**content, "spans": None}, cls)
         return clip if spans is None else msgspec.structs.replace(clip, spans=tuple(Span(*span) for span in spans))
@@ -132,7 +132,7 @@ class Settings:
 
     @property
     def shaping(self) -> dict[str, Any]:
-        """All that shapes the numbers, as JSON: of an extractor its tag, for options may say where its weights lie."""
+        """All that shapes the numbers, as JSON. An extractor counts by its tag: its options may name a weights file."""
         return {**asdict(self), "extractors": {kind: made["tag"] for kind, made in self.extractors.items()}}
 
     @property
@@ -153,7 +153,7 @@ class SettingsFile(Struct):
     origin: Text
 
     def settings(self) -> Settings:
-        """The settings that these values are of."""
+        """These values as `Settings`."""
         return Settings(
             segment_seconds=self.segment_seconds,
             framing=self.framing,
@@ -171,7 +171,7 @@ class _ShardFile(Struct):
 
     def __post_init__(self) -> None:
         if Path(self.name).name != self.name:
-            raise ValueError(f"a shard called {self.name!r}, which is no file of the store's own folder")
+            raise ValueError(f"a shard called {self.name!r}, which is not a file in the store's folder")
 
 
 class _ImportFile(Struct):
@@ -186,7 +186,7 @@ class _IndexFile(SettingsFile):
     schema: Literal[2]
     classes: list[str]
     shards: list[_ShardFile]
-    clips: list[Any]  # JSON values, and a StoredClip each once they are read
+    clips: list[Any]  # JSON values; once read, StoredClips
 
     def __post_init__(self) -> None:
         class_names(self.classes)
@@ -197,7 +197,7 @@ class _IndexFile(SettingsFile):
 class Store:
     """An opened feature store. Its features are views of the mapped shards: nothing is read before it is used.
 
-    Where the disk maps no files, they are read from the shards at every use.
+    If the disk cannot map files, every use reads them from the shards.
 
     Attributes:
         path: the folder.
@@ -309,7 +309,7 @@ class Store:
                 self.path / "import.json",
                 _ImportFile,
                 expected="the file that `avel data import-ave` wrote",
-                do="delete it, and clips are in the order of the store; or import again",
+                do="import again, or delete it: clips are then in the order of the store",
                 limit=LARGE_FILE,
                 folder=self.path,
             )
@@ -357,8 +357,8 @@ def open_store(path: str | Path) -> Store:
     """Open a feature store.
 
     Raises:
-        AvelError: there is none or an unfinished one, ``store.json`` is damaged or of another schema, or a shard is
-            missing or has another size.
+        AvelError: there is no store or an unfinished one, ``store.json`` is damaged or of another schema, or a shard
+            is missing or has another size.
     """
     path = Path(path)
     index = path / "store.json"
@@ -387,9 +387,9 @@ def open_store(path: str | Path) -> Store:
         except FileNotFoundError:
             raise damaged_shard(file, "missing") from None
         if size != shard.bytes:
-            raise damaged_shard(file, f"{size} bytes for {shard.bytes}")
+            raise damaged_shard(file, f"{size} bytes instead of {shard.bytes}")
     sizes = {shard.name: shard.bytes for shard in content.shards}
-    for clip in content.clips:  # before anything of that length is made; the shards themselves are opened when used
+    for clip in content.clips:  # before an array of that length is made; the shards are opened when used
         if clip.shard not in sizes:
             raise damaged_shard(path / clip.shard, f"not among the shards, though {clip.id} should be in it")
         if clip.segments * settings.segment_bytes > sizes[clip.shard]:
@@ -409,7 +409,7 @@ TYPES = {"visual": "F16", "audio": "F32"}
 
 
 def check_types(path: Path, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """AvelError where a shard does not hold what it should."""
+    """Raise AvelError if a shard lacks features, or has them in another type."""
     for name, wanted in TYPES.items():
         kind = found.get(name, ("missing",))[0]
         if kind != wanted:

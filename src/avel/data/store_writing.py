@@ -26,7 +26,7 @@ from avel.reading import LARGE_FILE, open_tensors, parse_json, read_bytes, tenso
 from avel.types import Progress
 
 SHARD_BYTES = 64 * 2**20  # a shard is put together in memory before it is written, and once more as bytes
-_ANNOUNCED = "shards.json"  # in the work folder: the shards that are removed where store.json does not name them
+_ANNOUNCED = "shards.json"  # in the work folder: shards that are removed if store.json does not name them
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class ClipFeatures:
 
     Attributes:
         visual: (T, H, W, Dv) float16.
-        audio: (T, Da) float32; zeros that stand for nothing where ``audio_valid`` is False.
+        audio: (T, Da) float32; meaningless zeros if ``audio_valid`` is False.
         duration: seconds for which there is both picture and sound; without sound, picture.
-        audio_valid: False where the file has no sound, which is allowed with ``missing_audio="mark"`` alone.
+        audio_valid: False if the file has no sound, which only ``missing_audio="mark"`` allows.
         bad_packets: packets and pictures that could not be decoded.
         tags: what a timeline says of how the file was read, in words: ``streams``, which of several were taken; ``time
-            stamps``, where they started again or jumped; ``length``, which of picture and sound ends early;
-            ``channels``, how more than two became one. A key is left out where there is nothing to say.
+            stamps``, where they restarted or jumped; ``length``, which of picture and sound ends early;
+            ``channels``, how more than two became one. A key without anything to say is left out.
         uneven: with framing ``ave`` and ``any_length`` the stretches of ten seconds whose frames were chosen by their
             time, see `avel.features.segments.AveVisualSegments`.
     """
@@ -78,7 +78,7 @@ def write_part(out: Path, clip_id: str, settings: Settings, features: ClipFeatur
     Returns:
         The clip, without events and splits: the table has these.
     """
-    # save() writes an array in the order its memory has, whatever the axes say
+    # save() writes an array in the order of its memory, whatever its axes
     visual, audio = np.ascontiguousarray(features.visual), np.ascontiguousarray(features.audio)
     facts: dict[str, Any] = {
         "segments": len(visual),
@@ -104,7 +104,7 @@ def _not_in_part(out: Path, clip_id: str) -> dict[str, Any]:
 def read_part(out: Path, clip_id: str, settings: Settings, source: str) -> StoredClip | None:
     """A finished clip that waits to be packed, as `write_part` returned it.
 
-    None where there is none, where it is damaged, and where other settings or another source made it.
+    None if there is none, if it is damaged, or if other settings or another source made it.
     """
     path = part_file(out, clip_id)
     try:
@@ -258,7 +258,7 @@ def _announced(out: Path) -> set[str]:
 
 
 def _names(data: bytes, chosen: Callable[[Any], list[Any]]) -> set[str]:
-    """The names of shards in JSON; none where it is damaged, and none that lead elsewhere."""
+    """The names of shards in JSON; none if it is damaged, and none that lead elsewhere."""
     try:
         return {
             name for name in chosen(parse_json(data, Any)) if re.fullmatch(r"shard-[0-9a-f]{16}\.safetensors", name)

@@ -2,10 +2,10 @@
 
 Header ``video,start,end,label[,split]``; one row per event; times in decimal seconds; paths relative to the CSV. A
 video without any event is one row whose start, end and label are empty. Further columns are ignored. Labels are kept in
-Unicode's composed form (NFC), so that no class is two because a Mac wrote its "é" as two characters.
+Unicode's composed form (NFC), so that a Mac, which writes "é" as two characters, does not make a second class.
 
-Spreadsheets write semicolons or tabs for the commas, decimal commas with them, and UTF-16: the header and the first
-bytes tell, and all of it is read.
+Spreadsheets also write semicolons or tabs instead of commas, decimal commas with them, and UTF-16. The header and the
+first bytes tell, and all of it is read.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Clip:
     Attributes:
         id: its path as the table writes it.
         path: where the file is.
-        spans: its events in order of time; they never overlap. Empty where it shows background alone.
+        spans: its events in order of time; they never overlap. Empty if the video has none.
         splits: the names of the splits it is in: one at most in a CSV, one of each family in AVE.
-        video: what it was cut from, where several clips may share one; None where the clip is the video.
+        video: the id of the video it was cut from, which several clips may share; None if the clip is the video.
     """
 
     id: str
@@ -205,7 +205,7 @@ def _read(path: Path, split_of: Callable[[str, str], str], *, must_exist: bool) 
                 f"{place}, column split: {video!r} is in {row['split']!r} here and in {known.split!r} on line "
                 f"{known.line}",
                 "one split for one video",
-                "make them equal, else the video would be trained on and tested on",
+                "use one of the two, or the model would be tested on a video that it was trained on",
             )
         span = _span(row, place)
         if span is None:
@@ -230,10 +230,10 @@ def write_table(path: str | Path, clips: Iterable[Clip]) -> None:
     """Write clips as a CSV that `read_table` reads back equal; paths are made relative to the CSV.
 
     A spreadsheet would run a cell that starts with ``=``, ``+``, ``-`` or ``@``: a label or split like that gets an
-    apostrophe in front, a path ``./``. `read_table` takes them off again.
+    apostrophe in front, a path ``./``. `read_table` removes them again.
 
     Raises:
-        AvelError: a path, a label or a split holds control characters or is no UTF-8 text, or the disk is full.
+        AvelError: a path, a label or a split contains control characters or is not UTF-8 text, or the disk is full.
     """
     path = Path(path)
     clips = list(clips)
@@ -255,7 +255,7 @@ def classes_of(clips: Iterable[Clip]) -> tuple[str, ...]:
 def find_file(folder: Path, name: str) -> tuple[str, Path | None]:
     """The path as it is spelled, and the file that it means in the folder of a table or a list; None if there is none.
 
-    A name that `write_csv` had to write out is read back. Letters may be composed or not: a Mac does not keep "é" as
+    A name that `write_csv` wrote with escapes is read back. Letters may be composed or not: a Mac does not keep "é" as
     one character, other systems do.
     """
     for path in dict.fromkeys((name, utf8_path_text(name))):
@@ -359,7 +359,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             rows.append((line, {"video": csv_path_text(given.get("video", "")), **row}))
     except csv.Error as error:
         raise AvelError(
-            f"{path} line {reader.line_num}: {error}", "comma-separated values", "mend the quotes on that line"
+            f"{path} line {reader.line_num}: {error}", "comma-separated values", "correct the quotes on that line"
         ) from error
     if header is None:
         raise AvelError(f"{path} is empty", _HEADER, "write one line per event under that header")
@@ -367,7 +367,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _check_header(header: Sequence[str], place: str) -> None:
-    """AvelError where a column is missing or there twice."""
+    """Raise AvelError if a column is missing or is there twice."""
     missing = [name for name in _COLUMNS if name not in header]
     doubled = [name for name in (*_COLUMNS, "split") if header.count(name) > 1]
     if not missing and not doubled:
@@ -397,9 +397,9 @@ def _with_point(text: str, delimiter: str, marks: dict[str, str], place: str) ->
     other = marks.get("." if mark == "," else ",")
     if other is not None:
         raise AvelError(
-            f"{place}: {text!r}, though {other} has the other decimal mark",
+            f"{place}: {text!r}, but {other} has the other decimal mark",
             "decimal points in all times, or decimal commas in all",
-            "write them in one way",
+            "use one of the two throughout",
         )
     marks.setdefault(mark, place)
     return text.replace(",", ".")
@@ -420,9 +420,9 @@ def _span(row: dict[str, str], place: str) -> Span | None:
     start, end = (_seconds(row[name], f"{place}, column {name}") for name in ("start", "end"))
     if end <= start:
         raise AvelError(
-            f"{place}, column end: the event ends at {row['end']} s, its start is {row['start']} s",
+            f"{place}, column end: the event ends at {row['end']} s but starts at {row['start']} s",
             "an end later than the start",
-            "correct the times; an event without length is none",
+            "correct the times; an event must have a length",
         )
     if row["label"].casefold() == BACKGROUND:
         raise AvelError(
@@ -432,9 +432,9 @@ def _span(row: dict[str, str], place: str) -> Span | None:
         )
     if has_controls(row["label"]):
         raise AvelError(
-            f"{place}, column label: {row['label']!r} holds control characters",
+            f"{place}, column label: {row['label']!r} contains control characters",
             "a name in one line of plain text",
-            "take them out",
+            "remove them",
         )
     return Span(_composed(row["label"]), start, end)
 
@@ -443,13 +443,13 @@ def _seconds(text: str, place: str) -> float:
     value = float(text) if _SECONDS.fullmatch(text) else math.inf
     if math.isinf(value):
         raise AvelError(
-            f"{place}: {text!r} is no time", "seconds with a decimal point, such as 3 or 3.25", "correct the time"
+            f"{place}: {text!r} is not a time", "seconds with a decimal point, such as 3 or 3.25", "correct the time"
         )
     return value
 
 
 def _in_order(path: Path, video: str, events: list[tuple[Span, int]]) -> tuple[Span, ...]:
-    """The events sorted by time, or AvelError where two overlap."""
+    """The events sorted by time. Raises AvelError if two overlap."""
     events = sorted(events, key=lambda event: event[0].start)
     for (first, first_line), (second, second_line) in pairwise(events):
         if second.start < first.end:
@@ -457,7 +457,7 @@ def _in_order(path: Path, video: str, events: list[tuple[Span, int]]) -> tuple[S
                 f"{path} lines {first_line} and {second_line}: {first.label!r} ({first.start:g} to {first.end:g} s) "
                 f"and {second.label!r} ({second.start:g} to {second.end:g} s) overlap in {video!r}",
                 "one event at a time in a video",
-                "keep the one that matters where they overlap",
+                "shorten or delete one of them",
             )
     return tuple(span for span, _ in events)
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from avel.files import refuse_foreign, write_file
 from avel.plots import class_color
+from avel.text import counted
 from avel.timeline import Timeline
 from avel.web.page import _frame, _seconds, _swatch, _template, _text
 
@@ -17,7 +18,7 @@ _MARK = '<meta name="generator" content="avel index">'
 
 
 def check_index(path: Path) -> None:
-    """Raises AvelError where a file of somebody else stands in the place of an index page."""
+    """Raises AvelError if a file that avel did not write is in the place of an index page."""
     refuse_foreign(path, lambda content: _MARK.encode() in content)
 
 
@@ -30,24 +31,20 @@ def index_page(out: Path, videos: Sequence[tuple[Timeline, Path]], failed: Seque
         failed: name and cause of each video that could not be used.
 
     Raises:
-        AvelError: the disk is full, or a file of somebody else is in the way.
+        AvelError: the disk is full, or a file that avel did not write is in the way.
     """
     check_index(out)
     number = sum(len(timeline.events) for timeline, _ in videos)
     content = _template("index.html").substitute(
-        _frame(_count(len(videos), "video")),
+        _frame(counted(len(videos), "video")),
         mark=_MARK,
-        summary=f"{_seconds(sum(timeline.duration for timeline, _ in videos))} · {_count(number, 'event')} found",
+        summary=f"{_seconds(sum(timeline.duration for timeline, _ in videos))} · {counted(number, 'event')} found",
         legend=_legend(videos),
         videos="".join(_entry(timeline, page) for timeline, page in videos),
         failed="".join(f"<li>{_text(name)}: {_text(cause)}</li>" for name, cause in failed),
         hide_failed="" if failed else " hidden",
     )
     write_file(out, content)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _legend(videos: Sequence[tuple[Timeline, Path]]) -> str:

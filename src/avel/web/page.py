@@ -23,7 +23,7 @@ import numpy as np
 import avel
 from avel.files import link_or_copy, write_file
 from avel.plots import TICK_STEPS, class_color, clock, shown_classes, text_color
-from avel.text import visible
+from avel.text import counted, visible
 from avel.timeline import Timeline
 from avel.types import BACKGROUND
 
@@ -58,11 +58,11 @@ def timeline_page(
     out = Path(out)
     address = None if media is None else _beside(Path(media), out, out.stem)
     name = Path(timeline.video).name
-    number = len(timeline.events)
+    found = counted(len(timeline.events), "event") if timeline.events else "no events"
     content = _template("timeline.html").substitute(
         _frame(name),
         heading=_text(name),
-        summary=f"{_seconds(timeline.duration)} · {number or 'no'} event{'' if number == 1 else 's'} found",
+        summary=f"{_seconds(timeline.duration)} · {found} found",
         clip=_clip(timeline, address, "page", picture, name, start),
         notes=_notes(timeline),
     )
@@ -124,7 +124,7 @@ def _clip(
     unknown = sorted({span.label for _, lane in spans for span in lane} - set(timeline.classes))
     labels = [*timeline.classes, BACKGROUND, *unknown]
     colors = [*map(class_color, range(len(timeline.classes))), *["#8a929c"] * (1 + len(unknown))]
-    # A label may lie behind the end of the clip, or reach over it. Seconds to three decimals, labels by number.
+    # A label may lie after the end of the clip, or reach past it. Seconds to three decimals, labels by number.
     lanes = [
         [
             (round(span.start, 3), round(min(span.end, length), 3), labels.index(span.label))
@@ -181,7 +181,7 @@ def _clip(
 
 
 def _bars(lane: Sequence[tuple[float, float, int]], colors: Sequence[str], length: float) -> str:
-    """One path a colour. A browser paints an edge of a path by the share of the pixel that it covers, so that a lane
+    """One path per colour. A browser paints an edge of a path by the share of the pixel that it covers, so that a lane
     of an hour is as full as the hour."""
     paths: dict[int, str] = {}
     for start, end, label in lane:
@@ -203,10 +203,10 @@ def _strip(timeline: Timeline, index: int, length: float) -> str:
 
 
 def _notes(timeline: Timeline) -> str:
-    known = len(timeline.classes)
+    known = counted(len(timeline.classes), "class")
     tags = "; ".join(f"{key} {value}" for key, value in timeline.tags.items())
     return (
-        f"<p>{timeline.looked_for} {known} class{'' if known == 1 else 'es'}: {_text(', '.join(timeline.classes))}. "
+        f"<p>{timeline.looked_for} {known}: {_text(', '.join(timeline.classes))}. "
         "Anything else in a clip counts as background or is mistaken for one of these.</p>"
         "<p>In an audio-visual event, something is both seen and heard. The model gives one label to each segment "
         f"of {timeline.segment_seconds:g} s, so it allows one event at a time.</p>"

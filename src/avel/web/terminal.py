@@ -81,7 +81,7 @@ def _lane(spans: Sequence[Span], length: float, width: int, marks: str) -> str:
     full as the time. A span too short for the first step leaves a trace, so that none gets lost.
     """
     cover = [0.0] * width
-    for span in spans:  # a label may lie behind the end of the clip, or reach over it
+    for span in spans:  # a label may lie after the end of the clip, or reach past it
         start, end = (min(second / length, 1.0) * width for second in (span.start, span.end))
         for place in range(int(start), min(math.ceil(end), width)):
             cover[place] += min(end, place + 1) - max(start, place)

@@ -1,4 +1,4 @@
-"""A feature store -> h5 files in AVE's own layout, for everybody's code that reads AVE.
+"""A feature store -> h5 files in AVE's own layout, for any code that reads AVE.
 
 One data set a file, called ``avadataset`` (``order`` in the files of the splits), whose rows follow the lines of
 ``Annotations.txt``. Features are read from the store and written a row at a time, so that memory does not grow with the
@@ -69,7 +69,7 @@ class _Row:
         first: its first segment.
         labels: (T,) column of each segment, background = C.
         video: column of the row's own class.
-        spans: the clip's events, where the row shows the whole clip; they name the class of an event without length.
+        spans: the clip's events, if the row is the whole clip; they give the class of an event without length.
     """
 
     index: int
@@ -106,8 +106,8 @@ def export_h5(
     ``Annotations.txt``               N lines ``Category&VideoID&Quality&start&end``, seconds from the row's begin
     ================================  ===================  ==================================================
 
-    Rows are in the order of the store. Columns are AVE's 28 classes in AVE's order where the store has no others, else
-    the store's. A background-only row has the line ``background&VideoID&good&0&0``. Where a store has splits, clips in
+    Rows are in the order of the store. Columns are AVE's 28 classes in AVE's order if the store has no others, else
+    the store's. A background-only row has the line ``background&VideoID&good&0&0``. If a store has splits, clips in
     none of AVE's are left out.
 
     Args:
@@ -127,7 +127,7 @@ def export_h5(
 
     Raises:
         AvelError: no such store; a clip without labels, without valid audio, or of another number of segments (shorter,
-            with ``segments``); a class or video name with ``&`` or a line break in it; a file that cannot be made of
+            with ``segments``); a class or video name with ``&`` or a line break in it; a file that cannot be made from
             this store; a folder that holds something; or a full disk. Nothing is left behind.
     """
     opened, out = open_store(store), Path(out)
@@ -200,13 +200,13 @@ def _chosen(store: Store) -> tuple[list[int], list[int], list[int]]:
         raise AvelError(
             f"no clip of {store.path} is in one of AVE's splits; there are {', '.join(store.splits()) or 'no clips'}",
             f"clips in {', '.join(FAMILIES['standard'])}, or a store without splits",
-            "call the splits so in the CSV and run `avel extract` again: finished clips are kept",
+            "use these names in the CSV and run `avel extract` again: finished clips are kept",
         )
     return main, background, left_out
 
 
 def _refuse_lengths(store: Store, indices: Sequence[int], segments: int | None) -> None:
-    """AvelError where a clip does not make rows of T segments."""
+    """Raise AvelError if a clip does not make rows of T segments."""
     length = segments or SEGMENTS
     clips = [store.clips[index] for index in indices]
     wrong = [clip for clip in clips if (clip.segments != length if segments is None else clip.segments < length)]
@@ -214,8 +214,9 @@ def _refuse_lengths(store: Store, indices: Sequence[int], segments: int | None) 
         return
     some = first_names([f"{clip.id} ({clip.segments})" for clip in wrong], NAMED)
     shortest = min(clip.segments for clip in clips)
+    lack = "do not have" if segments is None else "have fewer than"
     raise AvelError(
-        f"{len(wrong)} of {len(clips)} clips in {store.path} have another number of segments than {length}: {some}",
+        f"{len(wrong)} of {len(clips)} clips in {store.path} {lack} {length} segments: {some}",
         f"{length} segments in every clip, as AVE has" if segments is None else f"at least {length} in every clip",
         f"add --segments {min(shortest, length)}, which cuts longer clips into windows, or take these clips out of the "
         "CSV and run `avel extract` again: the others are kept",
@@ -229,7 +230,7 @@ def _rows(store: Store, indices: Sequence[int], segments: int, columns: Sequence
     for index in indices:
         clip = store.clips[index]
         whole = to_column[store.labels(index).numpy()]
-        spans = (clip.spans or ()) if clip.segments == segments else ()  # of a part, spans elsewhere say nothing
+        spans = (clip.spans or ()) if clip.segments == segments else ()  # events elsewhere say nothing about a part
         for first in consecutive_windows(clip.segments, segments):
             labels = whole[first : first + segments]
             rows.append(_Row(index, first, labels, video_class(spans, columns, labels), spans))
@@ -256,7 +257,7 @@ def _line(store: Store, row: _Row, columns: Sequence[str]) -> str:
         if own:
             _, first, length = max(own, key=lambda run: run[2])
             start, end = first * store.segment_seconds, (first + length) * store.segment_seconds
-        else:  # an event of no length, as in AVE's row 26
+        else:  # an event without length, as in AVE's row 26
             start = end = row.spans[0].start
     video = store.clips[row.index].video
     for what, name in (("class", label), ("video", video)):
@@ -320,7 +321,7 @@ def _wanted(files: Sequence[str] | None, possible: Sequence[str]) -> list[str]:
     foreign = [name for name in files if name not in possible and name != "Annotations.txt"]
     if foreign:
         raise AvelError(
-            f"no file {foreign[0]!r} can be made of this store",
+            f"no file {foreign[0]!r} can be made from this store",
             f"one of {', '.join(possible)}",
             "name others with --files, or leave it out for all",
         )
@@ -328,13 +329,13 @@ def _wanted(files: Sequence[str] | None, possible: Sequence[str]) -> list[str]:
 
 
 def _refuse_folder(out: Path, overwrite: bool, needed: int) -> None:
-    """AvelError where ``out`` must not be replaced, or the disk has too little room for the features."""
+    """Raise AvelError if ``out`` must not be replaced, or the disk has too little room for the features."""
     there = {file.name for file in out.iterdir()} if out.is_dir() else set()
     known = {EXPORT_MARK, *(name for names in NAMES.values() for name in names)}
     if there and not (EXPORT_MARK in there and there <= known):
         foreign = sorted(there - known) or sorted(there)
         raise AvelError(
-            f"{out} holds {foreign[0]}, and is no export of avel"
+            f"{out} holds {foreign[0]} and is not an export of avel"
             if EXPORT_MARK not in there
             else f"{out} holds {foreign[0]} beside an earlier export",
             "a new or empty folder, or an earlier export and nothing else",
@@ -347,7 +348,7 @@ def _refuse_folder(out: Path, overwrite: bool, needed: int) -> None:
 
 
 def _h5(key: str, array: np.ndarray, attributes: dict[str, Any]) -> bytes:
-    """An HDF5 file of one array. In memory: HDF5 may crash where a disk is full."""
+    """An HDF5 file of one array. In memory: HDF5 may crash if the disk is full."""
     file = io.BytesIO()
     with h5py.File(file, "w") as opened:
         opened.create_dataset(key, data=array).attrs.update(attributes)
@@ -361,7 +362,7 @@ def _write_features(
     write: dict[str, Callable[[int, np.ndarray], None]],
     progress: Progress | None,
 ) -> None:
-    """Read every row once, and give it to what writes the files that are wanted."""
+    """Read every row once and write it to the files that are wanted."""
     total = len(rows) + len(noisy) if write else 0
     for prefix, some, before in (("", rows, 0), ("background ", noisy, len(rows))):
         visual, audio = (write.get(NAMES[prefix + kind][0]) for kind in ("visual", "audio"))

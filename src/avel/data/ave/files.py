@@ -61,7 +61,7 @@ SEGMENTS = 10  # T, of one second each
 #: The file beside simulated data, so that nobody takes them for AVE.
 SIMULATED_MARK = "simulated.json"
 
-#: The file that `avel.data.ave.export` writes beside its files: what made the features, which AVE's files cannot say.
+#: The file that `avel.data.ave.export` writes beside its files: what made the features. AVE's files cannot say it.
 EXPORT_MARK = "export.json"
 
 FEATURES, ORDER = "avadataset", "order"  # the key of the one data set in each file
@@ -87,7 +87,7 @@ NAMES = {
     "test_match": ("test_order_match.h5",),
 }
 
-#: sha256 of the small files as they are public; the feature files' are not known here.
+#: sha256 of the small files as published; those of the feature files are not known here.
 OFFICIAL = {
     "Annotations.txt": "0d24a9ec5cd4ceb779ebd83d74e83ec8e55c5e468cede3f320fb57346c9dd321",
     "train_order.h5": "a216fcdd02782ba9d10c9ea79116120eb3be467740e58290e1b340d42a590456",
@@ -127,7 +127,7 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     """Read ``Category&VideoID&Quality&start&end`` lines, with or without a header; empty lines are skipped.
 
     Raises:
-        AvelError: no such file, no UTF-8 text, a line of other than five fields, an unknown class, an empty id, or
+        AvelError: no such file, not UTF-8 text, a line without exactly five fields, an unknown class, an empty id, or
             times that are not whole seconds with 0 <= start <= end <= 10. The message names file and line.
     """
     path = Path(path)
@@ -154,7 +154,7 @@ def read_annotations(path: str | Path) -> list[Annotation]:
         if label not in CLASSES:
             near = difflib.get_close_matches(label, CLASSES, 1)
             raise AvelError(
-                f"{place}: {label[:60]!r} is no class of AVE",
+                f"{place}: {label[:60]!r} is not a class of AVE",
                 f"one of its 28 classes{f', such as {near[0]!r}' if near else ''}",
                 "correct the line; for your own classes, write a CSV (docs/data.md)",
             )
@@ -182,7 +182,7 @@ def full_labels(annotations: Sequence[Annotation]) -> np.ndarray:
 def weak_labels(
     annotations: Sequence[Annotation], form: Literal["onehot", "proportion"] = "onehot", *, background_videos: int = 0
 ) -> np.ndarray:
-    """(N + background_videos, 29) float32: ``mil_labels.h5``, or ``prob_label.h5`` where ``form`` is ``proportion``.
+    """(N + background_videos, 29) float32: ``mil_labels.h5``, or ``prob_label.h5`` if ``form`` is ``proportion``.
 
     Args:
         annotations: N rows.
@@ -227,7 +227,7 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
     """``with open_dataset(path, key) as dataset``: an h5py data set.
 
     Raises:
-        AvelError: no such file, no HDF5 file or a truncated one, or no data set of that key; file and key are named.
+        AvelError: no such file, not a whole HDF5 file, or no data set of that key; file and key are named.
     """
     import h5py
 
@@ -251,10 +251,10 @@ def open_dataset(path: str | Path, key: str) -> Iterator[h5py.Dataset]:
 
 
 def read_rows(dataset: h5py.Dataset, path: str | Path, rows: slice = slice(None), out: np.ndarray | None = None) -> Any:
-    """``dataset[rows]``, into ``out`` where it is given.
+    """``dataset[rows]``, into ``out`` if it is given.
 
     Raises:
-        AvelError: the file cannot give them; file, key and rows are named.
+        AvelError: they cannot be read; file, key and rows are named.
     """
     try:
         if out is None:
@@ -276,8 +276,8 @@ def rows_file(
 ) -> Iterator[Callable[[int, np.ndarray], None]]:
     """Give ``write(row, values)`` for a new HDF5 file of one contiguous array under the key of AVE's features.
 
-    HDF5 only lays the file out; rows then go straight to their place, which several threads can do at once. And a full
-    disk is an OSError then, where HDF5 may crash.
+    HDF5 only lays the file out; rows are then written straight to their place, by several threads at once. On a full
+    disk that raises OSError, while HDF5 may crash.
 
     Args:
         path: of the file, which does not exist yet.
@@ -292,7 +292,7 @@ def rows_file(
 
     little_endian = np.dtype(dtype).newbyteorder("<")
     with open(path, "wb") as empty:
-        empty.truncate(little_endian.itemsize * prod(shape))  # a limit is met here, not within HDF5
+        empty.truncate(little_endian.itemsize * prod(shape))  # a limit shows here, not within HDF5
     with h5py.File(path, "w", locking=False) as file:  # `replacing` holds a lock of its own
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)  # so that the array has its place now
@@ -309,7 +309,7 @@ def rows_file(
 
         def write(row: int, values: np.ndarray) -> None:
             left, at = memoryview(values.astype(little_endian).tobytes()), begin + row * row_bytes
-            while left:  # a full disk shortens a write before it fails one
+            while left:  # a nearly full disk shortens a write before it fails one
                 written = os.pwrite(handle, left, at)
                 left, at = left[written:], at + written
 

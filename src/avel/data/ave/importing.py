@@ -1,7 +1,7 @@
 """AVE's h5 files -> a feature store, in one pass: 8.3 GB of float64 become 2.2 GB of float16 and float32.
 
 A shard of the store is the unit of finished work. Its name follows from the input files and the rows it holds, so a
-run that was killed finds its finished shards by name and reads no feature of them again.
+killed run finds its finished shards by name and does not read their features again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from avel.files import (
     write_file,
 )
 from avel.reading import Count, Sha256, open_tensors, parse_json
-from avel.text import first_names
+from avel.text import counted, first_names
 from avel.types import Finding, Progress
 from avel.workers import in_threads, worker_count
 
@@ -52,7 +52,7 @@ class ImportReport:
     Attributes:
         store: the folder.
         clips: clips in the store.
-        done: of these, clips whose features were read in this run.
+        done: clips whose features were read in this run.
         survey: what was found in the folder.
         findings: its findings, and those of the features.
     """
@@ -89,8 +89,8 @@ def import_ave(
     """Make a feature store of AVE's files, clips in the order of Annotations.txt.
 
     A clip is in a split of each family that is there, such as ``train`` and ``val_match``; the background-only clips
-    follow at the end, in the split ``background``. Without ``visual_feature.h5`` the pooled features of
-    ``visual_feature_vec.h5`` are taken, a grid of one cell, which serves cross-modality localization alone.
+    follow at the end, in the split ``background``. Without ``visual_feature.h5``, the pooled features of
+    ``visual_feature_vec.h5`` are used, a grid of one cell, which is enough for cross-modality localization only.
 
     Args:
         folder: AVE's files, see `avel.data.ave.files.NAMES`.
@@ -154,11 +154,11 @@ def import_ave(
 
 
 class _BadInputError(AvelError):
-    """A feature file that cannot be imported. What this run wrote is removed; after a full disk it is kept."""
+    """A feature file that cannot be imported. What this run wrote is then removed; after a full disk it is kept."""
 
 
 def _sources(found: Survey) -> list[_Source]:
-    """The files to read; AvelError where they do not make a store."""
+    """The files to read. Raises AvelError if they do not make a store."""
     for key in ("audio", "visual"):
         if key not in found.shapes and not (key == "visual" and "pooled visual" in found.shapes):
             raise AvelError(
@@ -230,7 +230,7 @@ def _settings(found: Survey) -> Settings:
 
 
 def _identity(path: Path) -> list[Any]:
-    """What changes when a large file does; the file is not read."""
+    """Facts that change when a large file does; the file is not read."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 
@@ -378,11 +378,13 @@ def _seen(shards: list[_Shard], facts: dict[Path, dict[str, Any]]) -> list[Findi
         for kind, path in (("visual", first.visual), ("audio", first.audio)):
             rows = [row for shard in own for row in facts[shard.path]["negative"][kind]]
             if rows:
-                text = f"{len(rows)} rows hold negative values, which AVE's never do: {first_names(rows, 10)}"
+                where = f"{counted(len(rows), 'row')}: {first_names(rows, 10)}"
+                text = f"negative values, unlike in AVE's files, in {where}"
                 findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
         silent = [row for shard in own for row in facts[shard.path]["silent"]]
         if silent:
-            text = f"{len(silent)} rows have a second of zeros, no sound that VGGish knows: {first_names(silent, 10)}"
+            where = f"{counted(len(silent), 'row')}: {first_names(silent, 10)}"
+            text = f"a second of zeros, which VGGish never gives, in {where}"
             findings.append(Finding("note", f"{first.audio.name}, key {FEATURES}", text))
         if first.pooled:
             differs = max(facts[shard.path]["pooled_difference"] for shard in own)

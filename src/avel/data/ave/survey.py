@@ -77,7 +77,7 @@ class Survey:
         return "AVE" if _is_official(self.files["annotations"]) else "in AVE's layout, other annotations"
 
     def lacking(self) -> dict[str, list[str]]:
-        """For every task the files that it lacks; an empty list where it can be trained and tested."""
+        """For every task, the files that it lacks; an empty list if it can be trained and tested."""
         standard, match = (
             [NAMES[split][0] for split in splits if split not in self.splits] for splits in FAMILIES.values()
         )
@@ -163,14 +163,14 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Finding]]:
 
 
 class _Mark(Struct):
-    """What ``simulated.json`` says that the import must know."""
+    """The part of ``simulated.json`` that the import needs."""
 
     version: Count
     seed: int
 
 
 class _Export(Struct):
-    """What ``export.json`` says that the import must know."""
+    """The part of ``export.json`` that the import needs."""
 
     settings: SettingsFile
 
@@ -196,7 +196,7 @@ def _read_export(path: Path) -> Settings:
 
 
 def _refuse_unlike(mark: Path, exported: Settings, shapes: dict[str, tuple[int, ...]]) -> None:
-    """AvelError where ``export.json`` is not of these files, or of segments that AVE's annotations do not fit."""
+    """Raise AvelError if ``export.json`` does not fit the files, or its segments do not fit AVE's annotations."""
     said = {
         "visual": (*exported.grid, exported.visual_dim),
         "pooled visual": (exported.visual_dim,),
@@ -225,13 +225,13 @@ def _is_official(annotations: Path) -> bool:
 
 
 def _against_official(files: dict[str, Path]) -> list[Finding]:
-    """Whether the small files are those that are public, by their hashes."""
+    """Whether the small files are the published ones, by their hashes."""
     known = [path for path in files.values() if path.name in OFFICIAL]
     others = [path.name for path in known if file_sha256(path) != OFFICIAL[path.name]]
-    findings = [Finding("note", name, "differs from the public file (sha256)") for name in others]
+    findings = [Finding("note", name, "differs from the published file (sha256)") for name in others]
     if len(others) < len(known):
         same = ", ".join(path.name for path in known if path.name not in others)
-        findings.insert(0, Finding("ok", same, "as public (sha256)"))
+        findings.insert(0, Finding("ok", same, "same as published (sha256)"))
     return findings
 
 
@@ -262,7 +262,7 @@ def _read_splits(files: dict[str, Path], num_rows: int) -> tuple[dict[str, np.nd
                 "order",
                 f"row {left_out[0]} of Annotations.txt is in none of {', '.join(files[n].name for n in names)} "
                 f"({len(left_out)} such rows)",
-                f"{num_rows} rows shared out among them, as Annotations.txt has lines",
+                f"{num_rows} rows shared out among them, one for each line of Annotations.txt",
             )
         sizes = " + ".join(str(len(order)) for order in orders.values())
         findings.append(Finding("ok", f"{family} splits", f"disjoint and complete: {sizes} = {num_rows} rows"))
@@ -318,14 +318,14 @@ def _of_videos(annotations: list[Annotation], splits: dict[str, np.ndarray]) -> 
     if len(first) < len(CLASSES):
         findings.append(Finding("note", place, f"holds {len(first)} of AVE's {len(CLASSES)} classes"))
     if first != sorted(first):
-        text = "the classes do not first appear in AVE's order; class ids follow AVE's order all the same"
+        text = "the classes do not first appear in AVE's order; class ids follow AVE's order anyway"
         findings.append(Finding("note", place, text))
     findings += [
         Finding(
             "note",
             f"{place} row {each.row}",
-            f"{each.span.label}, {each.video}: an event of no length ({each.span.start:g} to {each.span.end:g} s), so "
-            "all of it is background",
+            f"{each.span.label}, {each.video}: an event without length ({each.span.start:g} to {each.span.end:g} s), "
+            "so all of the row is background",
         )
         for each in annotations
         if each.span.start == each.span.end
@@ -333,14 +333,14 @@ def _of_videos(annotations: list[Annotation], splits: dict[str, np.ndarray]) -> 
     repeated = repeated_videos(annotations)
     if repeated:
         findings.append(
-            Finding("note", place, f"{len(repeated)} videos have two rows or more: {', '.join(sorted(repeated))}")
+            Finding("note", place, f"videos with two rows or more ({len(repeated)}): {', '.join(sorted(repeated))}")
         )
     for family in FAMILIES.values():
         for one, other in combinations(family, 2):
             if one in splits and other in splits:
                 shared = shared_videos(annotations, splits[one], splits[other])
                 if shared:
-                    text = f"{len(shared)} videos are in both: {', '.join(shared)}"
+                    text = f"videos in both ({len(shared)}): {', '.join(shared)}"
                     findings.append(Finding("note", f"{one} and {other}", text))
     return findings
 
@@ -376,7 +376,7 @@ def _of_labels(
         rows = np.flatnonzero(different.reshape(len(labels), -1).any(1)).tolist()
         if rows:
             which = first_names(rows, 20)
-            text = f"{len(rows)} of {len(labels)} rows differ from Annotations.txt, which counts: rows {which}"
+            text = f"{len(rows)} of {len(labels)} rows differ from Annotations.txt, whose labels are used: rows {which}"
             findings.append(Finding("note", f"{path.name}, key {FEATURES}", text))
         else:
             findings.append(Finding("ok", path.name, f"equals Annotations.txt on all {labels.size} cells"))

@@ -95,7 +95,7 @@ class ClipPlan:
     """What happens in one video, second by second.
 
     Attributes:
-        video: its path under the world's folder, as the CSV has it.
+        video: its path in the world's folder, as the CSV has it.
         pool: what its instances, places and voices are drawn from.
         seed: of the world; with ``number`` it fixes every random choice in the file.
         number: of the clip.
@@ -238,9 +238,9 @@ def pool_generator(seed: int, name: str, purpose: int = 0) -> Rng:
 
 
 def _deal(rng: Rng, cards: Sequence[str]) -> Iterator[str]:
-    """The classes in an order newly shuffled for each round: every class equally often, none twice running.
+    """The classes in an order newly shuffled for each round: every class equally often, none twice in a row.
 
-    Twice running, two events of 10 s could meet at a cut and be one that is longer than an event may be.
+    With one twice in a row, two events of 10 s could meet at a cut and form one that is longer than an event may be.
     """
     last = None
     while True:
@@ -257,7 +257,7 @@ def _shares(clips: int) -> tuple[int, int, int]:
 
 
 def knobs() -> dict[str, Any]:
-    """Every knob by name, for world.json."""
+    """Every setting above by name, for world.json."""
     names = (
         "WIDTH HEIGHT FRAME_RATES SPLIT_SHARES INSTANCES PLACES VOICES EVENT_SECONDS EVENT_FREE TWO_EVENTS CUT "
         "KIND_WEIGHTS OWN_CLASS RUN_SECONDS SILENT_MOVES BYSTANDER SIZES CLUTTER SHAKE GRAIN LIGHT NOISE_DB "

@@ -8,12 +8,12 @@ stream is enough alone:
 sound_only     a class is heard, nothing of any class is in view
 sight_only     a thing is in view, moving or at rest, and no class is heard
 wrong_sound    a thing is in view and another class is heard
-neither        no class is seen, none is heard
+neither        no class is seen or heard
 =============  ============================================================
 
-Places, clutter, noise, a shaking camera and off-screen voices go over all of it. Instances (colour,
-shape, pitch, timbre, pace), places and voices come from pools that no two splits share. ``plan_world`` decides what
-happens; ``render_clip`` makes it so.
+Places, clutter, noise, a shaking camera and off-screen voices are added to all of it. Instances
+(colour, shape, pitch, timbre, pace), places and voices come from pools that no two splits share. ``plan_world`` decides
+what happens; ``render_clip`` makes the file.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ __all__ = [
     "synthesize_clip",
 ]
 
-_VERSION = 1  # of the drawing and the synthesis: raise it when the same plan gives another file
+_VERSION = 1  # of drawing and synthesis: raise it when the same plan gives another file
 
 
 def render(
@@ -90,7 +90,7 @@ def render(
     video that is there is not made again.
 
     Args:
-        out: the folder, made if need be.
+        out: the folder; it is made if it is missing.
         clips: number of clips, split into train, val and test.
         long_videos: number of videos of 47 to 180 s, with their labels in long.csv.
         seed: seed of the world. The same seed gives the same labels, frames and sound.
@@ -102,8 +102,8 @@ def render(
         The path of ``clips.csv``.
 
     Raises:
-        AvelError: impossible numbers; a folder that holds another world or other videos; a full disk; a
-            video that ends the process that renders it.
+        AvelError: impossible numbers; a folder that holds another world or other videos; a full disk; a video that
+            crashes the process that renders it.
     """
     out = Path(out)
     check_numbers(clips, long_videos, seconds)
@@ -174,7 +174,7 @@ def _synthesize(plan: ClipPlan, order: int) -> NDArray[np.float32]:
 
 
 def _actors(rng: Rng, plan: ClipPlan, order: int) -> list[Actor]:
-    """The things of a shot that are ever in view. Two that share the view keep to their halves; the train is behind."""
+    """The things of a shot that come into view. Two in view together keep to their halves; the train is behind."""
     shot = plan.shots[order]
     crowded = any(len(second.visual) > 1 for second in shot.seconds)
     visible = {label for second in shot.seconds for label in second.visual}
@@ -254,7 +254,7 @@ def _encode(frames: Iterator[NDArray[np.uint8]], wave: NDArray[np.float32], fram
 
 
 def check_numbers(clips: int, long_videos: int, seconds: int = 10) -> None:
-    """Raises AvelError where a world of these numbers, as for `render`, is impossible."""
+    """Raises AvelError if a world of these numbers, as for `render`, is impossible."""
     for name, value, least in (("clips", clips, 1), ("long_videos", long_videos, 0), ("seconds", seconds, 2)):
         if value < least:
             raise AvelError(f"{name} = {value}", f"a whole number, at least {least}", f"give {name} another value")
@@ -328,7 +328,7 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_labels(file: Path, clips: list[Clip]) -> None:
-    """Write a table, unless it is there already; AvelError where it was changed since."""
+    """Write a table, unless it is there already. Raises AvelError if it was changed since."""
     if os.path.lexists(file):
         if read_table(file) != clips:
             raise AvelError(
@@ -342,7 +342,7 @@ def _render_all(plans: list[ClipPlan], out: Path, workers: int) -> Iterator[None
     """Render every plan, longest first, yielding once per finished video.
 
     Raises:
-        AvelError: the disk is full, or a video ends the process that renders it, twice.
+        AvelError: the disk is full, or a video crashes the process that renders it, twice.
     """
     plans = sorted(plans, key=lambda plan: -len(plan.seconds))
     number = 0 if len(plans) < 2 else min(workers, len(plans))
@@ -352,12 +352,12 @@ def _render_all(plans: list[ClipPlan], out: Path, workers: int) -> Iterator[None
                 if isinstance(outcome, str):
                     raise AvelError(
                         f"{plan.video} could not be rendered: {outcome}",
-                        "processes that live until their video is written",
+                        "worker processes that finish their videos",
                         "render again: finished videos are kept; try fewer --workers if memory is short",
                     )
                 yield
     finally:
-        for folder in ("videos", "long"):  # a worker that was ended while it wrote leaves a temporary file
+        for folder in ("videos", "long"):  # a stopped worker leaves its temporary file
             remove_abandoned(out / folder)
 
 

@@ -28,7 +28,7 @@ AUDIO_DIM = 128  # VGGish's width: the sound does not depend on the grid or on t
 
 # --- What happens in a video ---
 KINDS = {"audio only": 0.35, "visual only": 0.40, "neither": 0.25}  # of the stretches without an event
-RUN_SECONDS = (1, 4)  # how long one kind lasts, at most
+RUN_SECONDS = (1, 4)  # how long one kind lasts
 WRONG_SOUND = 0.5  # share of the stretches with the object alone in which another class is heard
 OUT_OF_VIEW = 0.12  # share of the event's seconds in which the object is out of view for a moment
 OFF_SCREEN = 0.45  # share of videos with a sound of another class from out of view, quieter

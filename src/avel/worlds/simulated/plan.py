@@ -1,10 +1,10 @@
 """The plan of the simulated data set: rows, classes, events, repeated videos and splits. No feature is made here.
 
-The plan follows AVE's own statistics, which are the counts below; at another size they are scaled.
+The plan follows AVE's own statistics, the counts below; at other sizes they are scaled.
 
-There are two set versions, and both are frozen. Version 2 gives the match family the classes that AVE's has, at any
-size that allows it; version 1 does so near AVE's own size only. In a set of 500 rows or more nothing else differs:
-rows, features and standard splits are the same.
+There are two set versions, and both are frozen. Version 2 gives the match family AVE's classes at any size that
+allows it; version 1 does so only near AVE's own size. In a set of 500 rows or more nothing else differs: rows, features
+and standard splits are the same.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MATCH_LEAST = 47  # rows that have every class, so that version 2 can give the t
 MATCH_WHOLE = 114  # rows that have every class twice, so that it can give the test split as many, too
 MATCH_VAL = np.array([1, 1, 0.75])  # the match family's val split takes at most so much of the first three classes
 
-#: Classes that look and sound alike; what is in no group is like nothing else.
+#: Classes that look and sound alike; a class in no group resembles no other.
 GROUPS = {
     "strings": ("Violin, fiddle", "Ukulele", "Acoustic guitar", "Banjo", "Mandolin"),
     "voices": ("Male speech, man speaking", "Female speech, woman speaking", "Baby cry, infant cry"),
@@ -157,8 +157,8 @@ def plan(
     leaves rows of them.
 
     Args:
-        videos: number of rows N, at least 3. Where all three splits are given, their sum is meant instead.
-        train_videos: rows of the training split; None leaves AVE's proportion of what the others leave.
+        videos: number of rows N, at least 3. If all three splits are given, N is their sum instead.
+        train_videos: rows of the training split; None for AVE's share of what the others leave.
         val_videos: the same for validation.
         test_videos: the same for testing.
         background_videos: videos of background alone, at least 0.

@@ -2,8 +2,8 @@
 
 It is not AVE: ``simulated.json`` beside the files says so, and so does the title of every table made from them.
 `avel.worlds.simulated.plan` decides what every row holds, `avel.worlds.simulated.features` makes the numbers, and this
-module writes the files. The *set version* says by which rules; each version is frozen. So a row's content depends on
-the set version, the seed, the grid, the width and the plan, and on nothing else.
+module writes the files. The *set version* names the rules; each version is frozen. So a row's content depends only on
+the set version, the seed, the grid, the width and the plan.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ def _jobs(
     workers: int,
     progress: Progress | None,
 ) -> dict[tuple[str, ...], Callable[[], None]]:
-    """What writes which files, the quick ones first. Files of one job come from one pass."""
+    """The function that writes each group of files, the quick ones first. One pass writes the files of a group."""
     rows, background = make_scenes(made_plan, world.seed)
 
     def features(names: tuple[str, ...], scenes: Sequence[Scene], make: Callable[[World, Scene], Floats]) -> None:
@@ -209,7 +209,7 @@ def _jobs(
     def small() -> None:
         write_file(out / "Annotations.txt", made_plan.annotations())
         for name, (key, array) in arrays.items():
-            # `replacing` holds a lock of its own, which HDF5's would wait for.
+            # Without HDF5's lock, which would wait for that of `replacing`.
             with replacing(out / name) as temporary, h5py.File(temporary, "w", locking=False) as file:
                 file.create_dataset(key, data=array)
 
@@ -254,7 +254,7 @@ def _feature_file(path: Path, shape: tuple[int, ...]) -> Iterator[Callable[[int,
 def _in_threads(
     make_row: Callable[[int], None], count: int, workers: int, stage: str, progress: Progress | None
 ) -> None:
-    """Make every row. numpy lets go of the interpreter in its long loops, so that threads are enough."""
+    """Make every row. NumPy releases the interpreter in its long loops, so threads are enough."""
     with closing(in_threads(make_row, range(count), workers)) as results:
         for done, _ in enumerate(results, start=1):
             if progress:
@@ -276,7 +276,7 @@ class _Mark(Struct):
 
 
 def _claim(out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """The folder's mark, written first, so that nothing in it is ever taken for AVE; refuse what is not ours."""
+    """The folder's mark, written first, so that nothing in it is taken for AVE. Refuses folders of others."""
     path = out / SIMULATED_MARK
     if not claim_folder(out, SIMULATED_MARK, "the same simulation"):
         return _write_mark(out, facts | {"files": {}})
