@@ -164,7 +164,7 @@ def test_extract_reports_a_broken_clip_and_the_rest_go_on(
     table.write_text("video,start,end,label\ngood.mp4,1,3,bell\nbroken.mp4,0,2,dog\n")
     assert cli.main(["extract", str(table), "--out", str(tmp_path / "store")]) == 1
     said = capsys.readouterr()
-    assert "1 clips extracted" in said.out and "failed: broken.mp4" in said.err
+    assert "1 clip extracted" in said.out and "failed: broken.mp4" in said.err
     (failure,) = (json.loads(line) for line in (tmp_path / "store" / "failures.jsonl").read_text().splitlines())
     assert failure["id"] == "broken.mp4" and failure["cause"]
     table.write_text("video,start,end,label\nbroken.mp4,0,2,dog\n")

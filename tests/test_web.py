@@ -122,7 +122,7 @@ def site(tmp_path_factory, clip, picture):
     demo_page(
         out / "index.html",
         title="avel demo",
-        caption="Held-out rendered clips",
+        caption="Rendered clips",
         rows=[Row("CCLN", 0.9123, 0.8), Row("majority event class (ringing telephone)", 0.1, 0.0)],
         pictures={"curves": picture, "confusion": picture, "bars": picture},
         clips=[(timeline(SHORT, video=f"{n}.mp4"), clip, picture if n else None) for n in range(4)],

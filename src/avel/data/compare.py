@@ -124,11 +124,11 @@ class Comparison:
             )
         for name, ids in (("a", self.only_a), ("b", self.only_b)):
             if ids:
-                notes.append(f"only in {name}: {_counted(ids)}")
+                notes.append(f"only in {name}: {_listed(ids)}")
         if self.mute:
-            notes.append(f"without valid audio in a or b, and not compared: {_counted(self.mute)}")
+            notes.append(f"without valid audio in a or b, and not compared: {_listed(self.mute)}")
         if self.lengths:
-            text = _counted([f"{name} ({one} and {other})" for name, one, other in self.lengths])
+            text = _listed([f"{name} ({one} and {other})" for name, one, other in self.lengths])
             notes.append(f"of different lengths in a and b, so only the first segments were compared: {text}")
         return notes
 
@@ -399,7 +399,7 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}"
 
 
-def _counted(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return f"{len(names)}: {first_names(names, NAMED)}"
 
 
