@@ -76,7 +76,7 @@ def test_what_is_no_fault_of_a_task_ends_all() -> None:
     with pytest.raises(AvelError, match=r"could not be prepared: its process ended \(exit code 7\)"):
         list(in_workers(["good"], 1, prepare_badly, ("die",), LIMITS))
     with pytest.raises(AvelError, match=r"holds 0\.\d+ GiB before its first clip, the memory limit is 0\.00195 GiB"):
-        list(in_workers(["good"], 1, prepare, ("done",), Limits(20, 2**21)))
+        list(in_workers(["good"], 1, prepare_badly, ("never",), Limits(20, 2**21)))
 
 
 def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path: Path) -> None:

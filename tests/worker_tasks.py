@@ -51,6 +51,8 @@ def prepare_badly(how: str) -> Callable[[str, Callable[[], None]], str]:
     """A worker that never comes to its work."""
     if how == "refuse":
         raise AvelError("no weights", "weights", "get them")
+    if how == "never":
+        time.sleep(600)
     os._exit(7)
 
 
