@@ -342,7 +342,7 @@ def file_sha256(path: str | Path, alive: Callable[[], None] = lambda: None) -> s
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``, all of it or nothing. Raises AvelError when there is no room."""
+    """Write ``content`` to ``path``, all of it or nothing. Raises AvelError if there is no room."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -100,7 +100,7 @@ def timeline_picture(
     """Draw one clip from top to bottom: frames, sound, truth if known, prediction, probabilities.
 
     Attention lies over a frame (as Fig. 9 of the CCLN paper) only where an event is predicted: red-hot at the peak
-    of its map, nothing where a cell gets no more than an even share.
+    of its map, and nothing on cells with an even share or less.
 
     Args:
         timeline: with or without ``attention`` and ``truth``.
@@ -458,7 +458,7 @@ def event_curves(curves: Mapping[str, Mapping[str, float]], out: str | Path) -> 
     """Draw event F1 over the IoU that a found event must reach, one line per run.
 
     Args:
-        curves: run name -> IoU as text -> F1 in 0 to 1, NaN where there are no events.
+        curves: run name -> IoU as text -> F1 in 0 to 1, NaN if there are no events.
         out: the PNG to write.
     """
     figure = _figure(6.2, 3.9)

@@ -267,7 +267,7 @@ def draw(timeline: Timeline, path: str | Path) -> None:
 
 
 def _streams(timeline: Timeline) -> Streams:
-    """Those of its video that were localized."""
+    """The streams of its video that were localized."""
     chosen = re.match(r"video (\d+) of .*, audio (\d+) of ", timeline.tags.get("streams", ""))
     return Streams(int(chosen[1]), int(chosen[2])) if chosen else FIRST_STREAMS
 

@@ -41,7 +41,7 @@ MOST_TENSORS = 2**36  # bytes of a shard, which is mapped and not read as a whol
 MOST_ARRAYS = 2**28  # bytes: what is predicted on a split
 #: Bounds on what a text may unfold to in memory: lists and objects, and values in them.
 MOST_CONTAINERS, MOST_VALUES = 2_000_000, 8_000_000
-#: Segments: a day of seconds. A window that is longer is no window of a model.
+#: Segments: a day of seconds. No model has a longer window.
 LONGEST_WINDOW = 86_400
 _LONGEST_HEADER = 2**24  # bytes of the header of a safetensors file
 

@@ -83,7 +83,7 @@ def csv_path_text(cell: str) -> str:
 def utf8_path(path: str) -> str:
     r"""A path in UTF-8 text without control characters: ``caf\xe9.mp4`` for bytes that are not UTF-8, ``\u001b``.
 
-    Tabs and line ends stay: between the quotes of a CSV every reader takes them for what they are.
+    Tabs and line ends stay: every CSV reader keeps them between quotes.
     """
 
     def code_of(match: re.Match[str]) -> str:

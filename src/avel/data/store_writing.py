@@ -96,7 +96,7 @@ def write_part(out: Path, clip_id: str, settings: Settings, features: ClipFeatur
 
 
 def _not_in_part(out: Path, clip_id: str) -> dict[str, Any]:
-    """What a part file does not say of its clip: its place, and what the table may change before it is packed."""
+    """What a part file does not say about its clip: its place, and what the table may change before it is packed."""
     shard = part_file(out, clip_id).relative_to(out).as_posix()
     return {"id": clip_id, "video": clip_id, "spans": None, "splits": (), "shard": shard, "row": 0}
 

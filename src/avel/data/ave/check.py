@@ -104,5 +104,5 @@ def _read_chunk(
     mean = values.mean((2, 3), dtype=np.float64)
     largest = np.maximum(np.abs(mean), np.abs(given)).max(-1)
     apart = np.abs(mean - given).max(-1)
-    known = np.isfinite(apart) & (largest > 0)  # NaN is reported where it stands
+    known = np.isfinite(apart) & (largest > 0)  # NaN is reported by its own finding
     return measured, float((apart[known] / largest[known]).max(initial=0.0))

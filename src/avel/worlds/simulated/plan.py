@@ -147,13 +147,13 @@ def plan(
     At 4143 rows, counts of classes, of events by start and end, of full-length events by class, of repeated videos and
     of splits are AVE's. At other sizes they are scaled, and rounded to the largest remainders.
 
-    The match family is built as AVE's is: its test split holds events of 2-9 s alone, its validation split the first
-    rows that are left (so the first classes), its training split the rest. Where the rows hold too few such events for
-    the size asked for, its test split is half of them, and its training split so much larger.
+    The match family is built as AVE's is: its test split holds only events of 2-9 s, its validation split the first
+    rows that are left (so the first classes), its training split the rest. If there are too few such events for the
+    size asked for, its test split takes half of them, and its training split is larger.
 
-    From MATCH_LEAST rows on, version 2 also gives these splits AVE's classes, whatever sizes are asked for: at least 26
-    in training; at most the first three in validation, and no more rows than these have; in test each class that has
-    two rows, from MATCH_WHOLE rows on all 28. As in AVE, the first two classes are in training only where validation
+    With MATCH_LEAST rows or more, version 2 also gives these splits AVE's classes, whatever sizes are asked for: at
+    least 26 in training; at most the first three in validation, and no more rows than these have; in test each class
+    that has two rows, and with MATCH_WHOLE rows or more all 28. As in AVE, the first two classes are in training only if validation
     leaves rows of them.
 
     Args:
@@ -275,7 +275,7 @@ def _stratified(
 ) -> dict[str, np.ndarray]:
     """Standard splits: every class in proportion; val and test of one size have the same rows of each class.
 
-    ``may_leave`` (N,) is False where a row must be trained on, as AVE's event without length is.
+    ``may_leave`` (N,) is False if a row must be trained on, as AVE's event without length is.
     """
     _, val_size, test_size = sizes
     room = np.array([may_leave[at : at + n].sum() for at, n in zip(np.cumsum(counts) - counts, counts, strict=True)])
