@@ -28,7 +28,7 @@ def background(kind: str, label: str, seconds: int) -> tuple[Second, ...]:
 
 def plan(number: int, pool: str, video: str, seconds: Sequence[Second]) -> ClipPlan:
     """A clip in one place, with things of its own pool: no split shares any."""
-    labels = {label for second in seconds for label in (*second.seen, second.heard) if label}
+    labels = {label for second in seconds for label in (*second.visual, second.audio) if label}
     instances = tuple(f"{label}-{pool}-{number % INSTANCES[pool]}" for label in sorted(labels))
     shot = Shot(f"place-{pool}-{number % PLACES[pool]}", None, instances, tuple(seconds))
     return ClipPlan(video, pool, 0, number, 24, (shot,))

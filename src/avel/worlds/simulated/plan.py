@@ -153,8 +153,8 @@ def plan(
 
     With MATCH_LEAST rows or more, version 2 also gives these splits AVE's classes, whatever sizes are asked for: at
     least 26 in training; at most the first three in validation, and no more rows than these have; in test each class
-    that has two rows, and with MATCH_WHOLE rows or more all 28. As in AVE, the first two classes are in training only if validation
-    leaves rows of them.
+    that has two rows, and with MATCH_WHOLE rows or more all 28. As in AVE, the first two classes are in training only
+    if validation leaves rows of them.
 
     Args:
         videos: number of rows N, at least 3. If all three splits are given, N is their sum instead.
