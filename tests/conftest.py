@@ -61,16 +61,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def blank_pictures() -> Iterator[None]:
+def blank(patched: pytest.MonkeyPatch) -> None:
     """Every picture is a white pixel, written as usual: drawing takes most of the time where only files matter."""
 
     def save(_: object, out: str | Path) -> None:
         with replacing(out) as temporary:
             Image.new("RGB", (1, 1), "white").save(temporary, format="png")
 
+    patched.setattr("avel.plots._save", save)
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Every picture of the module is blank."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("avel.plots._save", save)
+        blank(patched)
         yield
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import blank
 
 from avel import cli
 from avel.data.table import read_table
@@ -18,11 +19,17 @@ from avel.worlds.rendered import plan
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DemoResult]]:
+    """A demo of small pictures, few of them a second, and a narrow network."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "LONG_SECONDS", (20, 20))
+        for name, value in {"LONG_SECONDS": (20, 20), "WIDTH": 96, "HEIGHT": 64, "FRAME_RATES": (10,)}.items():
+            patch.setattr(plan, name, value)
+        patch.setattr("avel.demo.WIDTH", 16)
         # In this process: workers would take longer to start than to work.
-        yield out, demo(out, clips=16, long_videos=1, epochs=2, seed=4, workers=0)
+        with pytest.MonkeyPatch.context() as undrawn:
+            blank(undrawn)
+            result = demo(out, clips=16, long_videos=1, epochs=2, seed=4, workers=0)
+        yield out, result
 
 
 def test_the_table_names_networks_classifiers_and_trivial_baselines(small: tuple[Path, DemoResult]) -> None:
