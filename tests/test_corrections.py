@@ -19,6 +19,8 @@ from avel.features.extract import extract
 from avel.timeline import Timeline
 from avel.types import Span
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Clips = Callable[[Path, int], Path]
 TINY = ["--window", "2", "--epochs", "2", "--batch-size", "2", "--options.width", "16", "--options.heads", "2"]
 TINY += ["--device", "cpu", "--threads", "1"]

@@ -25,6 +25,8 @@ from avel.files import file_sha256
 from avel.localization import of_released_features
 from avel.training import train
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def greys(found: np.ndarray) -> np.ndarray:
     return found.reshape(-1)
