@@ -598,7 +598,7 @@ def parts_of(out: Path) -> list[Path]:
     return list((out / WORK).glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_ctrl_c(tiny_clips: Clips, tmp_path: Path, workers: int) -> None:
     table = tiny_clips(tmp_path / "clips", 4)
     for k in range(4, 24):

@@ -248,7 +248,7 @@ def test_localized_events(tmp_path, lengths):
     assert image.shape[1] == 1260 and (image[:2] == 255).all() and (image[-2:] == 255).all()
 
 
-@pytest.mark.parametrize("count", [1, 10, 28])
+@pytest.mark.parametrize("count", [1, 10, pytest.param(28, marks=pytest.mark.slow)])
 def test_confusion_and_bars(tmp_path, count):
     random = np.random.default_rng(0)
     names = [f"{CLASSES[i % 10]} {i}" for i in range(count)]

@@ -117,7 +117,7 @@ def test_any_size_has_whole_splits(sizes: dict[str, int]) -> None:
         {"videos": 300, "test_videos": 150},
         {"videos": 1000},
         {"train_videos": 800, "val_videos": 800, "test_videos": 2000},
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -167,7 +167,7 @@ def test_versions_differ_in_the_match_splits_alone_from_500_rows_on() -> None:
             {"train_videos": 800, "val_videos": 800, "test_videos": 2000},
             "bcbeb0efb4596daf9b26295a786fd68520cd05b467b8cf6d9d02bf670effb1a1",
         ),
-        ({}, "510a40fd67ae7c06bc62e02223e78e01ba884aeb8e06ae59920ded01b8bfb454"),
+        pytest.param({}, "510a40fd67ae7c06bc62e02223e78e01ba884aeb8e06ae59920ded01b8bfb454", marks=pytest.mark.slow),
     ],
     ids=str,
 )

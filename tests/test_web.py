@@ -410,7 +410,7 @@ def ink(page, row):
     return float(((ground - image) @ (ground - color)).mean() / ((ground - color) @ (ground - color))), image.shape[0]
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_a_lane_of_an_hour_is_as_full_as_the_hour(visit, width):
     page = visit("hour.html", width)
     made = hour(one_class=True)
@@ -422,7 +422,7 @@ def test_a_lane_of_an_hour_is_as_full_as_the_hour(visit, width):
         assert full * pixels == pytest.approx(seconds / (last - first) * pixels, abs=1 + len(spans) / 255)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_zoom_keeps_lanes_true_and_the_playhead_in_view(visit, width):
     page = visit("hour.html", width)
     events = hour(one_class=True).events
@@ -487,7 +487,7 @@ def sent_to(page, second, number=0):
     return float(shown) == second and abs(now(page, number) - second) < 0.02
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.slow)])
 def test_a_click_moves_the_player(visit, width):
     page = ready(visit(f"{NASTY}.html", width))
     events = timeline(SHORT).events
