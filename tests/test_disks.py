@@ -113,7 +113,7 @@ def test_every_verb_reads_where_the_disk_maps_no_files(
         assert cli.main(words) == 0, words
         said = capsys.readouterr().err
         assert said.count("cannot map files") == (number == 0), words
-        assert number or "takes memory for a copy" in said
+        assert number or "takes time, and memory for a copy" in said
     assert (place / "again" / "store.json").read_bytes() == (place / "store" / "store.json").read_bytes()
     assert (place / "other" / "best.safetensors").is_file()
     read = json.loads((place / "run" / "evaluation_test.json").read_text())

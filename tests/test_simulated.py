@@ -383,7 +383,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.main(["data", "simulate", "--out", str(tmp_path / "ave"), *words, "--seed", "5"]) == 0
     said = capsys.readouterr().out
     assert "simulated, not AVE" in said and "9 test" in said
-    assert "in AVE: 26 train, 3 val, 28 test" in said and f"from {MATCH_WHOLE} rows on" in said
+    assert "in AVE: 26 train, 3 val, 28 test" in said and f"with {MATCH_WHOLE} rows or more" in said
     assert array(tmp_path / "ave" / "visual_feature.h5").shape == (30, 10, 2, 3, 8)
     assert cli.main(["data", "simulate", "--out", str(tmp_path / "ave"), *words, "--seed", "6"]) == 2
     assert (
