@@ -1293,7 +1293,7 @@ def test_wrong_shapes_are_named(task: str, audio_shape: tuple[int, ...], visual_
         ({"wccl_weight": math.nan}, "and nan", "finite"),
         ({"wccl_weight": -1.0}, "and -1.0", "none below 0"),
         ({"task": "dance"}, "task 'dance' for ccln", "full or weak or cml"),
-        ({"task": "weak", "fee_level": "segment"}, "fee_level segment in task weak", "no labels of segments"),
+        ({"task": "weak", "fee_level": "segment"}, "fee_level segment in task weak", "no labels for segments"),
         ({"task": "cml", "without": "fee"}, "without fee in task cml", "cml has no FEE"),
         ({"task": "cml", "without": "integration"}, "without integration in task cml", "another ablation"),
         ({"branch": "AV+W"}, "option branch of ccln is 'AV+W'", "AV | AV+V | AV+A | AV+V+A"),

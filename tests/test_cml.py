@@ -345,7 +345,7 @@ def test_cml_without_match_splits_leaves_out_what_cannot_be_found(tmp_path: Path
 def test_clips_without_a_partial_event_are_refused(split: str, tmp_path: Path) -> None:
     whole = write_store(tmp_path / "store").split(split)
     relabel(tmp_path / "store", lambda index, spans: [[spans[0][0], 0.0, 6.0]] if index in whole else spans)
-    with pytest.raises(AvelError, match=f"in split {split} of .* has one event of a part of its length"):
+    with pytest.raises(AvelError, match=f"in split {split} of .* has one event shorter than the clip"):
         train(config(tmp_path, "run", task="cml"))
     assert not (tmp_path / "run").exists()
     train(config(tmp_path, "full", task="full"))

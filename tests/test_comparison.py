@@ -119,12 +119,12 @@ def trained_since(runs: Path) -> None:
     ("words", "prepare", "said"),
     [
         ("mine --against other", never_evaluated, "no predictions_test.npz in other"),
-        ("mine --against other", trained_since, "other was trained on since"),
+        ("mine --against other", trained_since, "other was trained further since"),
         ("mine --against cml", as_they_are, "mine/seed-0 was trained in task full, cml in task cml"),
         ("mine cml", as_they_are, "mine/seed-0 was trained in task full, cml in task cml"),
         ("cml --against cml-5", as_they_are, "windows of 6 segments, cml-5 on windows of 5"),
         ("mine --against fewer-clips", as_they_are, "6 clips against 3"),
-        ("mine --against other-labels", as_they_are, "other labels of 'clip-9'"),
+        ("mine --against other-labels", as_they_are, "other labels for 'clip-9'"),
         ("mine --against nowhere", as_they_are, "no such run folder: nowhere"),
         ("mine nowhere", as_they_are, "no such run folder: nowhere"),
         ("mine mine/../mine", as_they_are, "named twice"),
@@ -168,7 +168,7 @@ def test_the_best_of_several_seeds_is_the_best_on_the_split_that_chose_the_epoch
     assert load(runs / "mine").source == runs / "mine" / "seed-1" / "best.json"
     assert best_seed(runs / "other") == runs / "other"
     (runs / "mine" / "seed-1" / "best.json").unlink()
-    with pytest.raises(AvelError, match=r"seed-1/best.json tells no accuracy"):
+    with pytest.raises(AvelError, match=r"seed-1/best.json has no accuracy"):
         load(runs / "mine")
 
 
@@ -182,5 +182,5 @@ def test_seeds_are_in_order_and_no_run_of_its_own_stands_among_them(runs: Path) 
         evaluate(mine)
     assert "seed-0" in caught.value.do
     shutil.copy(runs / "other" / "run.json", mine)
-    with pytest.raises(AvelError, match="is a run itself, and holds 4 others"):
+    with pytest.raises(AvelError, match="is a run itself, and also holds 4 others"):
         seeds_of(mine)

@@ -292,7 +292,7 @@ def test_every_process_knows_the_same_and_the_first_alone_speaks(two: Path) -> N
         assert [{**line, "seconds": 0} for line in metrics] == [{**line, "seconds": 0} for line in also_found[name][2]]
         assert metrics == [json.loads(line) for line in (two / name / "metrics.jsonl").read_text().splitlines()]
     # Of 19 windows in batches of 8 one is left out; the notice comes once, however many epochs follow.
-    full = "2 processes do not divide every batch: 1 windows are left out of each epoch"
+    full = "some batches do not divide evenly among 2 processes: each epoch leaves out 1 windows"
     assert said[:2] == ["features: 0.00 GB, kept in memory by the page cache", full]
     assert sum("do not divide" in line for line in said) == len(found)
 
@@ -395,7 +395,7 @@ def wrong(two: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     [
         ("no store", "no feature store in"),
         ("no option", "ccln has no option 'widht'"),
-        ("another run", "holds a run with another"),
+        ("another run", "holds a run with different settings"),
         ("other things", "is not a run folder"),
         ("few windows", "2 processes share batches of at most 1 windows"),
         ("no number", "--learning-rate"),

@@ -227,7 +227,8 @@ def test_tensors_of_other_shapes_start_at_random_and_are_told(plain: Path, tmp_p
     for name, tensor in warm.items():
         assert torch.equal(tensor, (random if name in start.fresh else given)[name])
     assert any(
-        f"{len(start.taken)} tensors taken; {len(start.fresh)} random here: {start.fresh[0]}" in line for line in said
+        f"{len(start.taken)} tensors taken; {len(start.fresh)} start at random: {start.fresh[0]}" in line
+        for line in said
     )
 
 
@@ -338,14 +339,14 @@ def test_float64_is_refused_on_a_device_without_it(
         ({"gradient_clipping": -1.0}, "gradient_clipping -1.0", "--gradient-clipping"),
         ({"weight_decay": float("nan")}, "weight_decay nan", "--weight-decay"),
         ({"schedule": "step"}, "schedule step without milestones", "--milestones"),
-        ({"milestones": [3]}, "milestones .* in schedule constant", "--schedule step"),
-        ({"gamma": 0.5}, "gamma 0.5 in schedule constant", "--gamma"),
+        ({"milestones": [3]}, "milestones .* with schedule constant", "--schedule step"),
+        ({"gamma": 0.5}, "gamma 0.5 with schedule constant", "--gamma"),
         ({"schedule": "step", "milestones": [3, 3]}, "milestones", "--milestones"),
         ({"schedule": "step", "milestones": [0]}, "milestones", "--milestones"),
         ({"schedule": "step", "milestones": [3], "gamma": 0.0}, "gamma 0.0", "--gamma"),
         ({"task": "cml", "cml_mode": "strict", "shuffle": False}, "shuffle false with cml_mode strict", "--shuffle"),
         ({"epochs": 0}, "epochs 0", "--epochs"),
-        ({"cml_mode": "strict"}, "cml_mode strict in task full", "--cml-mode"),
+        ({"cml_mode": "strict"}, "cml_mode strict with task full", "--cml-mode"),
     ],
     ids=str,
 )

@@ -307,7 +307,7 @@ def test_impossible_rates_are_refused_before_anything_is_written(setting: dict[s
 )
 def test_a_setting_that_the_task_does_not_read_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     (name,) = setting
-    with pytest.raises(AvelError, match=f"{name} .* in task full") as caught:
+    with pytest.raises(AvelError, match=f"{name} .* with task full") as caught:
         train(replace(ALL, **setting, out=tmp_path / "run"))
     assert f"--{name.replace('_', '-')}" in caught.value.do and not (tmp_path / "run").exists()
 
@@ -328,7 +328,9 @@ def test_what_the_processes_do_not_divide_is_left_out(settings: TrainConfig, pro
         assert lost == 0 and said == []
     else:
         assert lost > 0
-        assert said == [f"{processes} processes do not divide every batch: {lost} windows are left out of each epoch"]
+        assert said == [
+            f"some batches do not divide evenly among {processes} processes: each epoch leaves out {lost} windows"
+        ]
 
 
 def test_more_processes_than_windows_in_a_batch_are_refused(many: Windows) -> None:
@@ -397,7 +399,7 @@ def test_another_number_of_epochs_does_not_go_with_a_cosine(unkilled: Path, tmp_
     falling = config(unkilled, out=tmp_path / "run", schedule="cosine", epochs=2)
     train(falling)
     for epochs in (1, 3):
-        with pytest.raises(AvelError, match=rf"2 epochs, and {epochs} were asked for[\s\S]*cosine depends on them"):
+        with pytest.raises(AvelError, match=rf"2 epochs, but --epochs is {epochs}[\s\S]*cosine schedule depends on it"):
             train(replace(falling, epochs=epochs))
 
 

@@ -1,8 +1,9 @@
 """Baselines: what a model has to beat.
 
-- Trivial baselines know labels alone. They stand beside every number; a model has to score more than the highest of
-  them to show that it found *when* events happen.
-- Plain classifiers see each segment alone: its audio feature (Da) and its visual feature averaged over the cells (Dv).
+- Trivial baselines know only labels. Every table shows them; a model has to beat the highest of them to show that it
+  found *when* events happen.
+- Plain classifiers see each segment on its own: its audio feature (Da) and its visual feature averaged over
+  the cells (Dv).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _FULL_NAMES = {
 
 
 def full_name(name: str) -> str:
-    """The name of a trivial baseline as people read it; files keep the short name."""
+    """The name of a trivial baseline for people to read; files keep the short name."""
     return _FULL_NAMES.get(name, name)
 
 
@@ -39,15 +40,15 @@ def full_name(name: str) -> str:
 
 
 def segment_baselines(labels: Iterable[npt.NDArray[np.integer]], num_classes: int) -> dict[str, float]:
-    """Segment accuracy of two answers that do not place any event in time; nan without segments.
+    """Segment accuracy of two predictions that place no event in time; nan without segments.
 
     - ``all background``: nothing ever happens.
-    - ``right class everywhere``: each video's most frequent event class in all its segments (the choice among equals
-      does not change the score), background where it has no event. It knows what happens, but not when. It is no
-      ceiling: where events fill less than half of the segments, ``all background`` can score more.
+    - ``right class everywhere``: each video's most frequent event class in all its segments, background where it has no
+      event. It knows what happens, but not when. Where events fill less than half of the segments, ``all background``
+      can score more.
 
     Args:
-        labels: (N, T), or one (T,) for each video: class ids, background = C.
+        labels: (N, T), or one (T,) per video: class ids, background = C.
         num_classes: C.
 
     Returns:
@@ -86,16 +87,16 @@ def window_baselines(train_masks: Iterable[npt.NDArray[np.bool_]], masks: Iterab
     """Cross-modality localization of four guesses that know the event's length l and nothing else.
 
     - ``uniform window``: any of the T - l + 1 starts, equally likely; its expected share.
-    - ``first window``: start 0, which a constant distance finds too.
+    - ``first window``: start 0, which a model with a constant distance gives too.
     - ``last window``: start T - l.
-    - ``most frequent start per length``: in the training videos of the same T and l (ties: the earliest start); start
-      0 for a length that no training video has.
+    - ``most frequent start per length``: in the training videos with the same T and l (ties: the earliest); start 0
+      for a length that no training video has.
 
-    Videos without a `partial_event` are left out, of both sets.
+    Videos without a `partial_event` are left out of both sets.
 
     Args:
-        train_masks: (N', T), or one (T,) for each training video: True where a segment holds the event.
-        masks: (N, T), or one (T,) for each video to be guessed.
+        train_masks: (N', T), or one (T,) per training video: True where a segment holds the event.
+        masks: (N, T), or one (T,) per video to guess.
 
     Returns:
         The shares, nan where no video is counted, and the number of videos counted.
@@ -117,7 +118,7 @@ def window_baselines(train_masks: Iterable[npt.NDArray[np.bool_]], masks: Iterab
 
 
 def _partial(masks: Iterable[npt.NDArray[np.bool_]]) -> Iterable[tuple[int, int, int]]:
-    """T, start and length of every video that has an event to look for."""
+    """T, start and length for every video that has an event to look for."""
     for mask in masks:
         event = partial_event(mask)
         if event is not None:
@@ -140,16 +141,16 @@ def segment_features(store: Store, clips: Sequence[int]) -> tuple[np.ndarray, np
 
 
 def standardize(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """All arrays (N, features), less the mean of the training array, divided by its deviation."""
+    """All arrays (N, features), minus the training array's mean, divided by its standard deviation."""
     mean, deviation = train.mean(0), train.std(0) + 1e-6
     return [(array - mean) / deviation for array in (train, *others)]
 
 
 def nearest_class_mean(store: Store, split: str) -> np.ndarray:
-    """(N,) labels: each stream takes the class whose training mean is nearest; background unless both agree.
+    """(N,) labels: each stream votes for the class with the nearest training mean; background unless both agree.
 
     Raises:
-        AvelError: a clip of the training split or of this one has no valid audio.
+        AvelError: a clip of the training split or of ``split`` has no valid audio.
     """
     answers = []
     *train_streams, labels = segment_features(store, store.split("train"))
@@ -164,12 +165,12 @@ def nearest_class_mean(store: Store, split: str) -> np.ndarray:
 
 
 def logistic_regression(store: Store, split: str) -> np.ndarray:
-    """(N,) labels from multinomial logistic regression on both streams side by side.
+    """(N,) labels from multinomial logistic regression on the concatenated streams.
 
-    The L2 penalty, of {1e-4, 1e-3, 1e-2, 1e-1} x the sum of squared weights, is chosen on the validation split.
+    The L2 penalty, {1e-4, 1e-3, 1e-2, 1e-1} x the sum of squared weights, is chosen on the validation split.
 
     Raises:
-        AvelError: a clip of the training split, the validation split or this one has no valid audio.
+        AvelError: a clip of the training split, the validation split or ``split`` has no valid audio.
     """
     import torch
 
@@ -193,7 +194,7 @@ def logistic_regression(store: Store, split: str) -> np.ndarray:
 
 
 def fit_logistic(features: torch.Tensor, labels: torch.Tensor, num_labels: int, penalty: float) -> torch.Tensor:
-    """Weights (features + 1, num_labels), bias last, minimizing cross-entropy + penalty x sum of squared weights."""
+    """Weights (features + 1, num_labels), bias last, that minimize cross-entropy + penalty x sum of squared weights."""
     import torch
 
     weights = torch.zeros(features.shape[1] + 1, num_labels, requires_grad=True)

@@ -3,9 +3,10 @@
 A run folder holds two, ``best`` and ``last``:
 
 - ``NAME.safetensors``: the network's parameters;
-- ``NAME.json``: how to build the network and what it was trained on, with the sha256 of the weights beside it;
-- ``last.state.safetensors``: parameters, optimizer state and epoch in *one* file, so that a resumed run finds either
-  all of an epoch or none of it, whenever it was killed.
+- ``NAME.json``: how to build the network, what it was trained on, and the sha256 of the weights.
+
+``last.state.safetensors`` holds parameters, optimizer state and epoch in *one* file: whenever a run is killed, it finds
+either all of an epoch or none of it when it resumes.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class _Network(Struct, forbid_unknown_fields=True):
 
 
 class Description(Struct, forbid_unknown_fields=True):
-    """What ``NAME.json`` says."""
+    """The content of ``NAME.json``."""
 
     schema: Literal[1]
     weights_sha256: Sha256
@@ -95,10 +96,10 @@ class State(Struct, forbid_unknown_fields=True):
     """How far a run has come.
 
     Attributes:
-        epoch: the last that is finished.
-        updates: up to its end.
-        best_epoch: whose weights are kept; 0 for none yet.
-        best_accuracy: of these on the split that is looked at; -1 for none yet.
+        epoch: the last finished epoch.
+        updates: number of updates up to its end.
+        best_epoch: the epoch whose weights are kept; 0 for none yet.
+        best_accuracy: their accuracy on the split that chooses the epoch; -1 for none yet.
     """
 
     epoch: Count
@@ -108,7 +109,7 @@ class State(Struct, forbid_unknown_fields=True):
 
     @classmethod
     def begin(cls) -> State:
-        """Before the first epoch."""
+        """The state before the first epoch."""
         return cls(epoch=0, updates=0, best_epoch=0, best_accuracy=-1.0)
 
 
@@ -117,16 +118,16 @@ class LoadedModel:
     """A trained network and all that is needed to use it on a video.
 
     Attributes:
-        network: in evaluation mode, on the asked device.
+        network: in evaluation mode, on the requested device.
         name: the model's name in ``MODELS``.
         task: ``full``, ``weak`` or ``cml``.
         classes: the C event classes it knows, without background.
-        window: segments (T) it was trained on.
+        window: number of segments (T) it was trained on.
         segment_seconds: length of a segment in seconds.
-        extractors: ``{"visual" | "audio": {"name", "tag", "options"}}``, what its features must come from.
+        extractors: ``{"visual" | "audio": {"name", "tag", "options"}}``, the extractors its features must come from.
         streams: ``both``, or the one stream it was trained on (the other is zeroed).
         source: the JSON file it came from.
-        shape: (Da, H, W, Dv) of the features it takes.
+        shape: (Da, H, W, Dv) of its input features.
     """
 
     network: nn.Module
@@ -144,17 +145,17 @@ class LoadedModel:
 def save(folder: Path, name: str, network: nn.Module, description: Mapping[str, Any]) -> None:
     """Write ``name.safetensors`` and then ``name.json``, which carries the hash of the weights."""
     weights = folder / f"{name}.safetensors"
-    # As bytes, and not by save_file: that hides a full disk in an error of its own.
+    # As bytes, not with save_file, which hides a full disk behind an error of its own.
     write_file(weights, safetensors_bytes(_on_cpu(network.state_dict())))
     content = {"schema": SCHEMA, "weights_sha256": file_sha256(weights), **description}
     write_file(folder / f"{name}.json", json.dumps(content, indent=1))
 
 
 def best_seed(path: str | Path) -> Path:
-    """Of a training of several seeds the run whose kept epoch was best on the split that chose it; else the path.
+    """Of several seeds, the run with the best accuracy on the split that chose its epoch; for a single run, its path.
 
     Raises:
-        AvelError: as `seeds_of`, or a run has no such accuracy.
+        AvelError: as in `seeds_of`, or a run has no such accuracy.
     """
     seeds = seeds_of(path)
     if len(seeds) == 1:
@@ -167,9 +168,9 @@ def best_seed(path: str | Path) -> Path:
             accuracy = None
         if accuracy is None:
             raise AvelError(
-                f"{seed / 'best.json'} tells no accuracy",
-                f"finished runs in {path}, to take the best of them",
-                f"run the same `avel train` again: it resumes; or name one run, such as {seeds[0]}",
+                f"{seed / 'best.json'} has no accuracy",
+                f"only finished runs in {path}, to choose the best of them",
+                f"run the same `avel train` again to finish it; or name one run, such as {seeds[0]}",
             )
         accuracies.append(accuracy)
     return seeds[accuracies.index(max(accuracies))]
@@ -178,7 +179,7 @@ def best_seed(path: str | Path) -> Path:
 def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     """Load a trained model from a run folder (its ``best`` checkpoint) or from a checkpoint's ``.json`` file.
 
-    Of a folder with the runs of several seeds it takes the best on the split that chose the epochs (`best_seed`).
+    From a folder of several seeds it takes the best run (`best_seed`).
 
     Raises:
         AvelError: there is no checkpoint, it is damaged or half-written, another version of avel made it, or this
@@ -197,7 +198,7 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     weights = description_file.with_suffix(".safetensors")
     arguments = msgspec.structs.asdict(description.network)
     options = arguments.pop("options")
-    with torch.device("meta"):  # costs nothing, whatever the sizes
+    with torch.device("meta"):  # allocates nothing, whatever the sizes
         planned = build_model(**options, **arguments).state_dict()
     try:
         with open_tensors(weights, weights.parent, "pt", MOST_WEIGHTS) as file:
@@ -233,24 +234,24 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
 
 
 def start_from(path: Path, network: nn.Module, classes: Sequence[str], extractors: Mapping[str, Any]) -> WarmStart:
-    """Give a network the weights of a trained one, where name and shape are the same.
+    """Copy the weights of a trained network into another, where name and shape match.
 
     Args:
-        path: as for `load`.
-        network: whose weights are changed.
-        classes, extractors: that the network will be trained on.
+        path: as in `load`.
+        network: the network to change.
+        classes, extractors: those of the data that it will be trained on.
 
     Raises:
-        AvelError: as `load`, or no tensor of the two is the same in name and shape.
+        AvelError: as in `load`, or no tensor matches in name and shape.
     """
     model = load(path)
     given, own = model.network.state_dict(), network.state_dict()
     taken = [name for name, tensor in own.items() if name in given and given[name].shape == tensor.shape]
     if not taken:
         raise AvelError(
-            f"no tensor of {model.source}, a {model.name} of task {model.task}, has the name and the shape of one here",
-            "a run of the same model, or of one with the same parts and widths",
-            "name another run by --init-from, or leave it out",
+            f"no tensor of {model.source} ({model.name}, task {model.task}) matches this model in name and shape",
+            "a run of the same model, or of one that shares layers with it",
+            "give --init-from another run, or leave it out",
         )
     network.load_state_dict({name: given[name] for name in taken}, strict=False)
     description = read_description(model.source)
@@ -271,11 +272,11 @@ def start_from(path: Path, network: nn.Module, classes: Sequence[str], extractor
 
 
 def read_description(file: Path) -> Description:
-    """Read what a checkpoint's JSON file says.
+    """Read a checkpoint's JSON file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AvelError: it is damaged, of another schema, or leads out of its folder.
+        AvelError: it is damaged, has another schema, or links to a place outside its folder.
     """
     return read_json(
         file,
@@ -291,23 +292,23 @@ def _unlike(weights: Path, found: str, sha256: str) -> AvelError:
     return AvelError(
         f"{weights} {found}",
         f"weights with sha256 {sha256[:12]}...",
-        "if training was killed here, run the same `avel train` again: it resumes; else copy the run folder again",
+        "if training was killed, run the same `avel train` again to resume it; otherwise copy the run folder again",
     )
 
 
 def _check_shapes(path: Path, found: dict[str, tuple[str, tuple[int, ...]]], planned: Mapping[str, Tensor]) -> None:
-    """AvelError where a file holds other tensors than those of a network, as its header says."""
+    """AvelError if a file's header lists other tensors than the network has."""
     if sum(tensor.nbytes for tensor in planned.values()) > MOST_WEIGHTS:
         raise damaged_tensors(path, f"its .json describes a network of more than {MOST_WEIGHTS} bytes")
     different = sorted(found.keys() ^ planned.keys())
     if different:
         raise damaged_tensors(
-            path, f"{different[0][:80]!r} is {'unknown' if different[0] in found else 'missing'} in this network"
+            path, f"the tensor {different[0][:80]!r} is {'not in this network' if different[0] in found else 'missing'}"
         )
     for key, tensor in planned.items():
         wanted = (_TYPES[tensor.dtype], tuple(tensor.shape))
         if found[key] != wanted:
-            raise damaged_tensors(path, f"{key} is {_told(*found[key])}, in this network {_told(*wanted)}")
+            raise damaged_tensors(path, f"{key} is {_told(*found[key])}, but the network has {_told(*wanted)}")
 
 
 def _told(kind: str, shape: tuple[int, ...]) -> str:
@@ -320,11 +321,11 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise AvelError(
                 f"{path}: {key} holds NaN or infinity",
                 "weights that are finite numbers",
-                "train again; if the loss was not finite either, with a smaller --learning-rate",
+                "train again, with a smaller --learning-rate if the loss was not finite",
             )
 
 
-#: Types of tensors as safetensors files call them.
+#: Names of tensor types in safetensors files.
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 _TYPES |= {torch.int64: "I64", torch.bool: "BOOL"}
 
@@ -341,23 +342,23 @@ def save_epoch(
     """Write the checkpoints and the metric lines of a finished epoch.
 
     Args:
-        config, store: of the run.
-        network, optimizer: as the epoch left them.
-        state: the epoch is its last.
-        metrics: a line for every epoch.
-        accuracy: of this epoch; None where it was not validated.
+        config, store: those of the run.
+        network, optimizer: at the end of the epoch.
+        state: at the end of the epoch.
+        metrics: one line per epoch.
+        accuracy: the accuracy of this epoch; None if it was not validated.
     """
     description = _describe(config, store, state.epoch, accuracy)
     if state.best_epoch == state.epoch:
         save(config.out, "best", network, description)
     write_file(config.out / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in metrics))
     save(config.out, "last", network, description)
-    # The state is written last: an epoch counts as finished only once everything else of it is on the disk.
+    # The state is written last: an epoch counts as finished only once all its other files are on the disk.
     save_state(config.out / "last.state.safetensors", network, optimizer, state)
 
 
 def _describe(config: TrainConfig, store: Store, epoch: int, accuracy: float | None) -> dict[str, Any]:
-    """What a checkpoint says of itself: enough to build the network and to refuse foreign features."""
+    """The description of a checkpoint: enough to build the network and to refuse features of other extractors."""
     return {
         "network": {
             "name": config.model,
@@ -381,7 +382,7 @@ def _describe(config: TrainConfig, store: Store, epoch: int, accuracy: float | N
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write parameters, optimizer state and the state of the run as one file."""
+    """Write parameters, optimizer state and the run's state to one file."""
     tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
@@ -389,10 +390,10 @@ def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
 
 
 def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put saved parameters back into ``network`` and ``optimizer``; return how far the run had come.
+    """Restore ``network`` and ``optimizer`` from the file; return how far the run had come.
 
     Raises:
-        UnreadableError: the file may not be read.
+        UnreadableError: the file cannot be read, such as for lack of permission.
         AvelError: it is damaged or belongs to another network.
     """
     weights = list(network.parameters())
@@ -422,18 +423,18 @@ def load_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     for key in tensors.keys() - {f"network.{name}" for name in network.state_dict()}:
         moments.setdefault(_parameter(key), {})[key.rpartition(".")[2]] = tensors[key]
     if facts.updates and not moments:
-        raise AvelError(f"{path} holds no state of the optimizer", "one", "delete the run folder and train again")
+        raise AvelError(f"{path} holds no optimizer state", "optimizer state", "delete the run folder and train again")
     network.load_state_dict({key: tensors[f"network.{key}"] for key in network.state_dict()})
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return facts
 
 
 def _parameter(key: str) -> int:
-    """The number of the parameter that ``optimizer.NUMBER.FIELD`` is of. Raises ValueError for another key."""
+    """The parameter number in a key ``optimizer.NUMBER.FIELD``. Raises ValueError for any other key."""
     kind, _, rest = key.partition(".")
     number = rest.partition(".")[0]
     if kind != "optimizer" or not (number.isdecimal() and len(number) < 10):
-        raise ValueError(f"a tensor called {key[:80]!r}")
+        raise ValueError(f"it holds a tensor called {key[:80]!r}")
     return int(number)
 
 

@@ -1,8 +1,8 @@
 """Cross-modality localization: an event is given in one stream and looked for in the other (Tian et al., ECCV 2018).
 
-Two modes. In ``joint``, the paper's way, both streams enter the network whole and aligned; each has then seen the other
-before distances are taken, so *where* the event is can leak from the stream that is searched with. In ``strict`` the
-query enters as its l segments alone, with no trace of their place.
+Two modes. In ``joint``, as in the paper, both streams enter the network whole and aligned. They interact before
+distances are computed, so the query's stream can leak *where* the event is. In ``strict`` only the l segments of the
+query enter, with no trace of their position.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MODES: tuple[Mode, Mode] = ("joint", "strict")
 
 
 def events(windows: Windows) -> dict[int, tuple[int, int]]:
-    """Index -> start and length, of the windows that hold one event of a part of their length."""
+    """Index -> start and length, for the windows that hold one event shorter than the window."""
     found = ((index, partial_event(row.numpy() < windows.num_classes)) for index, row in enumerate(windows.labels))
     return {index: event for index, event in found if event is not None}
 
 
 def by_length(events: dict[int, tuple[int, int]]) -> dict[int, list[int]]:
-    """Length -> the windows whose event has it."""
+    """Event length -> the windows with such an event."""
     groups: dict[int, list[int]] = {}
     for index, (_, length) in events.items():
         groups.setdefault(length, []).append(index)
@@ -42,12 +42,12 @@ def by_length(events: dict[int, tuple[int, int]]) -> dict[int, list[int]]:
 
 
 def query(batch: Batch, num_classes: int, direction: Direction) -> Batch:
-    """The batch as `strict` sees it: of the query's stream, only the event's segments.
+    """The batch in mode `strict`, with only the event's segments in the query's stream.
 
     Args:
         batch: windows with one event each, all of l segments.
         num_classes: C.
-        direction: the query of ``a2v`` is audio, which becomes (B, l, Da); that of ``v2a`` visual, (B, l, H, W, Dv).
+        direction: ``a2v`` cuts audio to (B, l, Da), ``v2a`` cuts visual to (B, l, H, W, Dv).
     """
     event = batch.target.labels < num_classes
     size = (len(event), int(event[0].sum()))
@@ -58,11 +58,11 @@ def query(batch: Batch, num_classes: int, direction: Direction) -> Batch:
 
 @dataclass(frozen=True)
 class _Question(Features):
-    """A batch as the network sees it, and what its distances answer.
+    """A batch as the network gets it, and the directions to read from its distances.
 
     Attributes:
-        windows: their indices.
-        directions: that are read off the distances.
+        windows: indices of the windows.
+        directions: the directions that the distances answer.
     """
 
     windows: list[int]
@@ -78,18 +78,18 @@ def located(
     streams: str = "both",
     of: Sequence[int] | None = None,
 ) -> dict[Direction, npt.NDArray[np.bool_]]:
-    """Which events are found exactly, in each direction.
+    """Which events are located exactly, in each direction.
 
     Args:
         network: audio and visual features -> `DistanceOutput`.
-        windows: where to look; those without a `partial_event` are left out.
+        windows: the windows to search; those without a `partial_event` are left out.
         mode: ``joint`` or ``strict``.
-        batch_size: windows at once.
-        streams: that the network may use.
-        of: only these windows.
+        batch_size: windows per batch.
+        streams: the streams that the network may use.
+        of: indices of the only windows to search; None for all.
 
     Returns:
-        Direction -> (N,) in the order of the windows that are counted.
+        Direction -> (N,) bool, in the order of the searched windows.
     """
     asked = events(windows)
     if of is not None:
@@ -108,7 +108,7 @@ def located(
 
 
 def _questions(windows: Windows, asked: dict[int, tuple[int, int]], mode: Mode, batch_size: int) -> Iterator[_Question]:
-    """The events in batches: in ``joint`` both directions at once, in ``strict`` one of each and of one length."""
+    """The events in batches: in ``joint`` both directions at once, in ``strict`` one direction and one length."""
     groups = [list(asked)] if mode == "joint" else list(by_length(asked).values())
     parts = [group[i : i + batch_size] for group in groups for i in range(0, len(group), batch_size)]
     for part, batch in zip(parts, windows.each(parts), strict=True):
@@ -121,6 +121,6 @@ def _questions(windows: Windows, asked: dict[int, tuple[int, int]], mode: Mode, 
 
 
 def located_baselines(trained: Windows, asked: Windows) -> Baselines:
-    """What the trivial baselines find in these windows, knowing the labels of those trained on."""
+    """The scores of the trivial baselines in the windows ``asked``, given the labels of ``trained``."""
     masks = [[row.numpy() < asked.num_classes for row in windows.labels] for windows in (trained, asked)]
     return window_baselines(*masks)

@@ -1,6 +1,6 @@
-"""Several runs on one split: each scored over its seeds, and compared with another on the same clips.
+"""Several runs on one split: each scored over its seeds and compared with another on the same clips.
 
-All that can be wrong with a run, or with a comparison, is looked for before anything is scored.
+Everything that can be wrong with a run or a comparison is checked before anything is scored.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from avel.types import Progress
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run scored, over its seeds.
+    """The scores of a run, over its seeds.
 
     Attributes:
-        run: the folder that was named, of one seed or of several.
+        run: the folder as given, of one seed or several.
         folders: the run folder of each seed.
         each: the content of each seed's ``evaluation_<split>.json``.
-        against: the run that it was compared with, None where none was asked for.
-        difference: of their accuracies, this run's less the other's, with its 95% interval over videos and seeds.
-        compared: clips that both were compared on.
-        written: the files of the run as a whole.
+        against: the run it was compared with, if any.
+        difference: this run's accuracy minus the other's, with its 95% interval over videos and seeds.
+        compared: number of clips in the comparison.
+        written: the files written for all seeds together.
     """
 
     run: Path
@@ -54,7 +54,7 @@ class Scores:
 
     @property
     def measures(self) -> dict[str, list[float]]:
-        """What the task is scored by, name -> the value of each seed."""
+        """The measures of the task: name -> the value for each seed."""
         first = self.each[0]
         if first["task"] == "cml":
             return {
@@ -71,7 +71,7 @@ class Scores:
 
     @property
     def class_recall(self) -> dict[str, list[float]]:
-        """Class -> the recall of each seed; tasks full and weak. Empty for a class that the split lacks."""
+        """Class -> the recall of each seed, in tasks full and weak; empty for a class that the split lacks."""
         names = self.each[0].get("class_recall", {})
         return {
             name: [score["class_recall"][name] for score in self.each if score["class_recall"][name] is not None]
@@ -88,27 +88,27 @@ def evaluate_runs(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Scores]:
-    """Score runs on a split, as `avel.evaluate` does for each seed, and compare each with another run.
+    """Score runs on a split, each seed as in `avel.evaluate`, and compare each run with another.
 
-    A folder of several seeds gets an ``evaluation_<split>.json`` of its own: mean, sample standard deviation and every
-    seed's value. With ``against``, each run gets ``comparison_<split>_<other>.json``.
+    A folder of several seeds gets its own ``evaluation_<split>.json``: mean, sample standard deviation and every seed's
+    value. With ``against``, each run gets ``comparison_<split>_<other>.json``.
 
     Args:
-        runs: folders that `avel train` wrote, of one seed or of several.
+        runs: folders that `avel train` wrote, of one seed or several.
         split: train, val or test.
-        against: another run, whose predictions on the split lie there already, or which is one of ``runs``. Its store
-            may hold other features, but its split the same clips with the same labels.
-        store: where the store of ``runs`` lies now; None looks where it lay, and beside each run as it lay then.
+        against: another run: one of ``runs``, or one with predictions on the split already. Its store may have other
+            features, but the split must have the same clips with the same labels.
+        store: where the store of ``runs`` is now; None as in `avel.evaluate`.
         device: as in `avel.evaluate`.
 
     Returns:
         The scores of each run, in the order given.
 
     Raises:
-        AvelError: a run cannot be scored (see `avel.evaluate`) or named twice, runs of tasks that are not scored alike,
-            or a comparison of other clips. Nothing has been scored then.
+        AvelError: a run cannot be scored (see `avel.evaluate`) or is named twice, the tasks of the runs are not scored
+            alike, or the clips to compare on differ. Nothing has been scored then.
     """
-    devices.device(device)  # a wrong one is told before any run is read
+    devices.device(device)  # reports a wrong device before any run is read
     folders = [Path(run) for run in runs]
     named = {folder.resolve() for folder in folders}
     if len(named) < len(folders):
@@ -140,7 +140,7 @@ def evaluate_runs(
 
 
 def _summarize(run: Path, folders: list[Path], each: list[dict[str, Any]], split: str, against: Path | None) -> Scores:
-    """Put the seeds of a run together, compare it, and write both down."""
+    """Summarize the seeds of a run, compare it with the other, and write both results."""
     difference, compared, written = None, 0, []
     if against is not None:
         difference, compared = compare_runs(folders, seeds_of(against), split)
@@ -181,7 +181,7 @@ def _summarize(run: Path, folders: list[Path], each: list[dict[str, Any]], split
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation and every value; None for a mean of nothing, or a deviation of one."""
+    """Mean, sample standard deviation and every value; None for the mean of none, or the deviation of one."""
     return {
         "mean": mean(values) if values else None,
         "spread": stdev(values) if len(values) > 1 else None,
@@ -190,26 +190,26 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _other_name(run: Path, other: Path) -> str:
-    """The other run's path from this one's neighbourhood, as part of a file's name."""
+    """The other run's path relative to this run's parent folder, as part of a file name."""
     name = os.path.relpath(other.resolve(), run.resolve().parent).replace(os.sep, "-")
     return name if len(os.fsencode(name)) < 150 else hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
 
 def _check_alike(run: OpenRun, other: Path, facts: RunFacts) -> None:
-    """AvelError unless both runs are scored in the same way."""
+    """AvelError unless both runs are scored the same way."""
     tasks = run.facts.config["task"], facts.config["task"]
     if (tasks[0] == "cml") != (tasks[1] == "cml"):
         raise AvelError(
             f"{run.folder} was trained in task {tasks[0]}, {other} in task {tasks[1]}",
-            "tasks that are scored alike: full and weak by their segments, cml by the events found",
+            "tasks that are scored alike: full and weak by segments, cml by the events found",
             "name runs of one kind",
         )
     windows = run.facts.config["window"], facts.config["window"]
     if tasks[0] == "cml" and windows[0] != windows[1]:
         raise AvelError(
             f"{run.folder} was trained on windows of {windows[0]} segments, {other} on windows of {windows[1]}",
-            "in task cml, windows of one length: events are looked for inside a window",
-            "name runs of one length",
+            "windows of one length in task cml: events are looked for inside a window",
+            "name runs with the same --window",
         )
 
 
@@ -224,33 +224,33 @@ def _check_clips(run: OpenRun, other: Path, facts: RunFacts, split: str) -> None
     only = sorted(mine.keys() ^ others.keys())
     if only:
         where = run.store.path if only[0] in mine else store.path
-        what = f"{len(mine)} clips against {len(others)}; {only[0]!r} is in {where} alone"
+        what = f"{len(mine)} clips against {len(others)}; {only[0]!r} is only in {where}"
     elif list(mine) != list(others):
         what = "the same clips in another order"
     else:
-        what = f"other labels of {next(clip for clip in mine if mine[clip] != others[clip])!r}"
+        what = f"other labels for {next(clip for clip in mine if mine[clip] != others[clip])!r}"
     raise AvelError(
         f"{run.folder} was trained on {run.store.path}, {other} on {store.path}, and their split {split} is not the "
         f"same: {what}",
         "two runs on one split: the same clips with the same labels, whatever the features",
-        "compare runs that were trained on the same store, or on stores of one CSV",
+        "compare runs that were trained on the same store, or on stores from one CSV",
     )
 
 
 def _labels(store: Store, clips: Sequence[int]) -> dict[str, list[str]]:
-    """The label of every segment, by clip."""
+    """Clip id -> the label of every segment."""
     names = [*store.classes, ""]
     return {store.clips[index].id: [names[label] for label in store.labels(index).tolist()] for index in clips}
 
 
 def _check_predictions(run: Path, split: str) -> None:
-    """AvelError unless the predictions of a run's present weights lie there."""
+    """AvelError unless a run has predictions of its current weights."""
     file = _predictions(run, split)
     found = _evaluation(run, split).get("weights_sha256")
     if found != read_description(run / "best.json").weights_sha256:
         raise AvelError(
-            f"{file} is of other weights than {run / 'best.json'}: {run} was trained on since",
-            "predictions of the run as it is now",
+            f"{file} was made with other weights than {run / 'best.json'}: {run} was trained further since",
+            "predictions of the current weights",
             f"run `avel evaluate {run} --split {split}` first",
         )
 
@@ -267,7 +267,7 @@ def _predictions(run: Path, split: str) -> Path:
 
 
 def _evaluation(run: Path, split: str) -> dict[str, Any]:
-    """The content of a run's ``evaluation_<split>.json``, nothing where there is none."""
+    """The content of a run's ``evaluation_<split>.json``; empty if there is none."""
     file = run / f"evaluation_{split}.json"
     do = f"run `avel evaluate {run} --split {split}` again"
     try:
@@ -283,18 +283,17 @@ def _same(one: Path, other: Path) -> bool:
 def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: str = "test") -> tuple[Interval, int]:
     """How much better one model is than another on the same videos, from the predictions `evaluate` saved.
 
-    In task cml both directions together, each run in the mode it was trained in.
+    In task cml it takes both directions together, each run in the mode it was trained in.
 
     Args:
-        one, other: run folders, one a seed.
-        split: that both were evaluated on.
+        one, other: run folders, one per seed.
+        split: the split both were evaluated on.
 
     Returns:
-        Difference of their accuracies, one - other, with its 95% interval over videos and seeds; the videos.
+        Difference of their accuracies, one - other, with its 95% interval over videos and seeds; number of clips.
 
     Raises:
-        AvelError: a run has no predictions for the split, or the two are of tasks that are not scored alike, or of
-            different clips.
+        AvelError: a run has no predictions for the split, their tasks are not scored alike, or their clips differ.
     """
     files = [[_predictions(Path(run), split) for run in runs] for runs in (one, other)]
     saved = {file: read_predictions(file.parent, split) for of_one in files for file in of_one}
@@ -302,7 +301,7 @@ def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: 
     for file, found in saved.items():
         if ("probabilities" in found) != ("probabilities" in first):
             raise AvelError(
-                f"{file} and {files[0][0]} are of tasks that are not scored alike",
+                f"{file} and {files[0][0]} come from tasks that are not scored alike",
                 "two runs of tasks full or weak, or two of task cml",
                 "compare with another run",
             )
@@ -317,7 +316,7 @@ def compare_runs(one: Sequence[str | Path], other: Sequence[str | Path], split: 
 
 
 def _right_and_asked(saved: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) what a run had right in each clip, (N,) what was asked: segments, or an event in both directions."""
+    """(N,) correct and (N,) counted in each clip: its segments, or its event in both directions."""
     if "probabilities" in saved:
         right = labels_of(saved["probabilities"]) == saved["labels"]
         starts = np.cumsum(saved["segments"]) - saved["segments"]

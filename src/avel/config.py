@@ -1,4 +1,4 @@
-"""The settings of a training run; the sentence under each field is its ``--help``."""
+"""The settings of a training run. The sentence under each field is its help text."""
 
 from __future__ import annotations
 
@@ -18,73 +18,74 @@ from avel.reading import LONGEST_WINDOW
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
+    """The settings of one training run.
 
     Raises:
-        AvelError: a value is of another type than its field, is out of bounds, or does not go with another setting.
+        AvelError: a value has the wrong type, is out of bounds, or conflicts with another setting.
     """
 
     store: Path
     """Feature store to train on, made by `avel extract` or `avel data import-ave`."""
     out: Path
-    """Run folder to write. The same command goes on where it was stopped."""
+    """Run folder to write. After a stop, the same command resumes the run."""
     model: str = "ccln"
-    """Name of the model, such as ccln. An unknown name is refused with the list of all."""
+    """Name of the model, such as ccln. An unknown name gets the list of all models."""
     task: Literal["full", "weak", "cml"] = "full"
-    """Task: full (a label for every segment), weak (one for the whole video), cml (cross-modality localization)."""
+    """Task: full (a label per segment), weak (one label per video), or cml (cross-modality localization)."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Options of the model, as in --options.width 128. An unknown name is refused with the list of all."""
+    """Options of the model, as in --options.width 128. An unknown name gets the list of all options."""
     window: int = 10
     """Number T of segments that the model sees at once. Longer clips are cut into windows of T segments."""
     epochs: int = 60
     """Passes over the training windows."""
     batch_size: int = 32
-    """Windows in a batch, in all processes together."""
+    """Windows per batch, over all processes together."""
     drop_last: bool = False
     """Leave out the last batch of an epoch if it is smaller."""
     shuffle: bool = True
-    """Draw a new order of the windows in every epoch. If false, every epoch takes the training clips in the order of
-    the file that the split was imported from, or else of the store; background-only videos come last."""
+    """Shuffle the windows in every epoch. If false, every epoch takes the training clips in the order of the file that
+    the split was imported from, or else of the store; background-only videos come last."""
     learning_rate: float = 1e-3
     """Adam's learning rate at the start."""
     schedule: Literal["constant", "cosine", "step"] = "constant"
     """Learning rate over the epochs: constant, falling to 0 along a cosine, or multiplied by gamma at milestones."""
     milestones: list[int] = field(default_factory=list)
-    """Schedule step: after each of these epochs the learning rate is multiplied by gamma, as in [60, 120]."""
+    """Schedule step: epochs after which the learning rate is multiplied by gamma, as in [60,120]."""
     gamma: float = 0.1
-    """Schedule step: the factor of the learning rate at each milestone."""
+    """Schedule step: factor that multiplies the learning rate at each milestone."""
     weight_decay: float = 0.0
     """Adam's weight decay: this multiple of each weight is added to its gradient."""
     gradient_clipping: float = 0.0
-    """Largest norm of the gradient of all weights together; a larger gradient is scaled down. 0 for no limit."""
+    """Largest norm of the gradient over all weights; a larger gradient is scaled down. 0 for no limit."""
     weak_labels: Literal["onehot", "proportion"] = "onehot"
-    """Task weak: what a video's label says: its class alone (onehot), or each class's share of its segments
-    (proportion), from which a model also learns how long the event is."""
+    """Task weak: what a video's label is: its class only (onehot), or each class's share of its segments (proportion),
+    which also tells the model how long the event is."""
     background_videos: bool = True
-    """Task weak: also train on the videos of background alone, if the store has them."""
+    """Task weak: also train on background-only videos, if the store has them."""
     cml_mode: Literal["joint", "strict"] = "joint"
-    """Task cml: joint shows the model both streams, whole and aligned; strict shows it the query's segments alone."""
+    """Task cml: joint shows the model both streams, whole and aligned; strict shows only the query's segments of its
+    stream."""
     feature_noise: float = 0.0
-    """Standard deviation of the Gaussian noise added to features in training, against overfitting small data sets."""
+    """Standard deviation of Gaussian noise added to features in training, against overfitting on small data sets."""
     init_from: Path | None = None
-    """Run folder or checkpoint to start from. Its kept weights are taken where name and shape are the same. Of a folder
-    with several seeds, each seed starts from the run of the same seed, or else from the best run."""
+    """Run folder or checkpoint to start from. Its weights are used where name and shape match. From a folder with
+    several seeds, each seed starts from the run with the same seed, or else from the best run."""
     seed: int = 0
-    """Seed of the initial weights, the dropout and the order of the windows."""
+    """Seed for the initial weights, dropout and the order of the windows."""
     streams: Literal["both", "audio", "visual"] = "both"
-    """Features that the model may use. The others are set to zero, in training and whenever the model is used."""
+    """Features that the model may use. The others are set to zero, in training and in later use of the model."""
     select_on: Literal["val", "test", "train"] = "val"
-    """Split on which the epoch to keep is chosen. Much published code chooses on test; avel marks that in every result.
-    train is for a store without val, and says nothing about other videos."""
+    """Split that decides which epoch to keep. Much published code uses test; avel marks that in every result. train is
+    for a store without val; its accuracy says nothing about other videos."""
     validate_every: int = 1
-    """Validate on that split every so many epochs. The last epoch is always validated."""
+    """Validate on that split every N epochs. The last epoch is always validated."""
     keep: Literal["best", "last"] = "best"
-    """Weights to keep: of the best epoch on that split, or of the last epoch."""
+    """Weights to keep: those of the best epoch on that split, or of the last epoch."""
     device: str = "auto"
     """Where the model runs: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
-    """Arithmetic: 32-true (float32), bf16-mixed (bfloat16 where PyTorch holds it safe), or 64-true (float64, to check
-    results)."""
+    """Numerical precision: 32-true (float32), bf16-mixed (bfloat16 where PyTorch considers it safe), or 64-true
+    (float64, to check results)."""
     tensorboard: bool = False
     """Also write loss, accuracy and learning rate for TensorBoard, under tensorboard/ in the run folder."""
     threads: int = 0
@@ -107,11 +108,11 @@ class TrainConfig:
 
     @property
     def selected_on(self) -> str:
-        """What chooses the weights that are kept: a split, or ``last epoch``."""
+        """What decides which weights are kept: a split, or ``last epoch``."""
         return "last epoch" if self.keep == "last" else self.select_on
 
     def _bounds(self) -> dict[str, tuple[bool, str]]:
-        """Whether each number is within its bounds, and what these are."""
+        """Whether each number is within its bounds, and the bounds in words."""
         checks = {
             name: (1 <= getattr(self, name) <= 2**31, "at least 1")
             for name in ("epochs", "batch_size", "validate_every")
@@ -122,17 +123,17 @@ class TrainConfig:
         for name in ("feature_noise", "gradient_clipping", "weight_decay"):
             checks[name] = (0 <= getattr(self, name) < math.inf, "a finite number, not below 0")
         steps = [0, *self.milestones]
-        checks["milestones"] = (all(a < b for a, b in pairwise(steps)), "rising numbers of epochs, from 1 on")
+        checks["milestones"] = (all(a < b for a, b in pairwise(steps)), "increasing epoch numbers, from 1 on")
         return checks
 
     def _check_together(self) -> None:
-        """Refuse a setting that another one makes idle or wrong."""
+        """Refuse a setting that has no effect, or a wrong one, with another setting."""
         for name, (chooser, word) in READ_IF.items():
             chosen = getattr(self, chooser)
             if chosen != word and getattr(self, name) != _default(name):
                 raise AvelError(
-                    f"{name} {getattr(self, name)} in {chooser} {chosen}",
-                    f"a setting that this {chooser} reads: {name} is for {chooser} {word}",
+                    f"{name} {getattr(self, name)} with {chooser} {chosen}",
+                    f"{name} only with {chooser} {word}",
                     f"leave out {_option(name)}, or give {_option(chooser)} {word}",
                 )
         if self.schedule == "step" and not self.milestones:
@@ -145,18 +146,18 @@ class TrainConfig:
             if self.drop_last:
                 raise AvelError(
                     "drop_last with cml_mode strict",
-                    "whole epochs: its batches hold events of one length, and rare lengths would never be trained",
+                    "all batches: each holds events of one length, and rare lengths would never be trained on",
                     "leave out --drop-last",
                 )
             if not self.shuffle:
                 raise AvelError(
                     "shuffle false with cml_mode strict",
-                    "shuffled batches: each holds events of one length, and in order the lengths would come one by one",
+                    "shuffled batches: each holds events of one length, and unshuffled they run from short to long",
                     "leave out --shuffle",
                 )
 
 
-#: Settings that are read only if another setting has this value.
+#: Settings that have an effect only if another setting has this value.
 READ_IF = {
     "weak_labels": ("task", "weak"),
     "background_videos": ("task", "weak"),
@@ -167,7 +168,7 @@ READ_IF = {
 
 
 def _option(name: str) -> str:
-    """A setting as it is typed."""
+    """A setting as typed on the command line."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -177,7 +178,7 @@ def _default(name: str) -> Any:
 
 
 def _as_path(kind: type, given: Any) -> Any:
-    """What msgspec asks for a type that it does not know, a path."""
+    """Convert to a path, the one type here that msgspec does not know."""
     if kind is not Path or not isinstance(given, str | os.PathLike):
         raise TypeError
     return Path(given)

@@ -1,4 +1,4 @@
-"""The curves of a run for TensorBoard: what ``metrics.jsonl`` holds, as event files."""
+"""The curves of a run for TensorBoard: the content of ``metrics.jsonl`` as event files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avel.errors import AvelError
 
 
 def check_tensorboard() -> None:
-    """Refuse where TensorBoard is not installed.
+    """Check that TensorBoard is installed.
 
     Raises:
         AvelError: it is not.
@@ -19,20 +19,20 @@ def check_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise AvelError(
-            f"no TensorBoard on this machine ({error})",
+            f"TensorBoard is not installed ({error})",
             "the package tensorboard, which writes its event files",
             'pip install "avel[tensorboard]", or leave out --tensorboard: metrics.jsonl holds the same numbers',
         ) from error
 
 
 class Curves:
-    """Event files under ``RUN/tensorboard``: a point an epoch of every number of a metric line."""
+    """Event files under ``RUN/tensorboard``: one point per epoch for every number in a metric line."""
 
     def __init__(self, run: Path, metrics: Sequence[dict[str, Any]]) -> None:
-        """Go on after the epochs of ``metrics``; what event files hold of later ones no longer counts.
+        """Continue after the epochs of ``metrics``; TensorBoard drops what the event files hold of later ones.
 
         Raises:
-            AvelError: the folder is a link to another place, or it cannot be written.
+            AvelError: the folder is a link, or it cannot be written.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -51,7 +51,7 @@ class Curves:
             ) from error
 
     def add(self, line: dict[str, Any]) -> None:
-        """Add a metric line's numbers, by names such as ``train/total`` and ``val/accuracy``, at its epoch."""
+        """Add a metric line's numbers under names such as ``train/total`` and ``val/accuracy``, at its epoch."""
         points = {"learning_rate": line["learning_rate"]}
         for name, value in line.items():
             if isinstance(value, dict):

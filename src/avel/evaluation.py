@@ -1,4 +1,4 @@
-"""A checkpoint and a split in, numbers, predictions and pictures out."""
+"""Scoring a checkpoint on a split: numbers, predictions and pictures."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ IOUS = tuple(tenth / 10 for tenth in range(1, 10))
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one clip of a store, beside the truth.
+    """A model's predictions for one clip of a store, with the true labels.
 
     Attributes:
         clip: index in the store.
-        labels: (T,) int64, the truth.
+        labels: (T,) int64, the true labels.
         probabilities: (T, C+1) float32.
         attention: (T, H, W) float32 or None.
     """
@@ -64,7 +64,7 @@ class Prediction:
 def predict(
     model: LoadedModel, store: Store, clips: Sequence[int], *, progress: Progress | None = None
 ) -> list[Prediction]:
-    """Predict every segment of the clips, each clip at its own length, no clip given twice.
+    """Predict every segment of the clips, each clip at its own length. No clip may come twice.
 
     Raises:
         AvelError: the store's features come from other extractors than the model's, its classes differ, or a clip has
@@ -76,7 +76,7 @@ def predict(
     for index in clips:
         lengths.setdefault(store.clips[index].segments, []).append(index)
     done: dict[int, Prediction] = {}
-    # Clips of one length go together: a network on one clip at a time spends its time on being called.
+    # Clips of one length share a batch: with one clip per call, the calls would take most of the time.
     for same in lengths.values():
         for first in range(0, len(same), CLIPS_AT_ONCE):
             if progress:
@@ -104,8 +104,8 @@ def _check_features(model: LoadedModel, store: Store) -> None:
     shape = (store.audio_dim, *store.grid, store.visual_dim)
     if shape != model.shape:
         raise AvelError(
-            f"the features of {store.path} are of (Da, H, W, Dv) {shape}",
-            f"{model.shape}, which {model.source} takes",
+            f"the features of {store.path} have (Da, H, W, Dv) = {shape}",
+            f"{model.shape}, as {model.source} takes",
             "evaluate on the store that the model was trained on",
         )
     if store.classes != model.classes:
@@ -117,10 +117,10 @@ def _check_features(model: LoadedModel, store: Store) -> None:
 
 
 def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
-    """The numbers of a set of predictions: segment accuracy with its interval, recall per class, confusion, event F1.
+    """Score predictions: segment accuracy with its interval, recall per class, confusion, event F1.
 
-    Event F1 compares with the annotated spans in seconds, so events shorter than a segment count too. Where clips share
-    a video with a training clip, as eight of AVE's test clips do, the accuracy without them stands beside the other.
+    Event F1 compares with the annotated spans in seconds, so events shorter than a segment count, too. If clips share a
+    video with a training clip, as eight of AVE's test clips do, the accuracy without them is also given.
     """
     num_classes = len(store.classes)
     counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
@@ -154,13 +154,13 @@ def score(predictions: Sequence[Prediction], store: Store) -> dict[str, Any]:
 
 
 def per_video(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) segments that were right in each clip, (N,) segments it has."""
+    """(N,) correct segments of each clip, and (N,) its segments."""
     right = [int((labels_of(each.probabilities) == each.labels).sum()) for each in predictions]
     return np.array(right), np.array([len(each.labels) for each in predictions])
 
 
 def _without_shared(predictions: Sequence[Prediction], store: Store) -> dict[str, Any] | None:
-    """Accuracy without the clips whose video training has seen under another annotation; None where there are none."""
+    """Accuracy without the clips whose video is also in training, under another annotation; None if there are none."""
     asked = {prediction.clip for prediction in predictions}
     trained = {clip.video for index, clip in enumerate(store.clips) if "train" in clip.splits and index not in asked}
     shared = sorted({store.clips[index].video for index in asked} & trained)
@@ -173,16 +173,16 @@ def _without_shared(predictions: Sequence[Prediction], store: Store) -> dict[str
 
 @dataclass(frozen=True)
 class BaselineTable:
-    """What the trivial baselines score on a split.
+    """The scores of the trivial baselines on a split.
 
     Attributes:
-        split: whose segments.
-        origin: what the data are, "" for one's own clips.
-        clips: in the split.
+        split: name of the split.
+        origin: what the data are; "" for the user's own clips.
+        clips: number of clips in the split.
         segment: name -> segment accuracy, 0 to 1.
-        windows_split: the split whose events are looked for: the ``_match`` one, where there is one.
+        windows_split: the split for cross-modality localization: the ``_match`` split, if there is one.
         windows: name -> accuracy of cross-modality localization, 0 to 1, the same in both directions.
-        windows_counted: clips that have one event of a part of their length.
+        windows_counted: number of clips with one event shorter than the clip.
     """
 
     split: str
@@ -195,15 +195,15 @@ class BaselineTable:
 
 
 def baselines(path: str | Path, split: str = "test", *, store: str | Path | None = None) -> BaselineTable:
-    """The trivial baselines of a split, from labels alone.
+    """Compute the trivial baselines of a split, from labels alone.
 
     Args:
         path: a feature store, a run folder, or a folder with AVE's Annotations.txt and order files.
-        split: train, val or test; for the windows its ``_match`` counterpart where there is one.
-        store: of a run, as for `evaluate`.
+        split: train, val or test; for cross-modality localization its ``_match`` counterpart, if there is one.
+        store: where the store of a run is now, as in `evaluate`.
 
     Raises:
-        AvelError: the path is none of these, or has no such split, or that has no event.
+        AvelError: the path is none of these, has no such split, or the split has no event.
     """
     path = Path(path)
     if os.path.isfile(path / "Annotations.txt") and is_missing(path / "store.json"):
@@ -242,10 +242,10 @@ def baselines(path: str | Path, split: str = "test", *, store: str | Path | None
 
 
 def read_predictions(run: Path, split: str) -> dict[str, np.ndarray]:
-    """The predictions that `evaluate` saved: ``clip`` (N,) and what belongs to the task.
+    """Read the predictions that `evaluate` saved: ``clip`` (N,), and arrays that depend on the task.
 
-    In tasks full and weak, of S segments in all: ``segments`` (N,), ``labels`` (S,), ``probabilities`` (S, C+1) and
-    ``classes`` (C+1,). In task cml ``start`` and ``length`` (N,), a bool (N,) for every mode and direction, and
+    In tasks full and weak, with S segments in all: ``segments`` (N,), ``labels`` (S,), ``probabilities`` (S, C+1) and
+    ``classes`` (C+1,). In task cml: ``start`` and ``length`` (N,), a bool (N,) for every mode and direction, and
     ``trained_mode``.
 
     Raises:
@@ -283,14 +283,14 @@ def read_predictions(run: Path, split: str) -> dict[str, np.ndarray]:
     elif sound:
         sound = str(saved["trained_mode"]) in MODES
     if not sound:
-        raise AvelError(f"{file} is damaged: its arrays do not fit each other", "the file that avel wrote", do)
+        raise AvelError(f"{file} is damaged: its arrays do not match each other", "the file that avel wrote", do)
     return saved
 
 
 def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_seconds: float) -> float:
-    """The threshold of 0, 0.1, ... 0.9 with the best event F1 at IoU 0.5 on these predictions (ties: the lowest).
+    """The threshold among 0, 0.1, ... 0.9 with the best event F1 at IoU 0.5 on these predictions (ties: the lowest).
 
-    Give it predictions on the validation split: chosen on test, the threshold would flatter every number after it.
+    Use predictions on the validation split: a threshold chosen on test would inflate the scores on test.
     """
 
     def f1(threshold: float) -> float:
@@ -313,14 +313,14 @@ def choose_threshold(predictions: Sequence[Prediction], store: Store, *, min_sec
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run that can be scored on a split.
+    """A run that is ready to be scored on a split.
 
     Attributes:
-        folder: where it lies.
+        folder: the run folder.
         model: its best checkpoint.
         facts: the content of its ``run.json``.
-        store: that it was trained on, unchanged.
-        clips: those that its task has in the split.
+        store: the store it was trained on, unchanged.
+        clips: the clips of the split, for its task.
     """
 
     folder: Path
@@ -331,10 +331,10 @@ class OpenRun:
 
 
 def open_run(run: str | Path, split: str, device: str, place: str | Path | None = None) -> OpenRun:
-    """Look at all that scoring a run needs, before anything is computed; ``place`` is where its store lies now.
+    """Load and check all that scoring a run needs, before anything is computed; ``place`` is where its store is now.
 
     Raises:
-        AvelError: as `evaluate`.
+        AvelError: as in `evaluate`.
     """
     run = Path(run)
     facts = run_facts(run)
@@ -345,11 +345,11 @@ def open_run(run: str | Path, split: str, device: str, place: str | Path | None 
     store.require_audio(clips)
     if model.task == "cml" and not events(Windows(store, clips, model.window)):
         raise AvelError(
-            f"no clip of split {split} has one event of a part of its length in {store.path}",
+            f"no clip of split {split} in {store.path} has one event shorter than the clip",
             "events that begin or end inside a clip",
             "evaluate on another split",
         )
-    if split != BACKGROUND_SPLIT:  # that one shows false alarms
+    if split != BACKGROUND_SPLIT:  # which has no events: it shows false alarms
         refuse_background(
             f"split {split} of {store.path}", (store.labels(index).numpy() for index in clips), len(store.classes)
         )
@@ -357,7 +357,7 @@ def open_run(run: str | Path, split: str, device: str, place: str | Path | None 
     refuse_foreign_json(run / f"evaluation_{split}.json", {"run", "split"})
     if (run / "plots").is_symlink():
         raise AvelError(
-            f"{run / 'plots'} is a link", "a folder, so that all files of a run lie in it", "delete the link"
+            f"{run / 'plots'} is a link", "a folder, so that the run holds all its files", "delete the link"
         )
     return OpenRun(run, model, facts, store, clips)
 
@@ -377,21 +377,21 @@ def evaluate(
     Args:
         run: the folder of one seed that `avel train` wrote; nothing else is needed.
         split: train, val or test.
-        store: where that store lies now; None looks where it lay, and beside the run as it lay then.
-        device: where the network runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
+        store: where that store is now; None tries its recorded path, and then the same path relative to the run.
+        device: where the network runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU if there is one.
 
     Returns:
         The content of ``evaluation_<split>.json``.
 
     Raises:
-        AvelError: no checkpoint there, the store is gone or has changed, it has no such split, the split no event that
-            the task looks for, or there is no such device.
+        AvelError: there is no checkpoint, the store is missing or has changed, it has no such split, the split has no
+            event that the task looks for, or there is no such device.
     """
     return score_run(open_run(run, split, device, store), split, progress=progress)
 
 
 def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) -> dict[str, Any]:
-    """As `evaluate`, of a run that is open already."""
+    """As `evaluate`, for a run that is already open."""
     run, model, facts, store = opened.folder, opened.model, opened.facts, opened.store
     about = {
         "run": str(run),
@@ -408,7 +408,7 @@ def score_run(opened: OpenRun, split: str, *, progress: Progress | None = None) 
     }
     scores, saved = _cml(opened, progress) if model.task == "cml" else _segments(opened, progress)
     scores = {**about, **scores}
-    # The predictions first: a kill in between leaves scores of other weights, and a comparison sees that.
+    # Predictions first: if killed in between, the old scores name other weights, and a comparison notices.
     with replacing(run / f"predictions_{split}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **saved)
     write_file(run / f"evaluation_{split}.json", json.dumps(scores, indent=1))
@@ -435,7 +435,7 @@ def _segments(opened: OpenRun, progress: Progress | None) -> Evaluated:
 
 
 def _cml(opened: OpenRun, progress: Progress | None) -> Evaluated:
-    """Task cml: both directions in both modes, whichever was trained, and which events were found."""
+    """Task cml: the scores of both directions in both modes, whichever was trained, and which events were found."""
     model, store, clips, settings = opened.model, opened.store, opened.clips, opened.facts.settings()
     windows = Windows(store, clips, model.window)
     windows.serve(device_of(model.network), resident=False)
@@ -477,7 +477,7 @@ def _cml(opened: OpenRun, progress: Progress | None) -> Evaluated:
 
 
 def draw(run: Path, scores: dict[str, Any], names: Sequence[str]) -> None:
-    """Curves and what suits the task of an evaluated run, under ``plots/``."""
+    """Draw the training curves and the pictures for the run's task, under ``plots/``."""
     metrics = read_metrics(run)
     if metrics:
         training_curves(metrics, run / "plots" / "curves.png")

@@ -1,4 +1,4 @@
-"""Networks on features: the forward pass, and the one loop in which a network runs and does not learn."""
+"""Networks on features: the forward pass, and the one loop that runs networks without training them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ F = TypeVar("F", bound=Features)
 def outputs(network: nn.Module, batches: Iterable[F], streams: str = "both") -> Iterator[tuple[F, Output]]:
     """Each batch with the network's output, in evaluation mode and without gradients.
 
-    Validation, evaluation, localization and the study all run their networks here.
+    Validation, evaluation, localization and the study all use this loop.
 
     Args:
         network: on any device.
-        batches: of windows or clips, as long as a network takes at once.
-        streams: that it may use, as in `forward`.
+        batches: windows or clips, each batch small enough for one forward pass.
+        streams: the streams it may use, as in `forward`.
     """
     network.eval()
     for batch in batches:
@@ -35,9 +35,9 @@ def forward(network: nn.Module, features: Features, streams: str = "both") -> Ou
     """The network's output, on the device and in the precision of its weights.
 
     Args:
-        network: of ``MODELS``.
-        features: of B windows.
-        streams: ``both``, or ``audio`` or ``visual`` for the only stream that it may use: the other one is zeroed.
+        network: a network of ``MODELS``.
+        features: features of B windows.
+        streams: ``both``; or ``audio`` or ``visual``, the only stream it may use: the other one is zeroed.
     """
     weight = next(network.parameters(), torch.empty(0))
     audio = features.audio.to(weight.device, weight.dtype)
@@ -51,5 +51,5 @@ def forward(network: nn.Module, features: Features, streams: str = "both") -> Ou
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Where a network's parameters are; the processor, if it has none."""
+    """The device of a network's parameters; the CPU if it has none."""
     return next(network.parameters(), torch.empty(0)).device

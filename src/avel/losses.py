@@ -1,6 +1,6 @@
-"""Losses: pure, differentiable functions of tensors. They know no models and no processes.
+"""Losses: pure, differentiable functions of tensors. They do not depend on models or processes.
 
-All of them compute in float32 at least, even under autocast, and return a scalar of that type.
+All compute in float32 at least, even under autocast, and return a scalar of that type.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy ``-sum_k y_k log softmax(z)_k``, mean over the rest.
+    """Cross-entropy ``-sum_k y_k log softmax(z)_k``, averaged over the other dimensions.
 
     Args:
         logits: (..., K).
@@ -21,10 +21,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softmax_soft_margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """Multi-label soft margin of the softmax, as several released codes have it.
+    """Multi-label soft margin loss of the softmax, as in several papers' released code.
 
-    With p = softmax(z) the mean over all entries of ``-y log sigmoid(p) - (1 - y) log(1 - sigmoid(p))``. The sigmoid of
-    a probability lies between 0.5 and 0.73, so the loss stays near 0.7.
+    With p = softmax(z), the mean over all entries of ``-y log sigmoid(p) - (1 - y) log(1 - sigmoid(p))``. The sigmoid
+    of a probability lies between 0.5 and 0.73, so the loss stays near 0.7.
 
     Args:
         logits: (..., K).
@@ -35,30 +35,32 @@ def softmax_soft_margin(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def softmax_focal(logits: Tensor, targets: Tensor, *, gamma: float) -> Tensor:
-    """Multi-class focal loss ``-sum_k y_k (1 - p_k)^gamma log p_k`` with p = softmax(z), mean over the rest.
+    """Multi-class focal loss ``-sum_k y_k (1 - p_k)^gamma log p_k``, averaged over the other dimensions.
+
+    p is softmax(z).
 
     Args:
         logits: (..., K).
         targets: (..., K) in [0, 1]; soft targets are allowed.
-        gamma: how much less a well-classified example counts, not negative; 0 leaves the cross-entropy.
+        gamma: how much less a well-classified example counts, not negative; 0 gives the cross-entropy.
     """
     log_probabilities = _precise(logits).log_softmax(-1)
-    # Clamped because a power below 1 has no gradient at 0, which a certain softmax reaches.
+    # Clamped because a power below 1 has no gradient at 0, which a saturated softmax reaches.
     focus = (-torch.expm1(log_probabilities)).clamp_min(torch.finfo(log_probabilities.dtype).tiny).pow(gamma)
     return -(targets * focus * log_probabilities).sum(-1).mean()
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    """Binary focal loss of every class (Lin et al. 2017; CCLN eq. 28 and 32), summed over classes, mean over the rest.
+    """Binary focal loss (Lin et al. 2017; CCLN eq. 28 and 32), summed over classes, averaged over the other dimensions.
 
     For a target y and p = sigmoid(logit) a class costs ``alpha_t |y - p|^gamma BCE(p, y)`` with
-    ``alpha_t = alpha y + (1 - alpha) (1 - y)``, which for y in {0, 1} is the focal loss as published.
+    ``alpha_t = alpha y + (1 - alpha) (1 - y)``. For y in {0, 1} this is the focal loss as published.
 
     Args:
         logits: (..., K).
         targets: (..., K) in [0, 1]; soft targets are allowed.
-        alpha: weight of y = 1; y = 0 weighs 1 - alpha.
-        gamma: how much less a well-classified class counts, not negative; 0 leaves the weighted BCE.
+        alpha: weight of y = 1; that of y = 0 is 1 - alpha.
+        gamma: how much less a well-classified class counts, not negative; 0 gives the weighted BCE.
     """
     logits = _precise(logits)
     targets = targets.to(logits.dtype)
@@ -70,14 +72,14 @@ def sigmoid_focal(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float
 
 
 def foreground_enhancement(logits: Tensor, classes: Tensor) -> Tensor:
-    """Foreground event enhancement, ``-log_softmax(z)[class]`` (CCLN eq. 29 and 33), mean over what has an event.
+    """Foreground event enhancement, ``-log_softmax(z)[class]`` (CCLN eq. 29 and 33), mean over those with an event.
 
     Args:
         logits: (B, C), z of each video over the event classes only; or (B, T, C), z of each segment.
-        classes: (B,) or (B, T) int64; C marks a video or a segment without event, which is left out.
+        classes: (B,) or (B, T) int64; C marks a video or segment without an event, which is left out.
 
     Returns:
-        The mean; 0, with a zero gradient, where there is no event.
+        The mean; 0, with a zero gradient, if there is no event.
     """
     num_classes = logits.shape[-1]
     total = functional.cross_entropy(
@@ -90,7 +92,7 @@ def distance_logistic(distance: Tensor, same: Tensor) -> Tensor:
     """Binary cross-entropy of ``sigmoid(5 (1 - D))``, mean (CCLN eq. 36 with the sign that pulls pairs together).
 
     Args:
-        distance: (...) D, not negative, of one size with 1.
+        distance: (...) D, not negative, of the order of 1.
         same: (...) bool, whether both segments of a pair hold the event.
     """
     distance = _precise(distance)
@@ -98,7 +100,7 @@ def distance_logistic(distance: Tensor, same: Tensor) -> Tensor:
 
 
 def distance_exponential(distance: Tensor, same: Tensor) -> Tensor:
-    """Binary cross-entropy of ``exp(-D)``: D for a pair that belongs together, ``-log(1 - exp(-D))`` else; mean.
+    """Binary cross-entropy of ``exp(-D)``: D for a pair that belongs together, otherwise ``-log(1 - exp(-D))``; mean.
 
     Args: as in `distance_logistic`. Below D = 1e-6 the second kind has no gradient.
     """
@@ -110,7 +112,7 @@ def distance_exponential(distance: Tensor, same: Tensor) -> Tensor:
 def distance_contrastive(distance: Tensor, same: Tensor, *, margin: float = 1.0) -> Tensor:
     """Contrastive loss ``y D^2 + (1 - y) max(margin - D, 0)^2``, mean (Hadsell et al. 2006; Tian et al. 2018 for AVE).
 
-    Args: as in `distance_logistic`; ``margin`` is the distance from which on pairs are far enough apart.
+    Args: as in `distance_logistic`; ``margin`` is the distance at which a pair is far enough apart.
     """
     distance = _precise(distance)
     return torch.where(same, distance, (margin - distance).clamp_min(0)).square().mean()
@@ -126,12 +128,12 @@ def wccl(fusion: Tensor, branch: Tensor, labels: Tensor, *, temperature: float, 
     Args:
         fusion: (B, N) embeddings of the backbone.
         branch: (B, N) embeddings of the contrastive branch.
-        labels: (B,) class ids; videos without event are a class of their own.
-        temperature: delta, what similarities are divided by; positive.
+        labels: (B,) class ids; videos without an event are a class of their own.
+        temperature: delta, which similarities are divided by; positive.
         reduction: ``mean`` over the anchors, or ``sum`` as printed.
 
     Returns:
-        The loss; with labels all different it is the self-supervised InfoNCE loss (Fig. 3a).
+        The loss. If all labels differ, it is the self-supervised InfoNCE loss (Fig. 3a).
 
     Raises:
         ValueError: an unknown reduction, or a temperature that is not above 0.
@@ -140,7 +142,7 @@ def wccl(fusion: Tensor, branch: Tensor, labels: Tensor, *, temperature: float, 
         raise ValueError(f"reduction {reduction!r} is neither 'mean' nor 'sum'")
     if not temperature > 0:
         raise ValueError(f"temperature {temperature} is not above 0")
-    with torch.autocast(fusion.device.type, enabled=False):  # else the product would be taken in half precision
+    with torch.autocast(fusion.device.type, enabled=False):  # else the product would be in half precision
         anchors = functional.normalize(_precise(torch.cat([fusion, branch])), dim=1, eps=1e-6)
         similarity = anchors @ anchors.T / temperature
         itself = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)

@@ -1,4 +1,4 @@
-"""Metrics: pure functions of arrays and spans. They return counts, and counts add: over batches, clips, processes."""
+"""Metrics: pure functions of arrays and spans. They return counts, which add up over batches, clips and processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from avel.types import Span
 
 
 def labels_of(probabilities: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-    """The labels of segments: the most probable class, the first of several.
+    """The labels of segments: the most probable class, on a tie the first.
 
-    It is also what an output of a network gives as its ``labels()``. Where several windows show a segment, it is the
-    label of their mean.
+    The ``labels()`` of a network's output agree with it. Where several windows show a segment, it is applied to the
+    mean of their probabilities.
 
     Args:
         probabilities: (..., C+1), background last.
@@ -40,7 +40,7 @@ def confusion(
         num_classes: C.
 
     Returns:
-        (C+1, C+1) counts; rows are the truth, columns the prediction.
+        (C+1, C+1) counts; rows are the true class, columns the predicted.
 
     Raises:
         AvelError: the shapes differ, or an id is not in 0 .. C.
@@ -58,7 +58,7 @@ def confusion(
             raise AvelError(
                 f"{name} from {ids.min()} to {ids.max()}",
                 f"class ids from 0 to {num_classes}, the last being background",
-                "check that labels and predictions are of the same classes",
+                "check that labels and predictions use the same classes",
             )
     pairs = labels.astype(np.int64).ravel() * size + predictions.astype(np.int64).ravel()
     return np.bincount(pairs, minlength=size * size).reshape(size, size)
@@ -75,7 +75,7 @@ def segment_accuracy(confusion: npt.NDArray[np.int64]) -> float:
 
 
 def class_recall(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """(C+1,) share of each class's own segments that were found (CCLN Fig. 8); nan where it has none.
+    """(C+1,) share of each class's segments that were found (CCLN Fig. 8); nan for a class without segments.
 
     Args:
         confusion: (C+1, C+1) counts, rows truth.
@@ -86,7 +86,7 @@ def class_recall(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class EventCounts:
-    """Events that were matched, predicted and there in truth. Counts add: ``sum(counts, EventCounts())``."""
+    """Numbers of matched, predicted and true events. Counts add: ``sum(counts, EventCounts())``."""
 
     matched: int = 0
     predicted: int = 0
@@ -100,14 +100,14 @@ def event_counts(truth: Sequence[Span], predicted: Sequence[Span], iou: float) -
     """Match the events of one clip one to one, the pair that overlaps best first.
 
     Two events can match if their labels are equal and the intersection of their spans is at least ``iou`` of the
-    union (to nine decimals, so that seconds which binary fractions miss do not decide). Ties go to the earlier
-    events, so the order of the input does not matter. This is not the matching with the most pairs, which sed_eval
-    looks for by default: the two can differ where an event overlaps several of its label, and from IoU 0.5 on they
-    agree unless the events of a label overlap one another.
+    union (rounded to nine decimals, so that floating-point error in the seconds does not decide). Ties go to the
+    earlier events, so the order of the input does not matter. This is not the matching with the most pairs, which
+    sed_eval computes by default. The two can differ where an event overlaps several with its label; from IoU 0.5 on
+    they agree unless events with the same label overlap one another.
 
     Args:
-        truth: the events there are. One without length is none: it is not counted (AVE annotates one as 0-0).
-        predicted: the events that were found.
+        truth: the true events. Events of zero length are not counted (AVE annotates one as 0-0).
+        predicted: the predicted events.
         iou: threshold, above 0 and at most 1.
 
     Raises:
@@ -137,13 +137,13 @@ def event_curve(truth: Sequence[Span], predicted: Sequence[Span], ious: Sequence
 
 
 def event_f1(counts: EventCounts) -> float:
-    """F1 of the matched events, ``2 matched / (predicted + truth)``; nan where there are none of either."""
+    """F1 of the matched events, ``2 matched / (predicted + truth)``; nan if there are neither."""
     total = counts.predicted + counts.truth
     return 2 * counts.matched / total if total else float("nan")
 
 
 def labels_to_spans(labels: npt.NDArray[np.integer], classes: Sequence[str], segment_seconds: float) -> list[Span]:
-    """The events in a sequence of segment labels: maximal runs of one class that is not background.
+    """The events in a sequence of segment labels: maximal runs of one event class.
 
     Args:
         labels: (T,) class ids, background = C.
@@ -160,13 +160,13 @@ def labels_to_spans(labels: npt.NDArray[np.integer], classes: Sequence[str], seg
 
 
 def partial_event(mask: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
-    """Start and length in segments of the one event that cross-modality localization can look for.
+    """Start and length, in segments, of the one event that cross-modality localization can look for.
 
     Args:
         mask: (T,) True where a segment holds the event.
 
     Returns:
-        None where nothing is to be found: no event, the whole video, or several runs.
+        None where there is nothing to look for: no event, an event as long as the video, or several runs.
 
     Raises:
         AvelError: the mask is not (T,) of booleans.
@@ -189,7 +189,7 @@ def locate(distance: npt.NDArray[np.floating]) -> int:
     """Where a query is nearest in the other stream: the first n with the smallest ``sum_i distance[n + i, i]``.
 
     Args:
-        distance: (Ts, l) between the Ts segments of the stream that is searched and the l segments of the query.
+        distance: (Ts, l), between the Ts segments of the searched stream and the l segments of the query.
 
     Raises:
         AvelError: the query is empty or longer than the stream, or a distance is not a number.
@@ -201,7 +201,7 @@ def locate(distance: npt.NDArray[np.floating]) -> int:
     length = distance.shape[1]
     starts = len(distance) - length + 1
     total = np.zeros(starts)
-    for i in range(length):  # every start adds in the same order, so equal distances stay exact ties
+    for i in range(length):  # the same order of sums for every start, so that equal distances tie exactly
         total += distance[i : i + starts, i]
     if np.isnan(total).any():
         raise AvelError("a distance that is not a number", "numbers", "check whether training diverged")
@@ -210,7 +210,7 @@ def locate(distance: npt.NDArray[np.floating]) -> int:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the percentile interval of its bootstrap; nan where nothing was counted."""
+    """A value with its bootstrap percentile interval; nan where nothing was counted."""
 
     value: float
     low: float
@@ -222,15 +222,15 @@ def bootstrap_interval(
 ) -> Interval:
     """How far an accuracy, ``sum(correct) / sum(counted)``, would move with other videos and other training seeds.
 
-    Videos are drawn with replacement, and so are the S seeds where there are several. The two are crossed: all seeds
-    are scored on the same drawn videos. A resample in which nothing is counted is left out.
+    Videos are drawn with replacement, and so are the S seeds if there are several. All seeds are scored on the same
+    drawn videos. A resample in which nothing is counted is left out.
 
     Args:
-        correct: (S, N) or (N,), what was right in each video, by each of the S trained models.
-        counted: of the same shape, what was asked.
-        level: share of the resamples that the interval holds, between 0 and 1.
+        correct: (S, N) or (N,), the number of correct answers in each video, for each of the S trained models.
+        counted: of the same shape, the number of answers counted.
+        level: share of the resamples inside the interval, between 0 and 1.
         samples: number of resamples.
-        seed: of the drawing.
+        seed: of the random draws.
 
     Raises:
         AvelError: no videos, shapes that differ, more correct than counted, or an option out of range.
@@ -250,20 +250,20 @@ def paired_interval(
 ) -> Interval:
     """How far the difference of two accuracies, a - b, would move: both are scored on the same drawn videos.
 
-    Seeds are drawn for a and for b apart, because their trainings are no relatives, even where the numbers agree.
+    Seeds are drawn separately for a and b: their training runs are unrelated, even where seed numbers agree.
 
     Args:
-        correct_a, counted_a: (S, N) or (N,), as in `bootstrap_interval`, and so are the options.
+        correct_a, counted_a: (S, N) or (N,), as in `bootstrap_interval`; so are the options.
         correct_b, counted_b: (S', N) or (N,), the same videos in the same order.
 
     Raises:
-        AvelError: a and b differ in the number of videos, or as in `bootstrap_interval`.
+        AvelError: a and b have different numbers of videos, or as in `bootstrap_interval`.
     """
     return _bootstrap([(correct_a, counted_a), (correct_b, counted_b)], level, samples, seed)
 
 
 def _bootstrap(runs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], level: float, samples: int, seed: int) -> Interval:
-    """The interval of one run's accuracy, or of the first's less the second's."""
+    """The interval of one run's accuracy, or of the first run's minus the second's."""
     tables = [_table(*run) for run in runs]
     videos = [table.shape[-1] for table in tables]
     if len(set(videos)) > 1:
@@ -273,9 +273,9 @@ def _bootstrap(runs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], level: float
         raise AvelError(f"{samples} samples, level {level}", "1 or more, between 0 and 1", "2000 and 0.95 are usual")
     generator = np.random.default_rng(seed)
     blocks = []
-    for first in range(0, samples, 100):  # at once, 2000 resamples of AVE's 4143 videos would take 66 MB
+    for first in range(0, samples, 100):  # all at once, 2000 resamples of AVE's 4143 videos would take 66 MB
         rows = min(100, samples - first)
-        drawn = _draws(generator, rows, videos[0])  # of videos: one for all
+        drawn = _draws(generator, rows, videos[0])  # the same videos for every table
         sums = [((table @ drawn.T) * _draws(generator, rows, table.shape[1]).T).sum(1) for table in tables]
         blocks.append(_difference(np.stack(sums)))
     resampled = np.concatenate(blocks)
@@ -285,13 +285,13 @@ def _bootstrap(runs: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], level: float
 
 
 def _draws(generator: np.random.Generator, rows: int, size: int) -> npt.NDArray[np.float64]:
-    """(rows, size) how often each of ``size`` things came up in as many draws with replacement."""
+    """(rows, size) how often each of ``size`` items came up in ``size`` draws with replacement."""
     drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
 
 
 def _table(correct: npt.ArrayLike, counted: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(2, S, N): what was right, what was asked."""
+    """(2, S, N): correct and counted."""
     right, asked = np.asarray(correct, dtype=np.float64), np.asarray(counted, dtype=np.float64)
     fits = right.shape == asked.shape and right.ndim in (1, 2) and right.size > 0
     if not fits:
@@ -299,18 +299,18 @@ def _table(correct: npt.ArrayLike, counted: npt.ArrayLike) -> npt.NDArray[np.flo
         raise AvelError(found, "both (N,) or both (S, N), N at least 1", "give both numbers for every video")
     if not ((right >= 0) & (right <= asked) & np.isfinite(asked)).all():
         found = f"correct from {right.min()} to {right.max()} where {asked.min()} to {asked.max()} were counted"
-        raise AvelError(found, "0 <= correct <= counted in every video", "give what was right first")
+        raise AvelError(found, "0 <= correct <= counted in every video", "pass the correct counts first")
     return np.stack([np.atleast_2d(right), np.atleast_2d(asked)])
 
 
 def _difference(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(runs, 2, ...) sums of right and asked -> (...) the first run's share, less the second's; nan without any."""
-    right, asked = sums[:, 0], sums[:, 1]
-    return np.subtract.reduce(np.divide(right, asked, out=np.full(right.shape, np.nan), where=asked > 0))
+    """(runs, 2, ...) sums of correct and counted -> (...) accuracy, minus the second run's if there is one."""
+    correct, counted = sums[:, 0], sums[:, 1]
+    return np.subtract.reduce(np.divide(correct, counted, out=np.full(correct.shape, np.nan), where=counted > 0))
 
 
 def _iou(one: Span, other: Span) -> float:
-    """Intersection over union of two spans, 0 where they are apart."""
+    """Intersection over union of two spans, 0 where they do not overlap."""
     intersection = min(one.end, other.end) - max(one.start, other.start)
     union = max(one.end, other.end) - min(one.start, other.start)
     return intersection / union if intersection > 0 else 0.0

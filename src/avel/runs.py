@@ -1,6 +1,6 @@
-"""The folder of a training run: what ``run.json`` and ``metrics.jsonl`` say, whose run it is, and where its store lies.
+"""The folder of a training run: reading and writing ``run.json`` and ``metrics.jsonl``, resuming, finding the store.
 
-`avel.checkpoint` writes the weights there, and with them all that belongs to a finished epoch.
+`avel.checkpoint` writes the weights there, and everything else that belongs to a finished epoch.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ UNCOMPARED = ("store", "out", "epochs", "threads", "tensorboard")
 
 _Metric = int | float | dict[str, int | float]
 
-#: Settings that older runs do not name; these ran with the default.
+#: Settings that older runs do not list; they ran with the default.
 _ADDED = frozenset(
     {"tensorboard", "shuffle", "milestones", "gamma", "weight_decay", "gradient_clipping", "init_from", "keep"}
 )
 
 
 class WarmStart(Struct):
-    """Where the first weights of a run come from.
+    """Where the initial weights of a run come from.
 
     Attributes:
-        checkpoint: its JSON file.
-        weights_sha256: of its weights.
-        model: that has these weights.
-        epoch: after which they were kept.
-        taken: tensors of the same name and shape in both networks.
+        checkpoint: the checkpoint's JSON file.
+        weights_sha256: hash of its weights.
+        model: name of its model.
+        epoch: the epoch that ended with these weights.
+        taken: tensors with the same name and shape in both networks.
         fresh: the other tensors of this run's network, which start at random.
         unused: the other tensors of the checkpoint.
-        other_data: what the checkpoint was trained on that differs here, of classes and features.
+        other_data: which of classes and features differ from those the checkpoint was trained on.
     """
 
     checkpoint: Text
@@ -63,25 +63,25 @@ class WarmStart(Struct):
 
     def __str__(self) -> str:
         said = f"starts from {self.checkpoint} ({self.model}, epoch {self.epoch}): {len(self.taken)} tensors taken"
-        for names, what in ((self.fresh, "random here"), (self.unused, "not used of it")):
+        for names, what in ((self.fresh, "start at random"), (self.unused, "of the checkpoint not used")):
             if names:
                 said += f"; {len(names)} {what}: {first_names(names)}"
         return f"{said}; it was trained on other {' and '.join(self.other_data)}" if self.other_data else said
 
 
 class RunFacts(Struct):
-    """What ``run.json`` says of a training run.
+    """The content of ``run.json``: the facts of a training run.
 
     Attributes:
-        avel: version that began it.
-        config: its settings as JSON values; `settings` gives them as a `TrainConfig`.
-        store_checksum: of the store it was trained on.
-        seed, threads, processes: it runs with.
-        commit: of the source tree, None where that was no git checkout.
-        versions: of Python and libraries.
-        machine: in words.
-        windows: split -> training windows in it.
-        started_from: the weights it began with; None for random ones.
+        avel: the version that started it.
+        config: its settings as JSON values; `settings` returns them as a `TrainConfig`.
+        store_checksum: checksum of the store it is trained on.
+        seed, threads, processes: what it runs with.
+        commit: commit of avel's source tree; None if that is not a git checkout.
+        versions: versions of Python and of libraries.
+        machine: the machine, in words.
+        windows: number of windows in each split.
+        started_from: the weights it started with; None for random ones.
     """
 
     avel: Text
@@ -106,7 +106,7 @@ class RunFacts(Struct):
         self.settings()
 
     def settings(self) -> TrainConfig:
-        """The run's settings. Raises ValueError where they are none."""
+        """The run's settings. Raises ValueError if they are invalid."""
         try:
             return TrainConfig(**self.config)
         except AvelError as error:
@@ -117,7 +117,7 @@ def read_run(folder: Path) -> RunFacts:
     """Read a run folder's ``run.json``.
 
     Raises:
-        AvelError: there is none, or it is damaged or leads out of the folder.
+        AvelError: the file is missing or damaged, or links to a place outside the folder.
     """
     expected, do = "the file that `avel train` writes", "copy the whole run folder again, or train again"
     try:
@@ -127,38 +127,38 @@ def read_run(folder: Path) -> RunFacts:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's ``metrics.jsonl``, one an epoch from the first on; none where there is no file.
+    """The lines of a run folder's ``metrics.jsonl``, one per epoch from the first on; none if there is no file.
 
     Raises:
-        AvelError: it is damaged or leads out of the folder.
+        AvelError: the file is damaged, or links to a place outside the folder.
     """
     path = folder / "metrics.jsonl"
     try:
         text = read_bytes(path, LARGE_FILE, folder=folder)
-        # A loss that is no number is a result, too.
+        # A loss of NaN is a result, too.
         lines: list[dict[str, Any]] = [
             parse_json(line, dict[str, _Metric], allow_nan=True) for line in text.splitlines()
         ]
         for number, line in enumerate(lines, start=1):
             terms = line.get("train")
             if line.get("epoch") != number or not isinstance(terms, dict):
-                raise ValueError(f"line {number} is not that of epoch {number}")
+                raise ValueError(f"line {number} is not of epoch {number}")
             if terms.keys() != lines[0]["train"].keys():
                 raise ValueError(f"line {number} has other terms than line 1")
     except FileNotFoundError:
         return []
     except ValueError as error:
         raise AvelError(
-            f"{path} is damaged ({error})", "a line for every epoch, as `avel train` writes them", "copy the run again"
+            f"{path} is damaged ({error})", "one line per epoch, as `avel train` writes them", "copy the run again"
         ) from error
     return lines
 
 
 def seeds_of(run: str | Path) -> list[Path]:
-    """The run folders of a training of several seeds, in the order of the seeds; of one seed, the folder itself.
+    """The run folders under a folder of several seeds, in the order of the seeds; for a single run, the folder itself.
 
     Raises:
-        AvelError: the folder is a run itself, and holds others too.
+        AvelError: the folder is a run itself, and also holds others.
     """
     run = Path(run)
     numbers = {folder: folder.name.removeprefix("seed-") for folder in run.glob("seed-*") if folder.is_dir()}
@@ -167,9 +167,9 @@ def seeds_of(run: str | Path) -> list[Path]:
     )
     if seeds and (run / "run.json").exists():
         raise AvelError(
-            f"{run} is a run itself, and holds {len(seeds)} others, such as {seeds[0].name}",
+            f"{run} is a run itself, and also holds {len(seeds)} others, such as {seeds[0].name}",
             "a run of one seed, or a folder with the runs of several",
-            f"name one, such as {seeds[0]}, or move those of several seeds to a folder of their own",
+            f"name one, such as {seeds[0]}, or move the runs of several seeds to a folder of their own",
         )
     return seeds or [run]
 
@@ -178,7 +178,7 @@ def run_facts(run: Path) -> RunFacts:
     """The content of a run's ``run.json``.
 
     Raises:
-        AvelError: the folder is no run of one seed.
+        AvelError: the folder is not the run of one seed.
     """
     several = seeds_of(run)
     if several != [run]:
@@ -195,13 +195,13 @@ def run_facts(run: Path) -> RunFacts:
 
 
 def store_of(run: Path, facts: RunFacts, given: str | Path | None = None) -> Store:
-    """The store that a run was trained on, wherever run and store lie now.
+    """The store that a run was trained on, wherever run and store are now.
 
-    Looked for at ``given``, or else where it lay, and as far from the run folder as it lay then: both may have been
-    moved together. Runs of older versions name it from the folder that training was started in.
+    It is looked for at ``given``; otherwise at its recorded path, and then at the same path relative to the run folder,
+    as both may have been moved together. Runs of older versions recorded a path relative to the working directory.
 
     Raises:
-        AvelError: it is at none of these places, or what is there is another store.
+        AvelError: it is at none of these places, or another store is there.
     """
     settings, wanted = facts.config, facts.store_checksum
     places = [Path(given)] if given is not None else [Path(settings["store"])]
@@ -216,10 +216,10 @@ def store_of(run: Path, facts: RunFacts, given: str | Path | None = None) -> Sto
         if store.checksum == wanted:
             return store
         others.append(store)
-    expected = f"the feature store that it was trained on, whose store.json has sha256 {wanted[:12]}..."
+    expected = f"the feature store that the run was trained on, whose store.json has sha256 {wanted[:12]}..."
     if not others:
         looked = ", nor at ".join(str(place.absolute()) for place in places)
-        raise AvelError(f"the store of {run} is not at {looked}", expected, "say where it lies now, with --store STORE")
+        raise AvelError(f"the store of {run} is not at {looked}", expected, "say where it is now, with --store STORE")
     raise AvelError(
         f"{others[0].path} is not the store of {run}, or has changed since: its store.json has sha256 "
         f"{others[0].checksum[:12]}...",
@@ -234,11 +234,11 @@ def start_or_resume(
     """Begin a run in ``config.out``, or check that the run there is this one.
 
     Args:
-        config: of the run.
-        store: to train on.
-        windows: split -> training windows in it.
-        processes: that train together.
-        warm_start: where the weights come from; None too where a run is resumed that has finished an epoch.
+        config: the settings of the run.
+        store: the store to train on.
+        windows: number of windows in each split.
+        processes: number of processes that train together.
+        warm_start: where the weights come from; None also for a resumed run that has finished an epoch.
 
     Returns:
         The content of ``run.json``.
@@ -249,10 +249,10 @@ def start_or_resume(
     if not all(windows.values()):
         raise AvelError(
             f"{config.store} holds {' and '.join(f'{number} windows of {name}' for name, number in windows.items())}",
-            "at least one window of each",
-            f"give clips the splits {' and '.join(windows)} in the CSV's split column, and extract again",
+            "at least one window in each split",
+            f"assign clips to the splits {' and '.join(windows)} in the CSV's split column, and extract again",
         )
-    # Absolute: the run is used from other folders than this one.
+    # Absolute, because the run will be used from other working directories.
     settings = {
         key: os.path.abspath(value) if isinstance(value, Path) else value for key, value in asdict(config).items()
     }
@@ -262,7 +262,7 @@ def start_or_resume(
 
 
 def _resume(config: TrainConfig, settings: dict[str, Any], store: Store, warm_start: WarmStart | None) -> RunFacts:
-    """The run in the folder, with the settings that may change as they are now."""
+    """The run in the folder, with the current values of the settings that may change."""
     run = read_run(config.out)
     before = {**asdict(run.settings()), **run.config}
     different = [key for key, value in settings.items() if key not in UNCOMPARED and before[key] != value]
@@ -270,25 +270,25 @@ def _resume(config: TrainConfig, settings: dict[str, Any], store: Store, warm_st
         different.append("store (its content)")
     if different:
         raise AvelError(
-            f"{config.out} holds a run with another {', '.join(different)}",
+            f"{config.out} holds a run with different settings: {', '.join(different)}",
             "an empty folder, or the run to resume with the same settings",
             "choose another --out, or delete that folder",
         )
     if warm_start is not None and warm_start != run.started_from:
         raise AvelError(
             f"{warm_start.checkpoint} has changed since the run in {config.out} began",
-            "the weights that it began with, as it has not finished an epoch",
+            "the weights that it began with, as it has not finished an epoch yet",
             "choose another --out, or delete that folder",
         )
     fixed = config.schedule == "cosine"
     if config.epochs < before["epochs"] or (fixed and config.epochs != before["epochs"]):
         raise AvelError(
-            f"{config.out} holds a run of {before['epochs']} epochs, and {config.epochs} were asked for",
-            "as many epochs: the schedule cosine depends on them" if fixed else "as many epochs or more",
+            f"{config.out} holds a run of {before['epochs']} epochs, but --epochs is {config.epochs}",
+            "the same number of epochs: the cosine schedule depends on it" if fixed else "as many epochs or more",
             "choose another --out",
         )
     now = {key: settings[key] for key in ("epochs", "store", "out")}
-    if not now.items() <= run.config.items():  # more epochs, or run or store were moved
+    if not now.items() <= run.config.items():  # more epochs, or the run or store was moved
         run.config |= now
         write_file(config.out / "run.json", json.dumps(msgspec.to_builtins(run), indent=1))
     return run
@@ -306,7 +306,7 @@ def _start(
     import torch
 
     remove_abandoned(config.out)
-    begun = {"config.yaml"}  # what a kill before run.json may leave
+    begun = {"config.yaml"}  # what may be left if training is killed before it writes run.json
     if config.out.exists() and not (config.out.is_dir() and {file.name for file in config.out.iterdir()} <= begun):
         raise AvelError(f"{config.out} exists and is not a run folder", "a new or empty folder", "choose another --out")
     make_folder(config.out)
@@ -324,13 +324,13 @@ def _start(
         windows=windows,
         started_from=warm_start,
     )
-    # Last: its presence says that the run was set up.
+    # Last, as its presence means that the run is set up.
     write_file(config.out / "run.json", json.dumps(msgspec.to_builtins(run), indent=1))
     return run
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that is running, None where it is no git checkout."""
+    """The commit of the running source tree; None if it is not a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""Training: one loop for every model, on Lightning Fabric, resumable after any kill."""
+"""Training: one loop for every model, on Lightning Fabric; a run that was killed can be resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from avel.types import DistanceOutput, Progress, Report, Target, TrainStatus
 
 T = TypeVar("T")
 
-REPORT_SECONDS = 1.0  # from one report within an epoch to the next: reading the loss off a GPU waits for it
+REPORT_SECONDS = 1.0  # between two reports within an epoch: reading the loss waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Run:
     """A finished training run.
 
     Attributes:
-        folder: where it lies.
+        folder: the run folder.
         best_epoch: the epoch whose weights were kept.
         best_accuracy: its accuracy on the split ``select_on``: of segments, or in task cml the mean of A2V and V2A.
-        metrics: one dict an epoch, as in ``metrics.jsonl``.
-        baselines: what the trivial baselines score on that split, by name; segments count once, as in ``accuracy``.
+        metrics: one dict per epoch, as in ``metrics.jsonl``.
+        baselines: the scores of the trivial baselines on that split, by name; each segment counts once.
     """
 
     folder: Path
@@ -71,17 +71,17 @@ def train(
     notice: Callable[[str], None] | None = None,
     report: Report | None = None,
 ) -> Run:
-    """Train one model with one seed, or resume the run that was stopped in ``config.out``.
+    """Train one model with one seed, or resume the stopped run in ``config.out``.
 
     Args:
         config: the settings; ``config.out`` becomes the run folder.
         progress: called as ``progress("train", epochs done, epochs)``.
-        notice: called with a line on each thing worth knowing, such as where the features lie.
-        report: called with loss and accuracy at the end of each epoch, and at most once a second within it. Of
-            several processes the first alone calls it.
+        notice: called with a line for each thing worth knowing, such as where the features are kept.
+        report: called with loss and accuracy at the end of each epoch, and at most once a second within it. Only
+            the first of several processes calls it.
 
     Raises:
-        AvelError: the store cannot serve this training, this machine has no such device, the folder holds another run,
+        AvelError: the store does not suit this training, this machine has no such device, the folder holds another run,
             the disk is full, or ``config.tensorboard`` is set where TensorBoard is not installed.
     """
     if config.tensorboard:
@@ -93,7 +93,7 @@ def train(
     torch.manual_seed(config.seed)
     network = _network(config, store)
     fabric = _fabric(config, place)
-    if not fabric.is_global_zero:  # of several processes the first speaks
+    if not fabric.is_global_zero:  # only the first process reports
         progress = notice = report = None
     state_file = config.out / "last.state.safetensors"
     resumed = os.path.lexists(state_file)
@@ -112,10 +112,10 @@ def train(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     state = checkpoint.load_state(state_file, network, optimizer) if resumed else checkpoint.State.begin()
-    metrics = read_metrics(config.out)[: state.epoch]  # the line of an epoch that was cut short is dropped
-    fabric.barrier()  # nobody writes before all have read
+    metrics = read_metrics(config.out)[: state.epoch]  # without the line of an unfinished epoch
+    fabric.barrier()  # no process writes before all have read
     model, optimizer = fabric.setup(network, optimizer)
-    curves: list[Curves] = []  # one, on the first process
+    curves: list[Curves] = []  # one, in the first process
     if config.tensorboard:
         _by_first(fabric, lambda: curves.append(Curves(config.out, metrics)))
 
@@ -126,7 +126,7 @@ def train(
         began = time.perf_counter()
         rate = _begin_epoch(fabric, config, network, optimizer, epoch)
         updates = plan(to_train, config, epoch, fabric.world_size, notice)
-        notice = None  # once is enough
+        notice = None  # in the first epoch only
         terms = fit_epoch(fabric, model, optimizer, to_train, updates, config, tell)
         state.epoch, state.updates = epoch, state.updates + len(updates)
         line = {"epoch": epoch, "updates": state.updates, "learning_rate": rate, "train": terms}
@@ -148,7 +148,7 @@ def train(
 
 
 def train_clips(store: Store, config: TrainConfig) -> list[int]:
-    """Indices of the clips that a run is trained on."""
+    """Indices of the clips to train on."""
     clips = task_split(store, "train", config.task, as_imported=not config.shuffle)
     if config.task == "weak" and config.background_videos and BACKGROUND_SPLIT in store.splits():
         clips += store.split(BACKGROUND_SPLIT)
@@ -165,7 +165,7 @@ def train_seeds(
 ) -> list[Run]:
     """Train once per seed, in ``config.out`` itself for one seed and in ``seed-N`` folders under it for several.
 
-    Where ``config.init_from`` holds a folder ``seed-N`` too, that seed starts from it.
+    If ``config.init_from`` also holds a folder ``seed-N``, that seed starts from it.
     """
     if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
         raise AvelError(f"seeds {', '.join(map(str, seeds))}", "different numbers, 0 or more", "name each seed once")
@@ -182,11 +182,11 @@ def train_seeds(
 
 @dataclass(frozen=True)
 class Update:
-    """What one update of the weights is computed from.
+    """The input of one update of the weights.
 
     Attributes:
-        windows: their indices, on all processes together.
-        query: the direction that ``strict`` cross-modality localization is trained in, None everywhere else.
+        windows: indices of its windows, over all processes together.
+        query: the direction in which ``strict`` cross-modality localization is trained; otherwise None.
     """
 
     windows: list[int]
@@ -200,19 +200,19 @@ def plan(
     processes: int = 1,
     notice: Callable[[str], None] | None = None,
 ) -> list[Update]:
-    """The updates of an epoch, in the order that seed and epoch fix, or in that of the windows without ``shuffle``.
+    """The updates of an epoch, in an order fixed by seed and epoch; without ``shuffle``, in the order of the windows.
 
-    A strict batch has one direction and one length of event, and every event comes once an epoch.
+    A strict batch has one direction and one event length, and every event comes once per epoch.
 
     Args:
-        windows: to train on.
-        config: batch size, seed and what else decides.
-        epoch: from 1.
-        processes: that share each batch; what they do not divide is left out.
-        notice: called with a line on that.
+        windows: the training windows.
+        config: the settings of the run.
+        epoch: the epoch, from 1.
+        processes: number of processes that share each batch; windows left over by an even division are left out.
+        notice: called with a line that says how many.
 
     Raises:
-        AvelError: nothing is left.
+        AvelError: no window is left.
     """
     order = windows.shuffled(config.seed, epoch) if config.shuffle else list(range(len(windows)))
     size = config.batch_size
@@ -230,13 +230,13 @@ def plan(
     trimmed = [Update(each.windows[: len(each.windows) // processes * processes], each.query) for each in updates]
     lost = sum(len(update.windows) for update in updates) - sum(len(update.windows) for update in trimmed)
     if lost and notice:
-        notice(f"{processes} processes do not divide every batch: {lost} windows are left out of each epoch")
+        notice(f"some batches do not divide evenly among {processes} processes: each epoch leaves out {lost} windows")
     kept = [update for update in trimmed if update.windows]
     if not kept:
         raise AvelError(
             f"{processes} processes share batches of at most {max(len(update.windows) for update in updates)} windows",
             "a batch with a window for each process",
-            "start fewer processes, or give more windows or a larger --batch-size",
+            "start fewer processes, or use more windows or a larger --batch-size",
         )
     return kept
 
@@ -252,28 +252,28 @@ def fit_epoch(
 ) -> dict[str, float]:
     """One pass over the windows.
 
-    Every process computes its share of a batch, and the loss of the joint batch from what all of them computed,
-    gathered with its gradient. The gradients add up in that gathering and are averaged by the data parallelism: they
-    are those of one process that has the whole batch.
+    Every process computes the network's output for its share of a batch. All outputs are gathered with their gradients,
+    so that every process computes the loss of the whole batch. Gathering sums the gradients and data parallelism
+    averages them: they equal those of one process with the whole batch.
 
     Args:
         fabric: device, precision and processes.
-        model: a network of ``MODELS``, as Fabric wraps it.
-        optimizer: as Fabric wraps it.
-        windows: to train on.
-        updates: as `plan` gives them.
-        config: streams and noise.
-        report: called with the share of the updates that are done and the mean loss so far, about once a second.
+        model: a network of ``MODELS``, wrapped by Fabric.
+        optimizer: wrapped by Fabric.
+        windows: the training windows.
+        updates: from `plan`.
+        config: the settings of the run.
+        report: called with the share of updates done and the mean loss so far, about once a second.
 
     Returns:
-        The mean of every loss term over the windows; in tasks full and weak the segment accuracy seen on the way too.
+        The mean of every loss term over the windows; in tasks full and weak also the segment accuracy during the pass.
     """
     model.train()
     sums: dict[str, float] = {}
-    waiting: list[tuple[int, dict[str, Tensor]]] = []  # windows and loss terms of updates that are not in the sums yet
+    waiting: list[tuple[int, dict[str, Tensor]]] = []  # updates not in the sums yet: number of windows, loss terms
 
     def settle() -> dict[str, float]:
-        """The means so far. It waits for the device, and is not called after every update for that."""
+        """The means so far. It waits for the device, so it is not called after every update."""
         for size, terms in waiting:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * size
@@ -297,7 +297,7 @@ def fit_epoch(
         terms = model.loss(gathered, target)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(terms["total"])
-        if config.gradient_clipping:  # a norm that is not finite makes the loss so, which is told below
+        if config.gradient_clipping:  # a norm that is not finite makes the loss so too: an error below
             fabric.clip_gradients(model, optimizer, max_norm=config.gradient_clipping, error_if_nonfinite=False)
         optimizer.step()
         waiting.append((len(update.windows), {name: value.detach() for name, value in terms.items()}))
@@ -320,7 +320,7 @@ def fit_epoch(
 
 
 def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dict[str, Tensor], Target]:
-    """What all processes computed of a batch, (B, ...) each and with gradient, and its targets: on all alike."""
+    """The outputs of all processes for a batch, (B, ...) with gradients, and its targets; the same on every process."""
     if fabric.world_size == 1:
         return parts, target
 
@@ -334,9 +334,9 @@ def joint(fabric: Fabric, parts: dict[str, Tensor], target: Target) -> tuple[dic
 
 
 def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainConfig) -> dict[str, float]:
-    """What the epoch is chosen by, ``accuracy``. Each process takes its share of the windows.
+    """The ``accuracy`` that decides which epoch is best. Each process scores its share of the windows.
 
-    Tasks full and weak: the segment accuracy, every segment counted once. Task cml: the mean of ``a2v`` and ``v2a``, in
+    Tasks full and weak: the segment accuracy, each segment counted once. Task cml: the mean of ``a2v`` and ``v2a``, in
     the mode that is trained.
     """
     share = list(range(len(windows)))[fabric.global_rank :: fabric.world_size]
@@ -356,12 +356,12 @@ def scores_on(fabric: Fabric, model: nn.Module, windows: Windows, config: TrainC
 
 
 def _scores_name(config: TrainConfig) -> str:
-    """What `scores_on` found is called in a metric line, which has the terms of training under ``train``."""
+    """The key of `scores_on` in a metric line, where ``train`` holds the loss terms of training."""
     return "train_scores" if config.select_on == "train" else config.select_on
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Adam's learning rate in an epoch, from 1."""
+    """Adam's learning rate in an epoch, counted from 1."""
     if config.schedule == "constant":
         return config.learning_rate
     if config.schedule == "step":
@@ -372,10 +372,10 @@ def learning_rate(config: TrainConfig, epoch: int) -> float:
 def _begin_epoch(
     fabric: Fabric, config: TrainConfig, network: nn.Module, optimizer: torch.optim.Optimizer, epoch: int
 ) -> float:
-    """Set all that depends on the epoch; returns its learning rate."""
+    """Set everything that depends on the epoch; return its learning rate."""
     if callable(begin_epoch := getattr(network, "begin_epoch", None)):
         begin_epoch(epoch, config.epochs)
-    # Seeding every epoch by itself means that no generator state has to be saved to resume exactly.
+    # Every epoch is seeded anew, so that an exact resume needs no saved generator state.
     torch.manual_seed((config.seed * 1_000_003 + epoch) * fabric.world_size + fabric.global_rank)
     rate = learning_rate(config, epoch)
     for group in optimizer.param_groups:
@@ -392,7 +392,7 @@ def _tell(
     done: float,
     loss: float,
 ) -> None:
-    """Report where the training stands, ``done`` of the epoch's updates with that loss."""
+    """Report how far training has come: the share ``done`` of the epoch's updates, and their mean loss."""
     name = _scores_name(config)
     accuracy = next((line[name]["accuracy"] for line in reversed(metrics) if name in line), None)
     best = state.best_accuracy if state.best_epoch else None
@@ -408,8 +408,8 @@ def _save_epoch(
     metrics: list[dict[str, Any]],
     curves: Sequence[Curves],
 ) -> None:
-    """Write all of a finished epoch."""
-    for each in curves:  # first: what a kill leaves here of an unfinished epoch is replaced when the run is resumed
+    """Write everything that belongs to a finished epoch."""
+    for each in curves:  # first: a resumed run replaces points of an unfinished epoch
         each.add(metrics[-1])
     scores = metrics[-1].get(_scores_name(config))
     checkpoint.save_epoch(config, store, network, optimizer, state, metrics, scores and scores["accuracy"])
@@ -423,7 +423,7 @@ def _place(config: TrainConfig) -> torch.device:
 
 
 def _windows(config: TrainConfig, store: Store) -> tuple[Windows, Windows]:
-    """To train on, and to choose the epoch on. AvelError where these cannot serve the task."""
+    """The windows to train on, and those to choose the epoch on. AvelError if they do not suit the task."""
     _check_splits(config, store)
     to_train = Windows(store, train_clips(store, config), config.window, weak_labels=config.weak_labels)
     to_choose = Windows(store, task_split(store, config.select_on, config.task), config.window)
@@ -434,7 +434,7 @@ def _windows(config: TrainConfig, store: Store) -> tuple[Windows, Windows]:
 
 
 def _network(config: TrainConfig, store: Store) -> nn.Module:
-    """With the weights that the seed gives: of 64-true, those of 32-true in float64."""
+    """A network with the seed's random weights; with 64-true, the weights of 32-true converted to float64."""
     network = build_model(
         config.model,
         audio_dim=store.audio_dim,
@@ -448,7 +448,7 @@ def _network(config: TrainConfig, store: Store) -> nn.Module:
 
 
 def _serve(fabric: Fabric, *windows: Windows) -> str:
-    """Have batches given on the device; returns where the features lie, in words."""
+    """Serve batches on the device; return where the features are kept, in words."""
     home = residence(windows, fabric.device)
     for each in windows:
         each.serve(fabric.device, resident=home.fits)
@@ -456,33 +456,33 @@ def _serve(fabric: Fabric, *windows: Windows) -> str:
 
 
 def _remarks(config: TrainConfig, store: Store, warm_start: WarmStart | None) -> list[str]:
-    """What is worth knowing of a training before it begins."""
+    """Notices about a run before it starts."""
     said = [str(warm_start)] if warm_start else []
     if config.select_on == "train":
         said.append("the epoch is chosen on the training clips: its accuracy says nothing about other videos")
     unused = [clip.id for clip in store.clips if clip.spans is not None and not {*KNOWN} & {*clip.splits}]
     if unused:
         names = first_names(unused)
-        said.append(f"labelled clips that no training and no test takes, by their split ({len(unused)}): {names}")
+        said.append(f"{len(unused)} labelled clips are in no split that training or evaluation uses: {names}")
     return said
 
 
 def _baselines(config: TrainConfig, store: Store, to_train: Windows, to_choose: Windows) -> dict[str, float]:
-    """What the trivial baselines score on the split that chooses the epoch."""
+    """The scores of the trivial baselines on the split that chooses the epoch."""
     if config.task == "cml":
         return located_baselines(to_train, to_choose).values
     return segment_baselines((store.labels(index).numpy() for index in to_choose.clips), len(store.classes))
 
 
 def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
-    """Fabric for one process, or for as many as torchrun started."""
+    """Fabric for one process, or for the processes that torchrun started."""
     processes, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     fabric = Fabric(
         accelerator=place.type,
         devices=here if place.index is None else [place.index],
         num_nodes=processes // here,
         strategy="ddp" if processes > 1 else "auto",
-        # Of float64, Fabric would round what the network returns to float32 before the loss.
+        # With 64-true, Fabric would round the network's output to float32 before the loss.
         precision="bf16-mixed" if config.precision == "bf16-mixed" else "32-true",
     )
     fabric.launch()
@@ -490,9 +490,9 @@ def _fabric(config: TrainConfig, place: torch.device) -> Fabric:
 
 
 def _by_first(fabric: Fabric, work: Callable[..., T], *arguments: Any) -> T:
-    """What the first process alone does: all wait for it, and get what it returns or raise the `AvelError` it raises.
+    """Do work in the first process only. All processes wait, then return its result or raise its `AvelError`.
 
-    A process that died of its error alone would leave the others with one of a broken connection.
+    If only the first process raised, the others would end with an error about a broken connection.
     """
     outcome: Any = None
     if fabric.is_global_zero:
@@ -508,31 +508,31 @@ def _by_first(fabric: Fabric, work: Callable[..., T], *arguments: Any) -> T:
 
 
 def _summed(fabric: Fabric, counts: Tensor) -> Tensor:
-    """Counts added over the processes."""
+    """Counts summed over the processes."""
     summed = fabric.all_reduce(counts.to(fabric.device), reduce_op="sum")
     assert isinstance(summed, Tensor)
     return summed.cpu()
 
 
 def _check_splits(config: TrainConfig, store: Store) -> None:
-    """AvelError where there is nothing to train on, or nothing to choose the epoch by."""
+    """AvelError if there are no clips to train on, or none to choose the epoch on."""
     there = store.splits()
-    for name, why in (("train", "clips to learn from"), (config.select_on, "clips to choose the epoch by")):
+    for name, why in (("train", "clips to learn from"), (config.select_on, "clips to choose the epoch on")):
         if name not in there and not (config.task == "cml" and f"{name}_match" in there):
             found = f"only {' and '.join(there)}" if there else "no splits at all"
-            way_out = "; or keep the epoch that fits the training clips best, with --select-on train"
+            way_out = "; or choose the epoch on the training clips, with --select-on train"
             raise AvelError(
                 f"{config.store} has no clips of split {name!r}, {found}",
                 f"{why}, in split {name!r}",
-                f"write {name} into the column `split` of some clips of every class (six of ten train, two val, two "
-                f"test, say) and run `avel extract` again: finished clips are kept{way_out if name == 'val' else ''}",
+                f"write {name} into the column `split` for some clips of every class (such as 60% train, 20% val, 20% "
+                f"test) and run `avel extract` again: finished clips are kept{way_out if name == 'val' else ''}",
             )
 
 
 def _check_classes(config: TrainConfig, store: Store) -> None:
-    """AvelError if the model would be tested on a class that it never saw, which is a misspelt label mostly.
+    """AvelError if the model would be tested on a class without training clips, usually a misspelt label.
 
-    AVE's classes and splits are given, and a small part of it, or of its stand-in, need not show every class.
+    Not for AVE: its classes and splits are fixed, and a small part of it, or of its stand-in, may lack some classes.
     """
     if store.classes == AVE_CLASSES:
         return
@@ -548,19 +548,19 @@ def _check_classes(config: TrainConfig, store: Store) -> None:
             near = difflib.get_close_matches(label, sorted(trained), 1)
             raise AvelError(
                 f"{config.store}: the label {label!r} of {clip_id}, split {split!r}, is in no training clip{others}",
-                f"every label in training, too{f'; there is {near[0]!r}' if near else ''}",
-                "mend the label in the CSV, or move clips of it to split 'train', and run `avel extract` again: "
+                f"every label in a training clip, too{f'; training has {near[0]!r}' if near else ''}",
+                "correct the label in the CSV, or move clips with it to split 'train', and run `avel extract` again: "
                 "finished clips are kept",
             )
 
 
 def _check_events(config: TrainConfig, *windows: Windows) -> None:
-    """AvelError where there is no event to learn, or none to choose the epoch by."""
+    """AvelError if there is no event to learn, or none to choose the epoch on."""
     for each, split in zip(windows, ("train", config.select_on), strict=True):
         if config.task == "cml" and not events(each):
             raise AvelError(
-                f"no clip that task cml has in split {split} of {config.store} has one event of a part of its length",
-                "events that begin or end inside a clip: task cml looks for them",
+                f"no clip for task cml in split {split} of {config.store} has one event shorter than the clip",
+                "events that begin or end inside a clip, which task cml looks for",
                 "train another task on these clips, or extract clips with shorter events",
             )
         refuse_background(f"split {split} of {config.store}", each.labels.numpy(), each.num_classes)

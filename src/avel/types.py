@@ -1,6 +1,6 @@
 """The words and shapes that every part of avel shares.
 
-Shape letters, which mean nothing else anywhere:
+Shape letters, each with this one meaning everywhere:
 
 ====  ==========================================================
 B     windows in a batch
@@ -9,7 +9,7 @@ H W   cells of the visual grid
 Da    width of an audio feature
 Dv    width of a visual feature
 D     width of a model
-C     event classes; class index C is background, always the last
+C     event classes; class index C, the last, is background
 ====  ==========================================================
 """
 
@@ -20,29 +20,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-if TYPE_CHECKING:  # `import avel` and the workers that only decode must not pay for torch
+if TYPE_CHECKING:  # `import avel` and the workers that only decode must not load torch
     from torch import Tensor
 
 BACKGROUND = "background"
-ZERO_SHOT = "zero-shot"  # the task of a timeline whose classes are a user's own words, on which nothing was trained
+ZERO_SHOT = "zero-shot"  # the task of a timeline whose classes are the user's own words, never trained on
 
-#: ``progress(stage, done, total)``: called by long functions, drawn by the command line.
+#: ``progress(stage, done, total)``: long functions call it, the command line draws it.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class TrainStatus:
-    """Where a training stands.
+    """How far a training run has come.
 
     Attributes:
-        seed: of the run.
-        epoch: that is under way, or that just ended, from 1.
-        epochs: in all.
-        done: share of this epoch's updates that are done; 1 once it has ended and was validated.
+        seed: the run's seed.
+        epoch: the current epoch, or the one that just ended, from 1.
+        epochs: the number of epochs in all.
+        done: share of this epoch's updates that are done; 1 once the epoch has ended and been validated.
         loss: mean total loss of this epoch so far.
-        accuracy: at the newest validation, from 0 to 1; None before the first.
-        best_accuracy: the best so far, likewise.
-        best_epoch: the epoch that reached it, 0 before the first validation.
+        accuracy: at the latest validation, from 0 to 1; None before the first.
+        best_accuracy: the best so far, from 0 to 1; None before the first validation.
+        best_epoch: the epoch that reached it; 0 before the first validation.
     """
 
     seed: int
@@ -55,7 +55,7 @@ class TrainStatus:
     best_epoch: int
 
 
-#: How training tells where it stands: at the end of each epoch, and at most once a second within it.
+#: How training reports its progress: at the end of each epoch, and at most once a second within it.
 Report = Callable[[TrainStatus], None]
 
 
@@ -77,11 +77,11 @@ class Event(Span):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth knowing about data.
+    """Something worth knowing about the data.
 
     Attributes:
-        level: ``ok`` for what was checked and is right, ``note``, or ``error`` where the data must not be used so.
-        place: the file, the key in it, or the store.
+        level: ``ok`` where a check passed, ``note``, or ``error`` where the data must not be used as they are.
+        place: the file, a key in it, or the store.
         text: what was found.
     """
 
@@ -95,12 +95,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Target:
-    """What a batch of windows is trained against.
+    """The training targets of a batch of windows.
 
     Attributes:
         labels: (B, T) int64 class ids per segment, background = C.
-        video: (B,) int64, the class with most event segments (ties: the earlier), C where there is no event.
-        video_labels: (B, C+1) float32, rows summing to 1: all that the weak task may know of ``labels``.
+        video: (B,) int64, the class with the most event segments (ties: the lower id); C where there is no event.
+        video_labels: (B, C+1) float32, rows summing to 1; all that the weak task may know about ``labels``.
     """
 
     labels: Tensor
@@ -110,13 +110,13 @@ class Target:
 
 @dataclass  # not frozen: Fabric rebuilds what a network returns, field by field
 class SegmentOutput:
-    """A model's answer for every segment: one of the event classes or background.
+    """A model's prediction for every segment: an event class or background.
 
     Attributes:
         logits: (B, T, C+1).
         attention: (B, T, H, W), each map summing to 1, or None where a model has none.
-        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
-        multilabel: True where the logits were trained as C+1 sigmoids rather than one softmax.
+        parts: tensors of B rows that only the model's own ``loss(parts, target)`` reads.
+        multilabel: True where the logits were trained as C+1 sigmoids, not as one softmax.
     """
 
     logits: Tensor
@@ -131,21 +131,21 @@ class SegmentOutput:
     def probabilities(self) -> Tensor:
         """(B, T, C+1), summing to 1: the softmax, or the sigmoids divided by their sum. `labels` are their argmax."""
         logits = _precise(self.logits)
-        if self.multilabel:  # in the log domain, where not all sigmoids can be 0
+        if self.multilabel:  # in the log domain, where the sigmoids cannot all be 0
             logits = _log_sigmoid(logits)
         return _decided(logits.softmax(-1), self.labels())
 
 
 @dataclass  # not frozen: as `SegmentOutput`
 class RelevanceOutput:
-    """A model's answer in two parts: which segments hold an event, and which event the whole window shows.
+    """A model's prediction in two parts: which segments hold an event, and which event the whole window shows.
 
     Attributes:
         relevance: (B, T), the logit that a segment holds an event.
-        category: (B, C), logits of the event classes; or (B, C+1), where the window's answer may be background itself.
+        category: (B, C), logits of the event classes; or (B, C+1), if the model may also call the window background.
         num_classes: C.
         attention: (B, T, H, W), each map summing to 1, or None where a model has none.
-        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
+        parts: tensors of B rows that only the model's own ``loss(parts, target)`` reads.
     """
 
     relevance: Tensor
@@ -162,11 +162,11 @@ class RelevanceOutput:
     def probabilities(self) -> Tensor:
         """(B, T, C+1), summing to 1. `labels` are their argmax.
 
-        With r the sigmoid of the relevance and q the softmax of the categories, an event class weighs r q / max(q) and
-        background 1 - r, or r q / max(q) of its own category where that is more; all are divided by their sum.
+        With r the sigmoid of the relevance and q the softmax of the categories, an event class gets the weight
+        r q / max(q). Background gets 1 - r, or its own r q / max(q) if that is more. All are divided by their sum.
         The plain product r q would call a segment background wherever the category is uncertain.
         """
-        import torch  # its tensors are here already, so it costs nothing
+        import torch  # loaded already, as its tensors are here
 
         relevance, category = _precise(self.relevance).unsqueeze(-1), _precise(self.category).unsqueeze(1)
         weights = _log_sigmoid(relevance) + (category - category.amax(-1, keepdim=True))  # logs, (B, T, C or C+1)
@@ -179,12 +179,12 @@ class RelevanceOutput:
 
 @dataclass  # not frozen: as `SegmentOutput`
 class DistanceOutput:
-    """How far apart the visual and the audio segments are: the output for cross-modality localization.
+    """The output for cross-modality localization: how far apart the visual and the audio segments are.
 
     Attributes:
-        distance: (B, Tv, Ta), not negative; small where both show one event.
+        distance: (B, Tv, Ta), not negative; small where both segments show the same event.
         attention: (B, Tv, H, W), each map summing to 1, or None where a model has none.
-        parts: what the model's own ``loss(parts, target)`` reads, and nobody else: tensors of B rows.
+        parts: tensors of B rows that only the model's own ``loss(parts, target)`` reads.
     """
 
     distance: Tensor
@@ -192,13 +192,13 @@ class DistanceOutput:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-#: What a model says about events, segment by segment: both have ``labels()`` and ``probabilities()``.
+#: Outputs that predict events segment by segment: both have ``labels()`` and ``probabilities()``.
 EventOutput = SegmentOutput | RelevanceOutput
 Output = SegmentOutput | RelevanceOutput | DistanceOutput
 
 
-#: What a network was built from: the authors' code, code of others, the paper or notes on it, or no more than its
-#: abstract and what others say of it, so that most of the network is our own.
+#: What a network was built from: the authors' code, others' code, the paper or notes on it, or only its abstract and
+#: what others wrote about it, so that most of the network is our own design.
 Fidelity = Literal["released-code", "third-party-code", "paper-notes", "reconstruction"]
 
 
@@ -212,16 +212,16 @@ class Paper:
 
 
 class Model(Protocol):
-    """What every model declares and does. Each is an ``nn.Module`` too, and `avel.models.build_model` makes them.
+    """What every model declares and does. Each is also an ``nn.Module``; `avel.models.build_model` builds it.
 
-    One whose network changes with the epoch may have a method ``begin_epoch(epoch, epochs)``, which training calls
-    before each epoch, counted from 1. What it sets must be a buffer, so that a checkpoint remembers it.
+    A model whose network changes with the epoch may have a method ``begin_epoch(epoch, epochs)``. Training calls it
+    before each epoch, counted from 1. It may set only buffers, so that a checkpoint keeps what it set.
 
     Attributes:
-        tasks: that it can be trained for: ``full``, ``weak``, ``cml``.
+        tasks: the tasks it can be trained for, of ``full``, ``weak`` and ``cml``.
         fidelity: what its network was built from.
-        paper: that it implements.
-        stochastic: whether training draws at random, as dropout does.
+        paper: the paper it implements.
+        stochastic: whether training draws random numbers, as dropout does.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -231,26 +231,26 @@ class Model(Protocol):
 
     @property
     def least_loss(self) -> float:
-        """A number that the total loss cannot go below."""
+        """A lower bound of the total loss."""
         ...
 
     def __init__(
         self, *, audio_dim: int, visual_dim: int, grid: tuple[int, int], num_classes: int, task: str, **options: Any
     ) -> None:
-        """For one task. A model that has options takes them as ``options``, a frozen dataclass of its own."""
+        """Build it for one task. A model with options takes them as ``options``, a frozen dataclass of its own."""
         ...
 
     def forward(self, audio: Tensor, visual: Tensor) -> Output:
-        """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output of its task."""
+        """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output for its task."""
         ...
 
     def loss(self, parts: dict[str, Tensor], target: Target) -> dict[str, Tensor]:
-        """The terms of the loss by name, as scalars, and ``total``, their sum; of all windows of a batch together."""
+        """The terms of the loss over all windows of a batch, as scalars by name, and ``total``, their sum."""
         ...
 
 
 def _precise(logits: Tensor) -> Tensor:
-    """In float32 at least."""
+    """The logits in float32 at least."""
     import torch
 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -265,7 +265,7 @@ def _log_sigmoid(logits: Tensor) -> Tensor:
 def _decided(probabilities: Tensor, labels: Tensor) -> Tensor:
     """The probabilities (..., C+1) with ``labels`` (...) as their argmax.
 
-    Where a tie or rounding has another class come first, the label's is raised by the least step above the largest.
+    Where a tie or rounding puts another class first, the label's probability becomes the next float above it.
     """
     place = labels.unsqueeze(-1)
     largest = probabilities.amax(-1, keepdim=True)

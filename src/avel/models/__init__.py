@@ -1,4 +1,4 @@
-"""The models by name. A new one is one file, one line in ``MODELS``, one YAML and one table row."""
+"""The models by name. A new one needs one file, one line in ``MODELS``, one YAML file and one table row."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def build_model(
         visual_dim: Dv.
         grid: (H, W); (1, 1) for pooled features.
         num_classes: C, background not counted.
-        task: what it is trained for: ``full``, ``weak`` or ``cml``.
-        options: the model's own, as ``describe_options`` lists them.
+        task: ``full``, ``weak`` or ``cml``.
+        options: the model's own options, as ``describe_options`` lists them.
 
     Raises:
-        AvelError: there is no such model or option, the model does not have the task, or an option has a value of the
-            wrong type or is not read in this task.
+        AvelError: there is no such model or option, the model does not support the task, or an option has a value of
+            the wrong type or has no effect in this task.
     """
     if name not in MODELS:
         raise AvelError(f"no model is called {name!r}", f"one of {', '.join(sorted(MODELS))}", "choose one of these")
@@ -50,12 +50,12 @@ def build_model(
         raise AvelError(f"task {task!r} for {name}", " or ".join(model.tasks), "choose one of these, or another model")
     options_type = _options_type(model)
     removed: dict[str, Any] = getattr(options_type, "removed", {})
-    for option in options.keys() & removed.keys():  # an older checkpoint, or the settings of an older run
+    for option in options.keys() & removed.keys():  # from an older checkpoint or run
         if options[option] != removed[option]:
             raise AvelError(
                 f"option {option} of {name} is {options[option]!r}",
-                f"{removed[option]!r}: the other values were removed, as they made no difference",
-                "leave it out, or use avel at its tag study-options, which still has them",
+                f"{removed[option]!r}; the other values were removed because they made no difference",
+                "leave it out, or use avel at the tag study-options, which still has them",
             )
     chosen = {option: value for option, value in options.items() if option not in removed}
     known = _options(model)
@@ -69,7 +69,7 @@ def build_model(
             raise AvelError(f"option {option} of {name} is {value!r}", _values(kind), meaning)
         if tasks and task not in tasks:
             raise AvelError(
-                f"option {option} of {name} in task {task}", f"it in task {' or '.join(tasks)} alone", "leave it out"
+                f"option {option} of {name} in task {task}", f"it only in task {' or '.join(tasks)}", "leave it out"
             )
     network = model(
         audio_dim=audio_dim,
@@ -84,7 +84,7 @@ def build_model(
 
 
 def describe_options(name: str) -> str:
-    """A model's options, one a line: name, the tasks if not for all, meaning, values, default."""
+    """A model's options, one per line: name, tasks (if not all), meaning, values, default."""
     return "\n".join(
         f"    {option}: {meaning} ({_values(kind)}; {_shown(default)})"
         for option, (kind, meaning, default, _) in _options(MODELS[name]).items()
@@ -92,14 +92,14 @@ def describe_options(name: str) -> str:
 
 
 def _shown(default: Any) -> str:
-    """A default as it is typed."""
+    """A default as the user would type it."""
     if isinstance(default, bool):
         return str(default).lower()
     return f"{default:.6g}" if isinstance(default, float) else str(default)
 
 
 def _accepts(kind: Any, value: Any) -> bool:
-    """Whether an option of that type may have that value; a whole number will do for a fraction."""
+    """Whether an option of that type may have that value; an int may stand for a float."""
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     accepted = (int, float) if kind is float else kind
@@ -114,13 +114,13 @@ def _values(kind: Any) -> str:
 
 
 def _options_type(model: type[Model]) -> type[Any] | None:
-    """What a model's ``options`` argument is annotated with, a dataclass; None where it has no such argument."""
+    """The dataclass of a model's options, from the annotation of its ``options`` argument; None if it has none."""
     return get_type_hints(model.__init__).get("options")
 
 
 @cache
 def _options(model: type[Model]) -> dict[str, tuple[Any, str, Any, Sequence[str]]]:
-    """Of every option: type, meaning, default, and the tasks that read it, if not all do.
+    """The type, meaning and default of every option, and the tasks that read it, if not all do.
 
     The meaning is the sentence under the field, as in `TrainConfig`; an annotation names the tasks.
     """

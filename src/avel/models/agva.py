@@ -1,7 +1,7 @@
-"""AGVA, audio-guided visual attention with early fusion by concatenation ("A+V-att"), as its authors' code has it.
+"""AGVA, audio-guided visual attention with early fusion by concatenation ("A+V-att"), as in its authors' code.
 
-Two things in that code differ from the paper or surprise: the audio is projected onto the cells of the grid, where the
-paper has hidden units (``audio_axis``); and the loss takes the softmax for logits (``loss``).
+Two things in that code differ from the paper or surprise: it projects the audio onto the cells of the grid, where the
+paper has hidden units (``audio_axis``); and its loss takes the softmax for logits (``loss``).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class AGVA(nn.Module):
 
     @property
     def least_loss(self) -> float:
-        """0; or of the soft margin what it is where the softmax is 1 for the one true class and 0 for the C others."""
+        """0 for cross-entropy; for the soft margin, its value where the softmax is 1 for the one true class."""
         if self.options.loss == "cross_entropy":
             return 0.0
         return (self.num_classes * math.log(2) + math.log1p(math.exp(-1))) / (self.num_classes + 1)
@@ -68,7 +68,7 @@ class AGVA(nn.Module):
     def forward(self, audio: Tensor, visual: Tensor) -> SegmentOutput:
         """audio (B, T, Da) and visual (B, T, H, W, Dv) -> logits (B, T, C+1) and the attention's map.
 
-        The loss reads the part logits: of the segments, or in task weak (B, C+1), of each class the largest over time.
+        The loss reads the part logits: those of the segments, or in task weak their maximum over time, (B, C+1).
         """
         audio, visual = self.inputs.checked(audio, visual, next(self.parameters()).dtype)
         attended, attention = self.attention(visual, audio)
@@ -77,7 +77,7 @@ class AGVA(nn.Module):
         return SegmentOutput(logits, attention, {"logits": logits if self.task == "full" else logits.amax(1)})
 
     def loss(self, parts: dict[str, Tensor], target: Target) -> dict[str, Tensor]:
-        """The term classification, and total, which is the same."""
+        """The term classification, and total, which equals it."""
         one_hot = functional.one_hot(target.labels, self.num_classes + 1)
         targets = one_hot if self.task == "full" else target.video_labels
         kind = losses.cross_entropy if self.options.loss == "cross_entropy" else losses.softmax_soft_margin

@@ -1,11 +1,11 @@
 """CCLN, the Cross-modal Contrastive Learning Network, in the order of its paper.
 
 Three tasks, four branch modes, and every ablation of the paper's Tables I-III. ``docs/fidelity.md`` lists what differs
-from the print and what the paper leaves open. The weightiest:
+from the printed paper and what the paper leaves open. The main differences:
 
-- eq. 7-8 do not conform as printed: here G_v weighs the audio that is added to the visual stream, G_a the reverse;
-- eq. 20 multiplies gates with a number of either sign and eq. 29 takes the logarithm: here z is a logit;
-- eq. 25 normalises over a width of 1, a constant: here LayerNorm comes before the map to a width of 1;
+- the shapes in eq. 7-8 do not match as printed: here G_v weighs the audio added to the visual stream, G_a the reverse;
+- eq. 20 multiplies gates by a number of either sign and eq. 29 takes the logarithm: here z is a logit;
+- eq. 25 normalizes over a width of 1, which gives a constant: here LayerNorm comes before the map to a width of 1;
 - eq. 36 as printed pushes apart what belongs together: here y = 1 asks for a small distance;
 - all losses are means.
 """
@@ -29,7 +29,7 @@ from avel.types import DistanceOutput, Fidelity, Paper, SegmentOutput, Target
 
 @dataclass(frozen=True)
 class CCLNOptions:
-    """CCLN's options. An annotation names the tasks that read an option, where not all do.
+    """CCLN's options. An annotation names the tasks that read an option, if not all do.
 
     Raises:
         AvelError: a value is impossible.
@@ -40,49 +40,49 @@ class CCLNOptions:
     heads: int = 4
     """Heads of every self-attention."""
     dropout: float = 0.2
-    """Rate of dropout after every linear map but the final ones."""
+    """Dropout rate after every linear map but the final ones."""
     without: Literal["nothing", "fusion", "agva", "bilstm", "self_attention", "sbi", "fee", "integration"] = "nothing"
-    """What an ablation leaves out; integration is the other reading of "w/o FEE"."""
+    """What an ablation leaves out; integration is the other reading of the paper's "w/o FEE"."""
     input_map: bool = False
     """A linear map to D before each Bi-LSTM."""
     audio_axis: Literal["position", "hidden"] = "position"
     """What AGVA projects the audio onto: the positions (released code) or the hidden units (the text)."""
     cml_visual: Annotated[Literal["grid", "pooled"], "cml"] = "grid"
-    """The cells of the visual grid, or their mean."""
+    """Visual features: the cells of the grid, or their mean."""
     threshold: float = 0.05
-    """tau of the SBI gate: weaker correlations are cut."""
+    """tau of the SBI gate: weaker correlations are set to 0."""
     tau_scale: Literal["absolute", "relative"] = "absolute"
     """tau as it is, or in units of 1/T."""
     fee_gate: Annotated[Literal["log", "product"], "full", "weak"] = "log"
-    """Eq. 20 in the log domain, or as printed."""
+    """FEE's eq. 20 in the log domain, or as printed."""
     fee_level: Annotated[Literal["video", "segment"], "full", "weak"] = "video"
-    """What has one z: a video (eq. 16-20), or a segment (eq. 29; not in task weak)."""
+    """FEE gives one z for each video (eq. 16-20), or for each segment (eq. 29; not in task weak)."""
     classification: Annotated[Literal["cross_entropy", "softmax_focal", "sigmoid_focal"], "full", "weak"] = (
         "cross_entropy"
     )
-    """The loss of the classes, eq. 28 and 32."""
+    """The classification loss, eq. 28 and 32."""
     focal_alpha: Annotated[float, "full", "weak"] = 0.25
     """alpha of sigmoid_focal."""
     focal_gamma: Annotated[float, "full", "weak"] = 2.0
     """gamma of both focal losses."""
     weak_pool: Annotated[Literal["mean", "sum"], "weak"] = "mean"
-    """How the segments become the video's answer: their mean, or their sum (eq. 24 to the letter)."""
+    """How the segments' logits become the video's: their mean, or their sum (eq. 24 as printed)."""
     branch: Literal["AV", "AV+V", "AV+A", "AV+V+A"] = "AV+V"
-    """Streams that are contrasted with the fusion of both."""
+    """Streams that the contrastive loss compares with the fusion of both."""
     temperature: float = 0.1
-    """delta: what similarities are divided by in the contrastive loss."""
+    """delta: the contrastive loss divides similarities by it."""
     wccl_reduction: Literal["mean", "sum"] = "mean"
-    """The contrastive loss over its anchors: their mean, or their sum as printed."""
+    """The contrastive loss over its anchors: the mean, or the sum as printed."""
     cml_loss: Annotated[Literal["logistic", "exponential", "contrastive"], "cml"] = "logistic"
-    """The loss of the distance, eq. 36."""
+    """The distance loss, eq. 36."""
     cml_pairs: Annotated[Literal["synchronous", "all"], "cml"] = "synchronous"
-    """Pairs whose distance is trained: those of one second, or all T x T."""
+    """Pairs of segments whose distance is trained: those at the same time, or all T x T."""
     fee_weight: Annotated[float, "full", "weak"] = 150 / 128
-    """lambda: weight of the loss of FEE."""
+    """lambda: weight of FEE's loss."""
     wccl_weight: float = 25 / 128
     """eta: weight of the contrastive loss; lambda of eq. 38."""
 
-    #: Options of earlier versions, with the one value that is left. No other made a difference in docs/study.md.
+    #: Options of earlier versions, with the one value that remains. In docs/study.md no other made a difference.
     removed: ClassVar[dict[str, Any]] = {
         "interaction_relu": False,
         "pairing": "crossed",
@@ -110,8 +110,8 @@ class CCLNOptions:
 class Fusion(nn.Module):
     """Fusion stage, eq. 1-3: audio-guided visual attention, then Bi-LSTM and self-attention in each stream.
 
-    ``without`` agva it is the mean over the cells, without bilstm a linear map to D, without self_attention nothing,
-    without fusion all three. ``num_cells`` is H * W.
+    ``without`` says what an ablation replaces: agva by the mean over the cells, bilstm by a linear map to D,
+    self_attention by nothing, fusion all three. ``num_cells`` is H * W.
     """
 
     def __init__(self, visual_dim: int, audio_dim: int, num_cells: int, options: CCLNOptions) -> None:
@@ -135,7 +135,7 @@ class Fusion(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """visual (B, Tv, H, W, Dv), audio (B, Ta, Da) -> v_F (B, Tv, D), a_F (B, Ta, D), map (B, Tv, H, W) | None.
 
-        Where Ta is not Tv no audio segment belongs to a visual one, and the mean of all guides AGVA.
+        Where Ta is not Tv, audio and visual segments do not pair up, and the mean audio guides AGVA.
         """
         if self.attention is None:
             attended, attention = visual.mean((2, 3)), None
@@ -150,9 +150,9 @@ class Interaction(nn.Module):
 
     Args:
         width: D.
-        threshold: tau of the gate. A row of Ta equal correlations is 1/Ta each and is cut whole from Ta = 1/tau on.
+        threshold: tau of the gate. Equal correlations are 1/Ta each, so from Ta = 1/tau on the gate cuts them all.
         dropout: rate after the four linear maps.
-        tau_scale: ``relative`` takes the threshold as a multiple of 1/Ta, what a row of equal correlations holds.
+        tau_scale: ``relative`` takes the threshold as a multiple of 1/Ta.
 
     Raises:
         AvelError: the threshold is not in [0, 1).
@@ -177,7 +177,7 @@ class Interaction(nn.Module):
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """v_F (B, Tv, D), a_F (B, Ta, D) -> v_I (B, Tv, D), a_I (B, Ta, D)."""
         threshold = self.threshold / audio.shape[1] if self.tau_scale == "relative" else self.threshold
-        if audio.shape[1] * threshold >= 1:  # never where tau is relative: it is below 1
+        if audio.shape[1] * threshold >= 1:  # never with tau_scale relative, as the threshold is below 1
             warnings.warn(
                 f"{audio.shape[1]} audio segments: the gate cuts correlations up to {threshold:.3g}, and so whole rows"
                 f" of equal ones; a threshold below {1 / audio.shape[1]:.3g}, or tau_scale relative, would not",
@@ -188,24 +188,24 @@ class Interaction(nn.Module):
         audio_key = self.dropout(self.audio_key(audio))  # A1
         audio_value = self.dropout(self.audio_value(audio))  # A2
         scores = visual_query @ audio_key.transpose(-2, -1) / visual.shape[-1] ** 0.5
-        precise = torch.promote_types(scores.dtype, torch.float32)  # the gate is a matter of small differences
+        precise = torch.promote_types(scores.dtype, torch.float32)  # the gate depends on small differences
         correlation = scores.softmax(-1, dtype=precise)  # H (B, Tv, Ta), eq. 5
         to_visual, to_audio = (weights.to(visual_value.dtype) for weights in gate(correlation, threshold))
         return visual + to_visual @ audio_value, audio + to_audio @ visual_value  # eq. 7-10
 
 
 def gate(correlation: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Cut weak correlations and share the rest out, row by row and, transposed, column by column.
+    """Set weak correlations to 0 and normalize the rest, by rows and, transposed, by columns.
 
     Args:
         correlation: (B, Tv, Ta), H, not negative.
-        threshold: tau; what is not strictly above it is cut.
+        threshold: tau; only correlations strictly above it are kept.
 
     Returns:
-        G_v (B, Tv, Ta) and G_a (B, Ta, Tv); their rows sum to 1, or are 0 where nothing was left.
+        G_v (B, Tv, Ta) and G_a (B, Ta, Tv); their rows sum to 1, or to 0 where nothing was kept.
     """
     kept = correlation * (correlation > threshold)
-    # The least that a sum of surviving entries can be. It only keeps 0 / 0 away; were it tiny where tau is not,
+    # The smallest possible sum of kept entries, so that it only avoids 0 / 0. With a tiny bound and a larger tau,
     # a large gradient divided by it would overflow, and times 0 give NaN.
     least = max(threshold, torch.finfo(kept.dtype).tiny)
     to_visual = kept / kept.sum(-1, keepdim=True).clamp_min(least)
@@ -214,13 +214,13 @@ def gate(correlation: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 class ForegroundEnhancement(nn.Module):
-    """Foreground event enhancement, FEE, eq. 16 and 18-20: which event the video as a whole shows.
+    """Foreground event enhancement, FEE, eq. 16 and 18-20: which event the whole video shows.
 
     Usable on its own in any model: its logits go with `avel.losses.foreground_enhancement`.
 
     Args:
         width, num_classes: D, C.
-        fee_gate, fee_level: as in `CCLNOptions`. At level ``segment`` all segments have the same gates.
+        fee_gate, fee_level: as in `CCLNOptions`. At level ``segment`` all segments share the same gates.
         top_segments: K; the gates are means over a class's K best segments (all of them where T < K).
     """
 
@@ -257,7 +257,7 @@ class ForegroundEnhancement(nn.Module):
 
 
 class WeakHead(nn.Module):
-    """Weak head, eq. 22-24: what the segments say, weighed and pooled into one answer for the video."""
+    """Weak head, eq. 22-24: the logits of the segments, weighted and pooled into those of the video."""
 
     def __init__(self, width: int, num_classes: int, weak_pool: Literal["mean", "sum"]) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class CCLN(nn.Module):
     """CCLN for one task: ``full`` (eq. 28-31), ``weak`` (eq. 22-24, 32-35) or ``cml`` (eq. 17, 36-38).
 
     Raises:
-        AvelError: an option has a value that this task cannot have.
+        AvelError: an option has a value that this task does not allow.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("full", "weak", "cml")
@@ -317,9 +317,9 @@ class CCLN(nn.Module):
         super().__init__()
         width, heads, dropout, without = options.width, options.heads, options.dropout, options.without
         _check(not (task == "cml" and without in ("fee", "integration")), f"without {without} in task cml",
-               "another ablation: cml has no FEE, and its distance is that of the integration stage")  # fmt: skip
+               "another ablation: cml has no FEE, and takes its distance after the integration stage")  # fmt: skip
         _check(not (task == "weak" and options.fee_level == "segment"), "fee_level segment in task weak",
-               "fee_level video: the weak task has no labels of segments")  # fmt: skip
+               "fee_level video: the weak task has no labels for segments")  # fmt: skip
         self.num_classes, self.task, self.options = num_classes, task, options
         self.inputs = Inputs(audio_dim, visual_dim, grid, two_lengths=task == "cml")
         self.pooled = task == "cml" and options.cml_visual == "pooled"
@@ -351,12 +351,12 @@ class CCLN(nn.Module):
             self.fusion_embedding = nn.Linear(width, 1)  # W6
 
     def forward(self, audio: Tensor, visual: Tensor) -> SegmentOutput | DistanceOutput:
-        """Localize the events of a batch of windows, or tell how far apart audio and visual segments are.
+        """Localize the events of a batch of windows, or compute how far apart audio and visual segments are.
 
         Args:
             audio: (B, Ta, Da).
-            visual: (B, Tv, H, W, Dv), float16 or float32; pooled features are H = W = 1. Ta = Tv, but in task cml,
-                where one stream may be the l segments of a query: ``strict`` cross-modality localization.
+            visual: (B, Tv, H, W, Dv), float16 or float32; H = W = 1 for pooled features. Ta = Tv, except in task
+                cml, mode ``strict``, where one stream holds only the l segments of a query.
 
         Returns:
             Tasks full and weak: logits (B, T, C+1), AGVA's map, and the parts logits, of the segments (B, T, C+1) or
@@ -382,7 +382,7 @@ class CCLN(nn.Module):
         parts = {name: branch(streams[name]) for name, branch in self.branches.items()}  # P_v and P_a, eq. 25-26
         if self.task == "cml":
             parts["distance"] = distances(visual_final, audio_final)  # eq. 17
-            if self.branches:  # W6 is linear: the mean of the two at the same second is that of P_out there
+            if self.branches:  # W6 is linear: the mean of the two at one second is its map of P_out there
                 parts["fused_visual"] = self.fusion_embedding(visual_final)
                 parts["fused_audio"] = self.fusion_embedding(audio_final)
             return DistanceOutput(parts["distance"], attention, parts)
@@ -390,7 +390,7 @@ class CCLN(nn.Module):
         if self.task == "full":
             logits = parts["logits"] = self.classifier(fused)  # P_o, eq. 14
         else:
-            logits, parts["logits"] = self.weak_head(fused)  # P_w and the video's, eq. 22-24
+            logits, parts["logits"] = self.weak_head(fused)  # P_w and the video's logits, eq. 22-24
         if self.branches:
             parts["fusion"] = self.fusion_embedding(fused)  # P_f, eq. 15
         if self.foreground is not None:
@@ -398,7 +398,7 @@ class CCLN(nn.Module):
         return SegmentOutput(logits, attention, parts, multilabel=self.options.classification == "sigmoid_focal")
 
     def loss(self, parts: dict[str, Tensor], target: Target) -> dict[str, Tensor]:
-        """Eq. 31, 35 or 38: the terms classification, fee and wccl, or distance and wccl, weighted, and their total."""
+        """Eq. 31, 35 or 38: the weighted terms classification, fee and wccl, or distance and wccl, and their total."""
         terms = {}
         if self.task == "cml":
             terms["distance"] = self._distance_loss(parts["distance"], target.labels < self.num_classes)
@@ -423,11 +423,11 @@ class CCLN(nn.Module):
         return losses.cross_entropy(logits, targets)
 
     def _distance_loss(self, distance: Tensor, relevant: Tensor) -> Tensor:
-        """Eq. 36 over the pairs that are trained; ``relevant`` (B, T) says which segments hold the event."""
+        """Eq. 36 over the pairs that are trained; ``relevant`` (B, T) marks the segments that hold the event."""
         _, num_visual, num_audio = distance.shape
         if num_visual == num_audio and self.options.cml_pairs == "synchronous":
             distance, same = distance.diagonal(dim1=1, dim2=2), relevant
-        else:  # a query of l segments is all event
+        else:  # every segment of a query of l segments holds the event
             all_event = relevant.new_ones(len(relevant), min(num_visual, num_audio))
             rows = relevant if num_visual == relevant.shape[1] else all_event
             columns = relevant if num_audio == relevant.shape[1] else all_event
@@ -440,11 +440,11 @@ class CCLN(nn.Module):
         return kinds[self.options.cml_loss](distance, same)
 
     def _contrastive_loss(self, parts: dict[str, Tensor], target: Target) -> Tensor:
-        """Eq. 30, 34 or 37: the fusion of each video against each branch there is, the mean over the branches."""
+        """Eq. 30, 34 or 37: the fusion of each video against each of its branches, averaged over the branches."""
         names = [name for name in ("fusion", "fused_visual", "fused_audio", *self.branches) if name in parts]
         length = min(parts[name].shape[1] for name in names)
         event = target.labels < self.num_classes
-        anchors = {}  # (B, length), of a stream that a query of l segments is looked for in only the event's l
+        anchors = {}  # (B, length); of a stream that is searched for a query of l segments, only the event's l
         for name in names:
             whole = parts[name].squeeze(-1)
             anchors[name] = whole if whole.shape[1] == length else whole[event].unflatten(0, (len(whole), length))

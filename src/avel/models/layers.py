@@ -1,4 +1,4 @@
-"""Layers that more than one model is built of. Shape letters as in ``avel.types``."""
+"""Layers that more than one model uses. Shape letters as in ``avel.types``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Inputs:
 
     Attributes:
         audio_dim, visual_dim, grid: Da, Dv, (H, W).
-        two_lengths: whether audio and visual may have different numbers of segments, as a query has in task ``cml``.
+        two_lengths: whether audio and visual may differ in their number of segments, as with a query in task ``cml``.
     """
 
     audio_dim: int
@@ -27,10 +27,10 @@ class Inputs:
     two_lengths: bool = False
 
     def checked(self, audio: Tensor, visual: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """audio (B, Ta, Da) and visual (B, Tv, H, W, Dv) in the type of a model's parameters.
+        """audio (B, Ta, Da) and visual (B, Tv, H, W, Dv), converted to ``dtype``.
 
         Raises:
-            AvelError: a shape is not that.
+            AvelError: a shape is not as above.
         """
         good = (
             audio.ndim == 3
@@ -48,16 +48,16 @@ class Inputs:
                 f"audio of shape {tuple(audio.shape)} and visual of shape {tuple(visual.shape)}",
                 f"audio (B, T, {self.audio_dim}) and visual (B, T, {height}, {width}, {self.visual_dim}), with"
                 f" the same B{'' if self.two_lengths else ' and T'}",
-                "give features of the extractors the model was built for, pooled ones as (B, T, 1, 1, Dv)",
+                "give features from the extractors that the model was built for, pooled ones as (B, T, 1, 1, Dv)",
             )
         return audio.to(dtype), visual.to(dtype)
 
 
 class Dropout(nn.Module):
-    """Dropout.
+    """Dropout, with a faster random mask on a CPU.
 
     Args:
-        rate: share of the features that become 0 in training; on a CPU to the nearest 1 / 256 (the scale fits).
+        rate: share of the features set to 0 in training; on a CPU rounded to 1 / 256, and the scale with it.
     """
 
     def __init__(self, rate: float) -> None:
@@ -79,14 +79,14 @@ class Dropout(nn.Module):
 
 
 def _cheap_mask(shape: torch.Size, rate: float) -> tuple[Tensor, float]:
-    """Which features of a CPU's tensor to drop, (shape) bool, and what to scale the others with.
+    """Which features of a CPU tensor to drop, (shape) bool, and the factor that scales the others.
 
-    PyTorch draws one number a feature. Here a draw of 64 random bits serves eight features, which saves 14% of the
+    PyTorch draws one number per feature. Here one draw of 64 random bits serves eight features. That saves 14% of the
     processor time of CCLN's training step at AVE's size (batch 64, one thread).
     """
     count = shape.numel()
     draws = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
-    dropped = min(round(256 * rate), 255)  # of the 256 values that 8 bits have
+    dropped = min(round(256 * rate), 255)  # of the 256 values of 8 bits
     return draws.view(torch.uint8)[:count].view(shape) < dropped, 256 / (256 - dropped)
 
 
@@ -95,7 +95,7 @@ class LinearReLU(nn.Linear):
 
     Args:
         input_dim, output_dim: widths of the map.
-        rate: of dropout.
+        rate: dropout rate.
     """
 
     def __init__(self, input_dim: int, output_dim: int, rate: float) -> None:
@@ -111,15 +111,15 @@ class LinearReLU(nn.Linear):
 class AudioGuidedAttention(nn.Module):
     """Audio-guided visual attention, AGVA (Tian et al., ECCV 2018).
 
-    The attention-weighted mean of each segment's raw cell features; the audio decides on the weights.
+    The attention-weighted mean of each segment's raw cell features; the audio decides the weights.
     At H = W = 1 it is the identity and has no parameters.
 
     Args:
-        visual_dim: Dv, also the width the two streams are compared at (512 as published).
+        visual_dim: Dv, also the width at which the two streams are compared (512 as published).
         audio_dim: Da.
         num_cells: H * W, also the number of hidden units (49 as published).
         dropout: rate after every linear map but the last, which gives the scores.
-        audio_axis: ``position``, the audio is projected onto the H*W positions (the released code), or ``hidden``, onto
+        audio_axis: what the audio is projected onto: ``position``, the H*W positions (released code), or ``hidden``,
             the hidden units (the paper's text).
     """
 
@@ -150,7 +150,7 @@ class AudioGuidedAttention(nn.Module):
 
         Args:
             visual: (B, T, H, W, Dv).
-            audio: (B, T, Da), or (B, 1, Da), which guides all segments.
+            audio: (B, T, Da), or (B, 1, Da) to guide all segments.
 
         Returns:
             (B, T, Dv) and the map (B, T, H, W), which sums to 1 over the cells; None at H = W = 1.
@@ -167,10 +167,10 @@ class AudioGuidedAttention(nn.Module):
 
 
 class BiLSTM(nn.Module):
-    """One bidirectional LSTM layer over time, D/2 units each way.
+    """One bidirectional LSTM layer over time, D/2 units in each direction.
 
     Args:
-        input_dim: width of the features that come in.
+        input_dim: width of the input features.
         width: D, even.
     """
 
@@ -180,14 +180,14 @@ class BiLSTM(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, input_dim) -> (B, T, D)."""
-        # Never in half precision, which oneDNN's LSTM refuses on CPUs without bfloat16 instructions.
+        # Never in half precision: oneDNN's LSTM refuses it on CPUs without bfloat16 instructions.
         with torch.autocast(features.device.type, enabled=False):
             encoded: Tensor = self.lstm(features.to(next(self.parameters()).dtype))[0]
         return encoded
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over time with residual and LayerNorm (post-norm), without positional encoding.
+    """Multi-head self-attention over time, with a residual connection, post-norm LayerNorm and no positional encoding.
 
     Args:
         width: D, divisible by ``heads``.
@@ -217,7 +217,7 @@ class SelfAttention(nn.Module):
 def distances(visual: Tensor, audio: Tensor) -> Tensor:
     """``||v_i - a_j|| / sqrt(D)`` of every visual and every audio segment.
 
-    In float32 at least. The gradient at distance 0 is 0, where the root of a sum of squares would give NaN.
+    In float32 at least. The gradient at distance 0 is 0; that of a plain square root would be NaN there.
 
     Args:
         visual: (B, Tv, D).
@@ -229,6 +229,6 @@ def distances(visual: Tensor, audio: Tensor) -> Tensor:
     with torch.autocast(visual.device.type, enabled=False):
         precise = torch.promote_types(visual.dtype, torch.float32)
         visual, audio = visual.to(precise), audio.to(precise)
-        # Not the expansion |v|^2 - 2 v a + |a|^2, which loses what small distances are made of.
+        # Not the expansion |v|^2 - 2 v a + |a|^2, which loses small distances to rounding.
         apart = torch.cdist(visual, audio, compute_mode="donot_use_mm_for_euclid_dist")
         return apart / visual.shape[-1] ** 0.5
