@@ -114,7 +114,7 @@ def test_wrong_usage_exits_with_2_and_names_the_word(
         (["localize", "clip.mp4", "--labels", "dog", "--visual-weights", "w.h5"], "--visual-weights beside --labels"),
         (["localize", "clip.mp4", "--labels", ""], "no labels"),
         (["localize", "clip.mp4", "--labels", "dog, ,cat"], "label 2 of 3 is empty"),
-        (["localize", "clip.mp4", "--labels", "dog, Dog"], "'Dog' stands there twice"),
+        (["localize", "clip.mp4", "--labels", "dog, Dog"], "'Dog' is given twice"),
         (["localize", "clip.mp4", "--labels", 'dog, "cat'], "cannot be read"),
     ],
 )

@@ -25,7 +25,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str, no
     with pytest.raises(AvelError) as caught:
         device(name)
     assert repr(name) in caught.value.found
-    assert caught.value.expected == "auto or one of those there are: cpu"
+    assert caught.value.expected == "auto, or one of its devices: cpu"
 
 
 def test_auto_takes_a_gpu_where_there_is_one(gpus: None) -> None:

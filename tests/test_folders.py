@@ -127,9 +127,9 @@ LEFT_OUT = {
     "mute.bin": "has no audio track",
     "half": "an MP4 file whose index (moov) cannot be read: it is truncated or damaged",
     "still.jpeg": "a still picture",
-    "nowhere.txt": "a link that leads nowhere",
+    "nowhere.txt": "a broken link",
     "linked": "a link to a folder",
-    "pipe.mp4": "no regular file",
+    "pipe.mp4": "not a regular file",
 }
 
 

@@ -279,7 +279,7 @@ def test_an_option_that_the_task_does_not_read_is_refused(option: str, value: ob
             with pytest.raises(AvelError) as caught:
                 build("ccln", task, **{option: value})
             assert caught.value.found == f"option {option} of ccln in task {task}"
-            assert f"task {' or '.join(tasks)} " in caught.value.expected
+            assert caught.value.expected == f"it only in task {' or '.join(tasks)}"
 
 
 def test_an_unknown_model_is_refused_by_name() -> None:

@@ -366,5 +366,5 @@ def test_a_run_of_an_earlier_version_is_read_and_resumed(store: Path, plain: Pat
     same = config(store, old)
     assert read_run(old).settings() == replace(same, out=plain)
     assert len(train(replace(same, epochs=2)).metrics) == 2
-    with pytest.raises(AvelError, match="another weight_decay, keep"):
+    with pytest.raises(AvelError, match="different settings: weight_decay, keep"):
         train(replace(same, keep="last", weight_decay=0.1))

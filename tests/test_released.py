@@ -110,7 +110,7 @@ def test_other_weights_are_refused(run: Path, tmp_path: Path, monkeypatch: pytes
     [
         ("ave-layout", "files in AVE's layout"),
         ("simulated-v1-seed0", "simulated features"),
-        ("ave-released", "whose kind VGG-19 and VGGish make"),
+        ("ave-released", "which VGG-19 and VGGish can stand in for"),
     ],
 )
 def test_features_that_no_network_makes_are_refused(maker: str, said: str) -> None:

@@ -28,7 +28,7 @@ CAUSES = {
     "exit 3": "its process ended (exit code 3)",
     "exit 0": "its process ended (exit code 0)",
     "hold 0.3": "over the memory limit of 0.25 GiB",
-    "raise": "unforeseen ZeroDivisionError: by nothing (worker_tasks.py line ",
+    "raise": "unexpected ZeroDivisionError: by nothing (worker_tasks.py line ",
 }
 
 
@@ -73,9 +73,9 @@ def test_what_is_no_fault_of_a_task_ends_all() -> None:
         list(in_workers(["good", "refuse", "good"], 2, prepare, ("done",), LIMITS))
     with pytest.raises(AvelError, match="no weights"):
         list(in_workers(["good"], 1, prepare_badly, ("refuse",), LIMITS))
-    with pytest.raises(AvelError, match=r"could not be prepared: its process ended \(exit code 7\)"):
+    with pytest.raises(AvelError, match=r"could not start: its process ended \(exit code 7\)"):
         list(in_workers(["good"], 1, prepare_badly, ("die",), LIMITS))
-    with pytest.raises(AvelError, match=r"holds 0\.\d+ GiB before its first clip, the memory limit is 0\.00195 GiB"):
+    with pytest.raises(AvelError, match=r"uses 0\.\d+ GiB before its first clip; the memory limit is 0\.00195 GiB"):
         list(in_workers(["good"], 1, prepare_badly, ("never",), Limits(20, 2**21)))
 
 

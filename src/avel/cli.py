@@ -46,7 +46,7 @@ def demo(
     """Make clips, extract features, train CCLN, find events and draw them, all in one folder.
 
     Args:
-        out: Folder for everything the demo makes. The same command goes on where it was stopped.
+        out: Folder for everything the demo makes. After a stop, the same command resumes the work.
         clips: Number of 10-second clips to render.
         long_videos: Number of longer videos (47 to 180 s) to render and localize.
         epochs: Training epochs of each network.
@@ -91,7 +91,7 @@ def extract(
 
     Args:
         source: CSVs (video,start,end,label[,split]), or one folder, media file, .txt list, or AVE's Annotations.txt.
-        out: Feature store to write. The same command goes on where it was stopped.
+        out: Feature store to write. After a stop, the same command resumes the work.
         visual_weights: Weights file of vgg19, or folder of clip; by default from the cache, or downloaded.
         audio_weights: Weights file of vggish, or folder of clap; by default from the cache, or downloaded.
         frames_per_segment: Number of frames that the visual extractor uses of each segment: fewer are faster but show

@@ -40,7 +40,7 @@ def import_ave(folder: Path, *, out: Path | None = None, dry_run: bool = False, 
 
     Args:
         folder: Folder with AVE's h5 files and Annotations.txt (see docs/ave.md).
-        out: Feature store to write. The same command goes on where it was stopped.
+        out: Feature store to write. After a stop, the same command resumes the work.
         dry_run: Write nothing: print which files are there, which are missing, and which tasks that rules out.
 
     Example:
@@ -74,7 +74,7 @@ def simulate(*, out: Path, set_version: int | None = None, **settings: Any) -> i
     """Make features with planted structure in AVE's own files, shapes and numbers. They are simulated, not AVE.
 
     Args:
-        out: Folder for the files. The same command goes on where it was stopped.
+        out: Folder for the files. After a stop, the same command resumes the work.
         set_version: Version of the set (see docs/simulated.md); by default the newest. 1 makes earlier files.
 
     Example:

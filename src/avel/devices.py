@@ -1,4 +1,4 @@
-"""Where networks run: a device's name, checked against the devices of this machine."""
+"""The devices on which networks run, checked against those of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from avel.errors import AvelError
 
-if TYPE_CHECKING:  # the command line checks nothing else with torch, and must answer at once
+if TYPE_CHECKING:  # importing torch would delay the command line
     import torch
 
 
@@ -14,7 +14,7 @@ def device(name: str = "auto") -> torch.device:
     """The device of that name.
 
     Args:
-        name: ``cpu``, ``cuda`` (or one of several, ``cuda:1``) or ``mps``; ``auto`` takes a GPU where there is one.
+        name: ``cpu``, ``cuda`` (or one of several, ``cuda:1``) or ``mps``; ``auto`` takes a GPU if there is one.
 
     Raises:
         AvelError: this machine has no such device.
@@ -27,14 +27,14 @@ def device(name: str = "auto") -> torch.device:
     if name not in there:
         raise AvelError(
             f"no device {name!r} on this machine",
-            f"auto or one of those there are: {', '.join(there)}",
-            "choose one of these; an NVIDIA GPU is there once `torch.cuda.is_available()` says True",
+            f"auto, or one of its devices: {', '.join(there)}",
+            "choose one of these; an NVIDIA GPU is listed if `torch.cuda.is_available()` returns True",
         )
     return torch.device(name)
 
 
 def free_bytes(place: torch.device) -> int:
-    """Bytes of memory that are free on a device; more than there can be where nobody says."""
+    """Free bytes of memory on a device; 2**63 if unknown."""
     import torch
 
     if place.type == "cuda":
@@ -44,12 +44,12 @@ def free_bytes(place: torch.device) -> int:
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: the page cache is taken to suffice
+    except (OSError, StopIteration):  # not Linux: assume that there is enough
         return 2**63
 
 
 def _there() -> list[str]:
-    """Names of the devices of this machine, the one to prefer last."""
+    """Names of this machine's devices, the preferred one last."""
     import torch
 
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []

@@ -1,8 +1,7 @@
 """A video of any length -> a Timeline.
 
-The clip is cut into pieces as long as the windows that the model was trained on, each half over the one before. The
-probabilities of the pieces that cover a segment are averaged, and a run of segments that agree on one class is an
-event.
+The clip is cut into overlapping pieces as long as the windows that the model was trained on, half a window apart. The
+probabilities of the pieces that cover a segment are averaged. A run of segments with one class is an event.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 32
 
-#: What stores call the maker of features that were read from AVE's h5 files: as its authors released them, or not.
+#: Extractor names in stores of features read from AVE's h5 files: as its authors released them, or not.
 RELEASED, LAYOUT, SIMULATED = "ave-released", "ave-layout", "simulated-"
-#: The extractors that make features of the released ones' kind, each with its published weights and usual options.
+#: The extractors that make features like the released ones, with their published weights and default options.
 RELEASED_BY = MappingProxyType({"visual": "vgg19", "audio": "vggish"})
 _RELEASED_TAGS = {"visual": f"{RELEASED}-visual-7x7x512", "audio": f"{RELEASED}-audio-128"}
 
 
-@overload  # a str, too, is a Sequence of str; it is taken as one path
+@overload  # a str is a Sequence of str, too; it is one path here
 def localize(  # type: ignore[overload-overlap]
     path: str | Path,
     model: LoadedModel | str | Path,
@@ -80,33 +79,34 @@ def localize(
     failed: Callable[[str | Path, AvelError], None] | None = None,
     progress: Progress | None = None,
 ) -> Timeline | list[Timeline]:
-    """Find the events of one media file, or of each of a list, for which model and extractors are loaded once.
+    """Find the events in one media file, or in each of a list; model and extractors are then loaded only once.
 
-    A model of AVE's released features gets those that VGG-19 and VGGish make of the file with their published weights,
-    framed as AVE's. The timeline's tags ``stands_in_for``, ``framing``, ``visual_weights``, ``audio_weights`` say so.
+    A model trained on AVE's released features gets features that VGG-19 and VGGish extract from the file with their
+    published weights, framed as AVE's. The timeline's tags ``stands_in_for``, ``framing``, ``visual_weights`` and
+    ``audio_weights`` say so.
 
     Args:
         path: a video with a sound track, of any length; or a list of them.
-        model: what `avel.load` gave, or the path of a run folder or checkpoint.
-        threshold: events whose score (mean probability) is smaller are left out; 0 to 1.
-        min_seconds: drop events shorter than this, in whole segments.
-        streams: which to take of a file with several, as `avel.Streams(video=1, audio=2)`; None takes the first ones.
-            The timeline's tag ``streams`` says which they were.
-        visual_weights: weights of the model's visual extractor on this machine: a file, for CLIP a folder. They must be
-            those that the model was trained with. By default the cache folder is searched, then they are downloaded.
+        model: from `avel.load`, or the path of a run folder or checkpoint.
+        threshold: leave out events whose score (mean probability) is below this, 0 to 1.
+        min_seconds: leave out events shorter than this, in whole segments.
+        streams: which streams to take from a file with several, as `avel.Streams(video=1, audio=2)`; None takes the
+            first ones. The timeline's tag ``streams`` names them.
+        visual_weights: local weights of the model's visual extractor: a file, for CLIP a folder. They must be those
+            that the model was trained with. By default they are taken from the cache folder, or else downloaded.
         audio_weights: the same for the model's audio extractor: a file, for CLAP a folder.
         device: where the networks run: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto`` takes a GPU if there is one.
-        failed: called with each video of a list that cannot be used, and its error: the list returned is then of the
-            others. None raises the first such error, which names the video.
-        progress: called as ``progress(stage, done, total)``, for each video anew.
+        failed: called with each video of a list that cannot be used, and its error; the result then holds the other
+            videos. None raises the first such error, which names the video.
+        progress: called as ``progress(stage, done, total)``, starting over for each video.
 
     Returns:
-        The timeline, or of a list the timelines in its order.
+        The timeline; for a list, the timelines in its order.
 
     Raises:
         AvelError: the file cannot be used (see `avel.features.streams.probe`), the model was trained on features of
-            another extractor than the one of that name here, or on features that no extractor makes, the extractor's
-            weights are missing or do not match, threshold or min_seconds is out of range, or there is no such device.
+            another version of its extractor or on features that no extractor makes, the extractor's weights are missing
+            or do not match, threshold or min_seconds is out of range, or there is no such device.
     """
     _check_choices(threshold, min_seconds)
     if isinstance(model, str | Path):
@@ -131,10 +131,10 @@ def localize(
 def localizer(
     model: LoadedModel, *, visual_weights: str | None = None, audio_weights: str | None = None, device: str = "auto"
 ) -> Callable[..., Timeline]:
-    """Build the extractors of a model once: the function returned is `localize` of one video, without the model.
+    """Build a model's extractors once, and return a function that localizes one video.
 
     Raises:
-        AvelError: as `localize`, of the model and its extractors.
+        AvelError: as in `localize`, for the model and its extractors.
     """
     from avel.features import describe, run_on
     from avel.features.recipe import FIRST_STREAMS, Recipe
@@ -152,7 +152,7 @@ def localizer(
         if not released and tag != wanted["tag"]:
             raise AvelError(
                 f"{model.source} was trained on {kind} features of the extractor {wanted['tag']}",
-                f"the extractor {wanted['name']!r} of this version of avel, {tag}",
+                f"features of this version's extractor {wanted['name']!r}, {tag}",
                 "localize with the version of avel that trained the model, or extract the features again and train",
             )
 
@@ -213,39 +213,39 @@ def _check_choices(threshold: float, min_seconds: float) -> None:
 
 
 def of_released_features(model: LoadedModel) -> bool:
-    """Whether a model was trained on AVE's released features, whose kind VGG-19 and VGGish make of any video.
+    """Whether a model was trained on AVE's released features, whose like VGG-19 and VGGish extract from any video.
 
     Raises:
-        AvelError: its features were read from files in AVE's layout, and no network that can be run makes their kind.
+        AvelError: its features were read from files in AVE's layout, and no extractor makes features like them.
     """
     tags = {kind: str(made["tag"]) for kind, made in model.extractors.items()}
     makers = {str(made["name"]) for made in model.extractors.values()}
-    do = "localize with a model of features that `avel extract` made, or of AVE's released ones (docs/localize.md)"
+    do = "localize with a model trained on features from `avel extract`, or on AVE's released ones (docs/localize.md)"
     for maker in makers:
         if maker.startswith(SIMULATED):
             raise AvelError(
                 f"{model.source} was trained on simulated features ({', '.join(tags.values())})",
-                "features that a network made of videos: these are numbers drawn at random, and no video has any",
+                "features extracted from videos: simulated features are random numbers, and no video has such",
                 do,
             )
         if maker == LAYOUT:
             raise AvelError(
                 f"{model.source} was trained on features from files in AVE's layout ({', '.join(tags.values())})",
-                "features of which it is known what made them: the Annotations.txt beside these is not AVE's own, so "
-                "they are not taken for the released ones",
-                f"if they are AVE's, import them with its repository's Annotations.txt and train again; else {do}",
+                "features from a known extractor: the Annotations.txt beside these is not AVE's own, so they do not "
+                "count as the released ones",
+                f"if they are AVE's, import them with its repository's Annotations.txt and train again; otherwise {do}",
             )
     if RELEASED in makers and tags != _RELEASED_TAGS:
         raise AvelError(
             f"{model.source} was trained on {' and '.join(tags.values())}",
-            f"{' and '.join(_RELEASED_TAGS.values())}, whose kind VGG-19 and VGGish make",
+            f"{' and '.join(_RELEASED_TAGS.values())}, which VGG-19 and VGGish can stand in for",
             "train on a store of visual_feature.h5 and audio_feature.h5",
         )
     return RELEASED in makers
 
 
 def _build_extractors(model: LoadedModel, visual_weights: str | None, audio_weights: str | None) -> dict[str, Any]:
-    """The extractors of the features that a model was trained on, by kind."""
+    """The extractors for the features that a model was trained on, by kind."""
     from avel.features import build_extractor, weights_option
 
     released = of_released_features(model)
@@ -262,24 +262,24 @@ def _build_extractors(model: LoadedModel, visual_weights: str | None, audio_weig
                 f"{model.source} was trained on AVE's released features, and the {kind} ones need {name}'s published "
                 f"weights: {error.found}",
                 error.expected,
-                f"{error.do.partition('; if other weights are meant')[0]}, or name it by --{kind}-weights",
+                f"{error.do.partition('; if other weights are meant')[0]}, or name it with --{kind}-weights",
             ) from error
     return extractors
 
 
 def _framing_in_words(num_segments: int, uneven: int) -> str:
-    """What framing ``ave`` meant for a video of that many segments, for its tag."""
+    """How framing ``ave`` divided a video of that many segments, for its tag."""
     stretches, rest = divmod(num_segments, SEGMENTS)
     words = ["tenths of the frames of every ten seconds"] if stretches else []
     if rest:
         words.append(f"the {'last' if stretches else 'whole'} {rest} s in {rest} equal parts of the frames")
     if uneven:
-        words.append(f"{uneven} of {stretches + bool(rest)} stretches by time, as their frames lie unevenly")
+        words.append(f"{uneven} of {stretches + bool(rest)} stretches by time, as their frames are unevenly spaced")
     return f"ave: {', '.join(words)}"
 
 
 def _stand_ins(extractors: dict[str, Any]) -> dict[str, str]:
-    """Tags that say which weights made features of the released ones' kind."""
+    """Tags that say which weights made the features that stand in for the released ones."""
     from avel.features.weights import PUBLISHED
 
     published = {"visual": PUBLISHED["vgg19-keras"].name, "audio": PUBLISHED["vggish"].name}
@@ -299,8 +299,8 @@ def estimate_seconds(
 ) -> float:
     """About how long `localize` and its pictures will take for these videos, in seconds.
 
-    The extractors are timed on two made-up segments; decoding and drawing are taken to cost as much again.
-    Videos that cannot be read count as nothing.
+    The extractors are timed on two blank segments; decoding and drawing are assumed to cost as much again.
+    Videos that cannot be read are not counted.
     """
     from avel.features import run_on
     from avel.features.streams import probe
@@ -322,9 +322,9 @@ def estimate_seconds(
 
 
 def overlapping_starts(num_segments: int, window: int) -> list[int]:
-    """Starts of the pieces of ``window`` segments that cover a clip: hop ``window // 2``, the last shifted back to fit.
+    """Starts of the pieces of ``window`` segments that cover a clip: hop ``window // 2``, the last moved back to fit.
 
-    A clip no longer than a window is one piece of its own length.
+    A clip no longer than a window is one piece.
     """
     if num_segments <= window:
         return [0]
@@ -339,12 +339,12 @@ def localize_features(
     *,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The model's opinion of every segment, averaged over the pieces that cover it.
+    """The model's probabilities for every segment, averaged over the pieces that cover it.
 
     Args:
-        audio: (T, Da) array or tensor of one clip, or (N, T, Da) of several of one length.
+        audio: (T, Da) array or tensor of one clip, or (N, T, Da) of several with one length.
         visual: (T, H, W, Dv) or (N, T, H, W, Dv).
-        model: its ``streams`` says which stream enters; the other one is zeroed, as it was in training.
+        model: its ``streams`` says which streams it may use; the other one is zeroed, as in training.
         progress: called as ``progress("network", pieces done, pieces)``.
 
     Returns:
@@ -352,8 +352,8 @@ def localize_features(
         has no attention.
 
     Raises:
-        AvelError: the features are not of the shape that the model takes, the model gave something that is no
-            probability (its weights hold NaN or infinity), or it is one for task cml.
+        AvelError: the features do not have the shape that the model takes, the model gives NaN or infinity, or it was
+            trained for task cml.
     """
     import torch
 
@@ -364,9 +364,9 @@ def localize_features(
     shape = (audio.shape[-1], *visual.shape[-3:])
     if shape != model.shape:
         raise AvelError(
-            f"features of (Da, H, W, Dv) {shape}",
-            f"{model.shape}, which {model.source} takes",
-            "use features of the extractors that the model was trained on",
+            f"features with (Da, H, W, Dv) = {shape}",
+            f"{model.shape}, as {model.source} takes",
+            "use features from the extractors that the model was trained on",
         )
     audio, visual = torch.as_tensor(audio), torch.as_tensor(visual)
     one_clip = audio.ndim == 2
@@ -420,8 +420,8 @@ def _check_task(model: LoadedModel) -> None:
     if model.task == "cml":
         raise AvelError(
             f"{model.source} was trained for cross-modality localization (task cml)",
-            "a model that says what happens in each segment: task full or weak",
-            "localize with another model; `avel evaluate` scores this one",
+            "a model that predicts every segment: task full or weak",
+            "localize with another model; `avel evaluate` can score this one",
         )
 
 
@@ -434,15 +434,15 @@ def find_events(
     threshold: float = 0.0,
     min_seconds: float = 0.0,
 ) -> tuple[Event, ...]:
-    """Maximal runs of segments whose most probable class is one and the same event class; no gap is bridged.
+    """Maximal runs of segments with the same most probable event class; no gap is bridged.
 
     Args:
         probabilities: (T, C+1), background last.
         classes: the C names.
         segment_seconds: length of a segment, seconds.
-        duration: of the clip, seconds; the last event ends there at the latest.
-        threshold: least score, which is the mean probability of the class over the run.
-        min_seconds: least length, counted in whole segments, so that the clip's ragged end drops no event.
+        duration: length of the clip, seconds; the last event ends there at the latest.
+        threshold: least score, the mean probability of the class over the run.
+        min_seconds: least length, counted in whole segments, so that a partial last segment drops no event.
 
     Returns:
         Events in order of time, not overlapping.
@@ -453,7 +453,7 @@ def find_events(
     for first, last in pairwise(edges):
         label = int(labels[first])
         score = float(probabilities[first:last, label].mean())
-        # A hair of slack: 3 segments of 0.1 s are 0.30000000000000004 s, and 0.3 / 0.1 is 2.9999999999999996.
+        # With a little slack: 3 segments of 0.1 s are 0.30000000000000004 s, and 0.3 / 0.1 is 2.9999999999999996.
         long_enough = (last - first) * segment_seconds >= min_seconds - 1e-9
         if label < len(classes) and score >= threshold and long_enough:
             end = min(last * segment_seconds, duration)

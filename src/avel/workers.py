@@ -1,10 +1,10 @@
-"""Tasks done side by side: by processes that may die (`in_workers`), or by threads of this process (`in_threads`).
+"""Parallel tasks: in processes that may die (`in_workers`), or in threads of this process (`in_threads`).
 
-Decoders and encoders run in processes. A broken file can crash a decoder, hang it, or make it ask for all the memory
-there is. Python's own pool breaks as a whole when one of its processes dies, and knows no limits. Here each worker is
-watched by itself: the task of which it dies, or which goes over a limit, has failed, and a fresh process takes the next
-one. Arithmetic on arrays that are in memory already cannot die of its input, and NumPy and PyTorch let go of the
-interpreter in their long loops: threads are enough there, and share the arrays.
+Decoders and encoders run in processes. A broken file can crash a decoder, hang it, or make it ask for all the memory.
+Python's own pool breaks as a whole when one of its processes dies, and has no limits. Here each worker is watched on
+its own: a task that kills it or exceeds a limit has failed, and a fresh process takes the next one. Arithmetic on
+arrays in memory cannot crash on its input, and NumPy and PyTorch release the interpreter lock in their long loops:
+threads are enough there, and share the arrays.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from avel.memory import keep_freed_memory
 Task = TypeVar("Task")
 Done = TypeVar("Done")
 
-#: Does one task, and calls its second argument at every sign of progress. Returns a result, or the cause as a string
-#: if the task cannot be done; raises AvelError for what is no fault of the task.
+#: Does one task, and calls its second argument to report progress. Returns a result, or the cause of failure as a
+#: string; raises AvelError for an error that is not the task's fault.
 Work = Callable[[Task, Callable[[], None]], Done | str]
 
 _COMMON_STORAGE = ("storage that all its machines see under the same paths", "run in a folder that they share")
 
-LOOK_SECONDS = 0.1  # between two looks at the memory and the clock
+LOOK_SECONDS = 0.1  # between two checks of memory and time
 
 
 def processors() -> int:
@@ -54,28 +54,26 @@ def processors() -> int:
 
 
 def worker_count(workers: int | None) -> int:
-    """How many workers to start: ``workers``, or one per processor where it is None.
+    """How many workers to start: ``workers``, or one per processor if it is None.
 
     0 starts none: the caller then does the work itself, where a debugger can follow it.
 
     Raises:
-        AvelError: a negative number.
+        AvelError: the number is negative.
     """
     if workers is None:
         return processors()
     if workers < 0:
-        raise AvelError(
-            f"{workers} workers", "0 or more; 0 does the work without any", "leave it out for one per processor"
-        )
+        raise AvelError(f"{workers} workers", "0 or more; 0 starts none", "leave it out for one worker per processor")
     return workers
 
 
 def in_threads(
     function: Callable[[Task], Done], tasks: Sequence[Task], number: int
 ) -> Generator[tuple[Task, Done], None, None]:
-    """Each task with ``function(task)`` as soon as it is done, by so many threads; by the caller's own where it is 0.
+    """Yield each task with ``function(task)`` as soon as it is done, on ``number`` threads; 0 means the caller's own.
 
-    After an error, or when the generator is closed, no further task is begun.
+    After an error, or once the generator is closed, no further task starts.
     """
     if number == 0:
         for task in tasks:
@@ -92,11 +90,11 @@ def in_threads(
 
 @dataclass(frozen=True)
 class Limits:
-    """What one task may take.
+    """Limits of one task.
 
     Attributes:
-        seconds: without a sign of progress. Not in all: a video may be of any length.
-        memory: resident bytes of its process, at their peak.
+        seconds: time without progress, not in all: a video may have any length.
+        memory: peak resident bytes of its process.
     """
 
     seconds: float
@@ -104,16 +102,16 @@ class Limits:
 
 
 class Worker(Generic[Task, Done]):
-    """One process, replaced whenever a task was the end of it.
+    """One process, replaced whenever a task kills it.
 
-    A task of which a *used* process dies is tried once more in a fresh one: the memory that earlier tasks left behind,
-    or the kernel's choice of a victim when all memory is used up, is not its fault.
+    If a *used* process dies, its task is tried once more in a fresh one: memory left over from earlier tasks, or being
+    the process that the kernel kills when memory runs out, is not the task's fault.
 
     Args:
-        prepare: called in the process with ``arguments``; returns what does the tasks. A function of a module that can
-            be imported, which the script that is run cannot.
-        arguments: of ``prepare``.
-        limits: for every task; None sets none.
+        prepare: called in the process with ``arguments``; returns the function that does the tasks. It must be in a
+            module that can be imported, not in the script that is run.
+        arguments: arguments for ``prepare``.
+        limits: limits of every task; None for none.
     """
 
     def __init__(
@@ -136,20 +134,20 @@ class Worker(Generic[Task, Done]):
         self._last_sign = time.monotonic()
 
     def give(self, task: Task) -> None:
-        """Have the next task done."""
+        """Give the process its next task."""
         if not self._process.is_alive():
             self.end()
             self._start()
         self.task = task
         self._last_sign = time.monotonic()
-        with suppress(OSError):  # it died just now, as `outcome` will find
+        with suppress(OSError):  # it just died; `outcome` reports it
             self.pipe.send(task)
 
     def outcome(self) -> Done | str | None:
-        """What became of the task: its result, the cause of its failure, or None while it is being done.
+        """The result of the task, the cause of its failure, or None while it is running.
 
         Raises:
-            AvelError: what the work raises; or the process dies, or is over its memory, before it has been prepared.
+            AvelError: the work raised it, or the process died or exceeded its memory limit while it was prepared.
         """
         try:
             while self.pipe.poll():
@@ -165,9 +163,9 @@ class Worker(Generic[Task, Done]):
             cause = _death(self._process.exitcode)
             if not self._prepared:
                 raise AvelError(
-                    f"a worker process could not be prepared: {cause}",
+                    f"a worker process could not start: {cause}",
                     "processes that can start and load what they need",
-                    "look at the messages above; try fewer --workers if memory is short",
+                    "see the messages above; try fewer --workers if memory is short",
                 ) from None
             return self._failed(cause, again=self._used)
         if self._limits is None:
@@ -176,7 +174,7 @@ class Worker(Generic[Task, Done]):
             limit = f"{self._limits.memory / 2**30:.3g} GiB"
             if not self._prepared:
                 raise AvelError(
-                    f"a worker process holds {held / 2**30:.2f} GiB before its first clip, the memory limit is {limit}",
+                    f"a worker process uses {held / 2**30:.2f} GiB before its first clip; the memory limit is {limit}",
                     "a limit that leaves room for clips beside the extractors",
                     "raise --clip-memory-limit",
                 )
@@ -201,7 +199,7 @@ class Worker(Generic[Task, Done]):
         return cause
 
     def end(self) -> None:
-        """End the process at once, in the middle of a task if need be."""
+        """Kill the process at once, even in the middle of a task."""
         self.pipe.close()
         self._process.kill()
         self._process.join()
@@ -214,10 +212,10 @@ def in_workers(
     arguments: Sequence[Any],
     limits: Limits | None = None,
 ) -> Generator[tuple[Task, Done | str], None, None]:
-    """Do tasks on ``number`` processes of this machine; yields each with its result or the cause of its failure.
+    """Do tasks in ``number`` processes on this machine; yield each with its result or the cause of its failure.
 
-    They come in the order in which they finish. For ``prepare``, ``arguments`` and errors see `Worker`. With a number
-    of 0 this process does them, one by one: no limit holds there, and a crash ends all.
+    Tasks are yielded in the order in which they finish. For ``prepare``, ``arguments`` and errors see `Worker`. If
+    ``number`` is 0, this process does them one by one: without limits, and a crash ends everything.
     """
     if number == 0 and tasks:
         work = prepare(*arguments)
@@ -246,7 +244,7 @@ def in_workers(
 
 
 def check_ray() -> None:
-    """Raises AvelError where Ray is not installed."""
+    """Raise AvelError if Ray is not installed."""
     if find_spec("ray") is None:
         raise AvelError("Ray is not installed", "Ray with its data part", 'pip install "avel[ray]"')
 
@@ -260,22 +258,22 @@ def on_ray(
 ) -> Iterator[tuple[Task, Done | str]]:
     """As `in_workers`, on the Ray cluster that RAY_ADDRESS names or, without it, on one that is started here.
 
-    Every actor of Ray keeps a `Worker`, so that a task can crash or hang here as it can there. Files that the tasks
-    read and write must be on storage that all machines see under the same paths.
+    Every Ray actor keeps a `Worker`, so that a task may crash or hang here, too. Files that the tasks read and write
+    must be on storage that all machines see under the same paths.
 
     Args:
-        number: actors at most; None for one per processor of the cluster.
+        number: most actors at once; None for one per processor of the cluster.
 
     Raises:
-        AvelError: Ray is not installed, there is no such cluster, or as `in_workers`.
+        AvelError: Ray is not installed, there is no such cluster, or as in `in_workers`.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report home
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # and warn of what its own data part does
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise Ray sends usage statistics
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # and logs warnings about its own data library
     check_ray()
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plan, and of every stage
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs its plan and every stage
     started = not ray.is_initialized()
     if started:
         try:
@@ -284,7 +282,7 @@ def on_ray(
             raise AvelError(
                 f"no Ray cluster: {error}",
                 "the address of a cluster, or none to start one on this machine",
-                "see to the environment variable RAY_ADDRESS",
+                "correct or unset the environment variable RAY_ADDRESS",
             ) from error
     directory = os.getcwd()
 
@@ -293,7 +291,7 @@ def on_ray(
             self._worker: Worker[Task, Done] | None = None
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            # Lists, for Ray to leave alone what is in them. What is raised here it would try again, and tell at length.
+            # Lists, so that Ray leaves their content alone. No exceptions, as Ray would retry and print them at length.
             try:
                 os.chdir(directory)
                 self._worker = self._worker or Worker(prepare, arguments, limits)
@@ -308,7 +306,7 @@ def on_ray(
         ray.data.DataContext.get_current().enable_progress_bars = False
         most = min(len(tasks), number or int(ray.cluster_resources().get("CPU", 1)))
         rows = [{"index": index, "task": [task]} for index, task in enumerate(tasks)]
-        # a block for each task, so that each is told of when it is done
+        # one block per task, so that each is reported as soon as it is done
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Actor, compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most), num_cpus=1
         )
@@ -323,8 +321,8 @@ def on_ray(
 
 
 def _serve(pipe: Connection, directory: str, prepare: Callable[..., Work[Any, Any]], arguments: Sequence[Any]) -> None:
-    """The worker's side. None is a sign of progress, anything else the outcome of a task."""
-    signal(SIGINT, SIG_IGN)  # Ctrl-C is the parent's
+    """The worker's side of the pipe. It sends None for progress, anything else as the outcome of a task."""
+    signal(SIGINT, SIG_IGN)  # the parent handles Ctrl-C
     keep_freed_memory()
     tasks: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
@@ -345,13 +343,13 @@ def _serve(pipe: Connection, directory: str, prepare: Callable[..., Work[Any, An
             outcome = work(task, lambda: pipe.send(None))
         except AvelError as error:
             outcome = error
-        except Exception as error:  # noqa: BLE001  a fault of avel itself that one file brings out: the rest go on
+        except Exception as error:  # noqa: BLE001  a bug in avel on one file must not stop the others
             where = traceback.extract_tb(error.__traceback__)[-1]
-            outcome = f"unforeseen {type(error).__name__}: {error} ({Path(where.filename).name} line {where.lineno})"
+            outcome = f"unexpected {type(error).__name__}: {error} ({Path(where.filename).name} line {where.lineno})"
 
 
 def _listen(pipe: Connection, tasks: SimpleQueue[Any]) -> None:
-    """Take tasks from the parent, and end with it, however it ends."""
+    """Receive tasks from the parent, and exit when it ends, however it ends."""
     try:
         while True:
             tasks.put(pipe.recv())
@@ -360,7 +358,7 @@ def _listen(pipe: Connection, tasks: SimpleQueue[Any]) -> None:
 
 
 def peak_memory(pid: int | None) -> int:
-    """The most resident memory that a process has had, bytes; 0 where it has ended."""
+    """A process's peak resident memory in bytes; 0 if it has ended."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
@@ -378,14 +376,15 @@ def _death(code: int | None) -> str:
         return f"its process was killed (signal {-code})"
 
 
-#: Linear algebra on one thread, as there are as many workers as processors.
+#: Linear algebra on one thread, as there is a worker for each processor.
 _WORKER_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextmanager
 def _without_script() -> Iterator[None]:
-    """Processes started inside do not run the caller's script again, as those of Python's multiprocessing do. A script
-    that calls `extract` at its top level would extract in each worker."""
+    """Keep processes started inside from running the caller's script again, as multiprocessing normally does.
+
+    Otherwise a script that calls `extract` at its top level would extract in every worker."""
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -396,7 +395,7 @@ def _without_script() -> Iterator[None]:
 
 @contextmanager
 def _worker_environment() -> Iterator[None]:
-    """Processes started inside get their environment variables, and ignore Ctrl-C from the start."""
+    """Give processes started inside their environment variables, and keep Ctrl-C from them from the start."""
     before = {name: os.environ.get(name) for name in _WORKER_ENVIRONMENT}
     os.environ.update(_WORKER_ENVIRONMENT)
     signals = pthread_sigmask(SIG_BLOCK, {SIGINT})  # which a new process inherits

@@ -1,6 +1,6 @@
-"""Words for any video: events of labels that no model here was trained on, by CLIP and CLAP.
+"""Zero-shot localization: events with any labels, found by CLIP and CLAP without training.
 
-CLIP says how well each label fits what is seen in a segment, CLAP how well it fits what is heard. Each alone gives a
+CLIP scores how well each label fits the picture of a segment, CLAP how well it fits the sound. Each gives a
 distribution over the labels and "none of them" (a few background prompts). An event is where the two agree.
 """
 
@@ -29,45 +29,45 @@ MOST_LABELS = 100
 
 
 class VisualWords(VisualExtractor, Protocol):
-    """An encoder of pictures and words, as `avel.features.huggingface.ClipVision` does.
+    """An encoder of pictures and words, such as `avel.features.huggingface.ClipVision`.
 
     Attributes:
-        word_scale: what cosines are multiplied with before their softmax.
+        word_scale: factor of the cosines before the softmax.
     """
 
     @property
     def word_scale(self) -> float: ...
 
     def embed_frames(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames, as for a visual extractor -> segments (T, D) and their patches (T, H, W, D), of length 1."""
+        """Frames, as for a visual extractor -> unit vectors of segments (T, D) and of their patches (T, H, W, D)."""
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
-        """N texts -> (N, D), of length 1."""
+        """N texts -> (N, D) unit vectors."""
 
 
 class AudioWords(AudioExtractor, Protocol):
-    """An encoder of sounds and words, as `avel.features.huggingface.ClapAudio` does; its features are of length 1.
+    """An encoder of sounds and words, such as `avel.features.huggingface.ClapAudio`; its features are unit vectors.
 
     Attributes:
-        word_scale: what cosines are multiplied with before their softmax.
+        word_scale: factor of the cosines before the softmax.
     """
 
     @property
     def word_scale(self) -> float: ...
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
-        """N texts -> (N, Da), of length 1."""
+        """N texts -> (N, Da) unit vectors."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The sentences that labels are put into, and those that stand for no label.
+    """The sentences for labels, and those for background.
 
     Attributes:
-        picture: for what is seen, each with one ``{}``; the embeddings of several are averaged.
-        sound: the same for what is heard.
-        no_picture: pictures of none of the labels; their probabilities are added up.
-        no_sound: sounds of none of the labels.
+        picture: sentences about the picture, each with one ``{}`` for the label; their embeddings are averaged.
+        sound: the same about the sound.
+        no_picture: sentences for a picture of none of the labels; their probabilities are added up.
+        no_sound: the same for the sound.
     """
 
     picture: tuple[str, ...] = ("a photo of {}.", "a video frame of {}.")
@@ -94,28 +94,28 @@ def localize_words(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Timeline:
-    """Find where labels of your own are seen and heard at once in one media file; nothing is trained.
+    """Find where your own labels are seen and heard at once in a media file; nothing is trained.
 
-    A segment carries a label where picture and sound both give it their largest probability, and both at least
-    ``threshold``; a run of segments of one label is an event. The probabilities of the timeline are those of `agree`,
-    its attention is that of `where` for the label on which they agree best.
+    A segment gets a label if picture and sound both give it their largest probability, and both at least ``threshold``.
+    A run of segments with one label is an event. The timeline's probabilities come from `agree`, its attention from
+    `where` for the label with the highest of them.
 
     Args:
         path: a video with a sound track, of any length.
-        labels: what to look and listen for, in English, or a text for `parse_labels`.
-        clip: an encoder, or the weights of `ClipVision`; None takes its usual ones.
-        clap: an encoder, or the weights of `ClapAudio`; None takes its usual ones.
+        labels: what to look and listen for, in English; or a text for `parse_labels`.
+        clip: an encoder, or weights for `ClipVision`; None takes its default weights.
+        clap: an encoder, or weights for `ClapAudio`; None takes its default weights.
         threshold: least probability of a label in the picture and in the sound, 0 to 1.
-        min_seconds: events shorter than this are left out, counted in whole segments.
+        min_seconds: leave out events shorter than this, in whole segments.
         segment_seconds: length of a segment, seconds.
-        prompts: the sentences for labels and background; None takes the usual ones.
-        streams: which to take of a file with several; the timeline's tag ``streams`` says which they were.
+        prompts: the sentences for labels and background; None takes the default ones.
+        streams: which streams to take from a file with several; the timeline's tag ``streams`` names them.
         device: where both encoders run: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU if there is one.
         progress: called as ``progress(stage, done, total)``.
 
     Raises:
-        AvelError: labels, prompts, threshold or min_seconds that cannot be used; the encoders or the file cannot be
-            used (see `ClipVision`, `ClapAudio` and `avel.features.streams.probe`); there is no such device.
+        AvelError: labels, prompts, threshold or min_seconds are invalid; the encoders or the file cannot be used
+            (see `ClipVision`, `ClapAudio` and `avel.features.streams.probe`); there is no such device.
     """
     names = parse_labels(labels) if isinstance(labels, str) else check_labels(labels)
     prompts = prompts or Prompts()
@@ -171,55 +171,55 @@ def localize_words(
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """``dog barking, church bell`` -> its labels. Commas part them; a label that holds one stands in double quotes.
+    """``dog barking, church bell`` -> its labels, separated by commas; a label with a comma needs double quotes.
 
     Raises:
-        AvelError: as `check_labels`, or a quote that is not closed.
+        AvelError: as in `check_labels`, or a quote is not closed.
     """
     try:
         row = next(csv.reader([" ".join(text.split())], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise AvelError(
             f"the labels {text!r} cannot be read: {error}",
-            'labels with commas between them, and quotes around a label that holds one: dog, "drum, snare"',
+            'labels separated by commas, and quotes around a label with a comma: dog, "drum, snare"',
             "close the quotes, or leave them out",
         ) from error
     return check_labels(row)
 
 
 def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels, spaces trimmed.
+    """The labels, without needless spaces.
 
     Raises:
-        AvelError: none, too many, an empty one, one with control characters, one that stands for no label, or two that
-            are the same word to CLIP, which knows no capitals.
+        AvelError: there are none or too many, one is empty, has control characters or means background, or two are the
+            same to CLIP, which ignores case.
     """
     expected = f"1 to {MOST_LABELS} different labels, such as: dog barking, church bell, train horn"
     names = tuple(" ".join(label.split()) for label in labels)
     if not any(names):
         raise AvelError("no labels", expected, "name what to look and listen for")
     if len(names) > MOST_LABELS:
-        raise AvelError(f"{len(names)} labels", expected, "leave some out: the more there are, the less sure is each")
+        raise AvelError(f"{len(names)} labels", expected, "leave some out: more labels make each less certain")
     for place, name in enumerate(names):
         if not name:
-            raise AvelError(f"label {place + 1} of {len(names)} is empty", expected, "take out the comma too many")
+            raise AvelError(f"label {place + 1} of {len(names)} is empty", expected, "remove the extra comma")
         if has_controls(name):
-            raise AvelError(f"the label {name!r} holds control characters", expected, "take them out")
+            raise AvelError(f"the label {name!r} holds control characters", expected, "remove them")
         if name.casefold() == BACKGROUND:
-            raise AvelError(f"the label {name!r}", expected, "leave it out: background is what no label fits")
+            raise AvelError(f"the label {name!r}", expected, "leave it out: whatever fits no label is background")
         if name.casefold() in (earlier.casefold() for earlier in names[:place]):
-            raise AvelError(f"the label {name!r} stands there twice", expected, "leave one of them out")
+            raise AvelError(f"the label {name!r} is given twice", expected, "leave one of them out")
     return names
 
 
 def word_probabilities(values: np.ndarray, words: np.ndarray, num_labels: int, scale: float) -> np.ndarray:
-    """Softmax over all prompts of the scaled cosines; those of the background are added up.
+    """Softmax of the scaled cosines over all prompts; those of the background prompts are added up.
 
     Args:
-        values: (T, D) embeddings of pictures or of sounds, of length 1.
-        words: (C + background prompts, D) embeddings of prompts, of length 1, labels first.
+        values: (T, D) unit embeddings of pictures or sounds.
+        words: (C + background prompts, D) unit embeddings of prompts, labels first.
         num_labels: C.
-        scale: of the cosines.
+        scale: factor of the cosines.
 
     Returns:
         (T, C+1) float64, rows summing to 1, background last.
@@ -229,9 +229,9 @@ def word_probabilities(values: np.ndarray, words: np.ndarray, num_labels: int, s
 
 
 def agree(visual: np.ndarray, audio: np.ndarray) -> np.ndarray:
-    """How sure the less sure of the two is of each label; background is the rest, their disagreement included.
+    """The smaller of the two probabilities of each label; background gets the rest.
 
-    So a label reaches a threshold where picture and sound both do, and one of them alone shows in no curve.
+    So a label reaches a threshold only where picture and sound both do.
 
     Args:
         visual: (T, C+1) probabilities, background last.
@@ -245,12 +245,12 @@ def agree(visual: np.ndarray, audio: np.ndarray) -> np.ndarray:
 
 
 def where(cosines: np.ndarray, chosen: np.ndarray, scale: float) -> np.ndarray:
-    """Softmax over the cells of how well the chosen label fits each.
+    """Attention over the cells: the softmax of how well the chosen label fits each.
 
     Args:
-        cosines: (T, H, W, C) of patches and labels.
+        cosines: (T, H, W, C), between patches and labels.
         chosen: (T,) label of each segment, 0 to C-1.
-        scale: of the cosines.
+        scale: factor of the cosines.
 
     Returns:
         (T, H, W) float64, each map summing to 1.
@@ -261,17 +261,17 @@ def where(cosines: np.ndarray, chosen: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _only_agreed(probabilities: np.ndarray, visual: np.ndarray, audio: np.ndarray, threshold: float) -> np.ndarray:
-    """(T, C+1): ``probabilities``, but all background where picture and sound do not agree, or not surely enough."""
+    """(T, C+1): ``probabilities``, but all background where picture and sound disagree or are below the threshold."""
     agreed = (visual.argmax(-1) == audio.argmax(-1)) & (probabilities[:, :-1].max(-1) >= threshold)
     nothing = np.eye(probabilities.shape[1])[-1]
     return np.where(agreed[:, None], probabilities, nothing)
 
 
 class _PatchCosines:
-    """A visual extractor for `extract_clip` that keeps two things of one look at the frames.
+    """A visual extractor for `extract_clip` that keeps two results of one pass over the frames.
 
-    Its features are the cosines of each patch with each label, (T, H, W, C); half precision, in which they are kept, is
-    enough to show where. The pictures' embeddings, which decide what is an event, it collects itself, in order.
+    Its features are the cosines of each patch with each label, (T, H, W, C), stored in half precision, which is enough
+    for attention. It also collects the pictures' embeddings, which decide the events, in full precision and in order.
     """
 
     kind: Literal["visual"] = "visual"
@@ -317,7 +317,7 @@ def _weights(given: str | Path | None) -> dict[str, Any]:
 def _embed_prompts(
     encoder: VisualWords | AudioWords, templates: Sequence[str], background: Sequence[str], names: Sequence[str]
 ) -> np.ndarray:
-    """(C + background prompts, D), of length 1: a label is the mean of its templates."""
+    """(C + background prompts, D) unit vectors; that of a label is the mean over its templates."""
     texts = [template.replace("{}", name) for name in names for template in templates]
     embedded = encoder.embed_words([*texts, *background]).astype(np.float64)
     labels = embedded[: len(texts)].reshape(len(names), len(templates), -1).mean(1)
@@ -332,7 +332,7 @@ def _check_prompts(prompts: Prompts) -> None:
         for template in () if name.startswith("no_") else templates:
             if template.count("{}") != 1:
                 raise AvelError(
-                    f"the prompt {template!r} of {name}", "one {} where the label goes", 'write it as "a photo of {}."'
+                    f"the prompt {template!r} of {name}", "one {} in place of the label", 'write it as "a photo of {}."'
                 )
 
 

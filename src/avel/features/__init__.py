@@ -1,4 +1,4 @@
-"""From a media file to features: ``build_extractor`` makes what `extract.extract` and `extract.extract_clip` use."""
+"""From media files to features. ``build_extractor`` makes the extractors that `extract` and `extract_clip` use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def _vgg19() -> type[VisualExtractor]:
-    from avel.features.vgg19 import Vgg19  # imports torch, for which the classical features need not wait
+    from avel.features.vgg19 import Vgg19  # imports torch, which the classical features do not need
 
     return Vgg19
 
@@ -54,7 +54,7 @@ def _clap() -> type[AudioExtractor]:
     return ClapAudio
 
 
-#: What gives the class of each extractor.
+#: Functions that import and return the class of each extractor.
 VISUAL_EXTRACTORS: dict[str, Callable[[], type[VisualExtractor]]] = {
     "classical": lambda: ClassicalVisual,
     "vgg19": _vgg19,
@@ -66,7 +66,7 @@ AUDIO_EXTRACTORS: dict[str, Callable[[], type[AudioExtractor]]] = {
     "clap": _clap,
 }
 
-#: The option that says where an extractor's weights are: a file, or of CLIP and CLAP a folder or an id on the hub.
+#: The option for an extractor's weights: a file, or for CLIP and CLAP a folder or a Hugging Face model id.
 WEIGHTS_OPTIONS = MappingProxyType(
     {"vgg19": "weights_file", "vggish": "weights_file", "clip": "weights", "clap": "weights"}
 )
@@ -88,24 +88,24 @@ def build_extractor(kind: Literal["visual", "audio"] | str, name: str, **options
 
 
 def device_for(device: str, *extractors: Extractor) -> str:
-    """The device that some extractors use: ``cpu`` where none of them is a network, else the one of that name.
+    """The device that the extractors will use: ``cpu`` if none of them is a network.
 
     Args:
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU where there is one.
-        extractors: to be used.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto`` takes a GPU if there is one.
+        extractors: the extractors to use.
 
     Raises:
         AvelError: this machine has no such device.
     """
     networks = any(isinstance(extractor, OnDevice) for extractor in extractors)
-    if device == "cpu" or (device == "auto" and not networks):  # spares the import of torch
+    if device == "cpu" or (device == "auto" and not networks):  # avoids importing torch
         return "cpu"
     place = str(devices.device(device))
     return place if networks else "cpu"
 
 
 def run_on(device: str, *extractors: Extractor) -> str:
-    """Move the networks among some extractors to a device; returns `device_for` of it."""
+    """Move those extractors that are networks to a device; return its name, as `device_for`."""
     place = device_for(device, *extractors)
     for extractor in extractors:
         if isinstance(extractor, OnDevice):
@@ -114,7 +114,7 @@ def run_on(device: str, *extractors: Extractor) -> str:
 
 
 def weights_option(kind: str, name: str, place: str | None) -> dict[str, str]:
-    """The option of an extractor that names its weights, ``{}`` where ``place`` is None.
+    """The option that gives an extractor its weights; ``{}`` if ``place`` is None.
 
     Raises:
         AvelError: the extractor of that name has no weights.
@@ -137,13 +137,13 @@ def _build(kind: str, extractors: Mapping[str, Callable[[], type[Any]]], name: s
         )
     extractor = extractors[name]()
     known = dict(inspect.signature(extractor, eval_str=True).parameters)
-    known.pop("progress", None)  # for the caller; it changes no number
+    known.pop("progress", None)  # no option: it does not affect the features
     for option, value in options.items():
         if option not in known:
             told = ", ".join(f"{each.name} ({each.default})" for each in known.values())
             raise AvelError(
                 f"the {kind} extractor {name!r} has no option {option!r}",
-                f"one of these (defaults in brackets): {told}",
+                f"one of these (defaults in parentheses): {told}",
                 "check the spelling; if a store or model names it, use the version of avel that wrote that file",
             )
         kinds = known[option].annotation

@@ -1,4 +1,4 @@
-"""Audio features that need no download: what a log-mel spectrogram does within each segment."""
+"""Audio features that need no download: statistics of the log-mel spectrogram in each segment."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from avel.features.extractor import make_tag
 
 
 def mel_filters(num_bands: int, num_bins: int, sample_rate: int, low: float, high: float) -> np.ndarray:
-    """Triangles on the HTK mel scale, mel = 1127 ln(1 + f / 700), linear in mel, peak 1: (num_bins, num_bands) float64.
+    """Triangular filters, linear on the HTK mel scale, peak 1: (num_bins, num_bands) float64.
 
-    ``num_bins`` frequencies run evenly from 0 to half the sample rate; ``low`` and ``high`` are the outer edges, Hz.
-    The bin at 0 Hz is left out.
+    The scale is mel = 1127 ln(1 + f / 700). ``num_bins`` frequencies are evenly spaced from 0 to half the sample rate;
+    ``low`` and ``high`` are the outer edges, Hz. The bin at 0 Hz is left out.
     """
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
@@ -44,18 +44,18 @@ def log_mel(
 ) -> np.ndarray:
     """Log-mel spectrogram, ln(mel + offset): (N, samples) -> (N, frames, num_bands) float32.
 
-    Magnitudes of a short-time Fourier transform with a periodic Hann window, not centred, so that frames lie wholly
-    inside the samples: ``frames = 1 + (samples - window) // hop``.
+    It takes magnitudes of a short-time Fourier transform with a periodic Hann window. Frames are not centred, so that
+    they lie wholly inside the samples: ``frames = 1 + (samples - window) // hop``.
 
     Args:
         waveform: (N, samples) float32, full scale 1; at least ``window`` samples.
         sample_rate: Hz.
-        num_bands: mel bands.
+        num_bands: number of mel bands.
         low: lower edge of the first band, Hz.
         high: upper edge of the last band, Hz.
-        window: samples of a frame.
-        hop: samples from frame to frame.
-        fft: length of the transform; the frame is followed by zeros.
+        window: samples per frame.
+        hop: samples from one frame to the next.
+        fft: length of the transform; frames are padded with zeros.
         offset: added before the logarithm.
     """
     hann, filters = _window_and_filters(num_bands, sample_rate, low, high, window, fft)
@@ -63,7 +63,7 @@ def log_mel(
     magnitude = np.abs(np.fft.rfft(frames * hann, fft))
     return np.log(
         np.einsum("nfk,kb->nfb", magnitude, filters) + np.float32(offset)
-    )  # einsum: equal bits on any threads
+    )  # einsum: same bits with any number of threads
 
 
 @cache
@@ -78,16 +78,16 @@ def _window_and_filters(
 class ClassicalAudio:
     """Log-mel statistics of each segment, (T, Da).
 
-    Per mel band the mean, spread, maximum and 10th percentile (what goes on beneath the louder moments) over the frames
-    of the segment; per group of bands the modulation spectrum, how strongly its level swings at 1-2, 3-4, 5-8, 9-16 and
-    17-32 cycles a segment; and the mean, spread and maximum of the onset strength (spectral flux). Each group is
-    shifted and scaled by constants, so that it is roughly of mean 0 and variance 1 on everyday clips.
+    For each mel band: mean, spread, maximum and 10th percentile (the background beneath louder moments) over the frames
+    of the segment. For each group of bands: the modulation spectrum, the strength of level changes at 1-2, 3-4, 5-8,
+    9-16 and 17-32 cycles per segment. And the mean, spread and maximum of the onset strength (spectral flux). Constants
+    shift and scale each group to roughly mean 0 and variance 1 on everyday clips.
 
     Args:
-        version: of the recipe and its constants; there is one.
+        version: version of the features and their constants; only 1 exists.
 
     Raises:
-        AvelError: a version that this avel does not know.
+        AvelError: the version is not 1.
     """
 
     kind: Literal["audio"] = "audio"
@@ -96,7 +96,7 @@ class ClassicalAudio:
 
     num_bands = 40
     modulation_groups = 8
-    modulation_edges = (1, 3, 5, 9, 17, 33)  # cycles a segment
+    modulation_edges = (1, 3, 5, 9, 17, 33)  # cycles per segment
     #: (mean, spread) of each group of values on rendered clips
     scale = MappingProxyType(
         {
@@ -111,7 +111,9 @@ class ClassicalAudio:
 
     def __init__(self, version: int = 1) -> None:
         if version != 1:
-            raise AvelError(f"classical audio features of version {version}", "version 1", "use the avel that wrote it")
+            raise AvelError(
+                f"classical audio features of version {version}", "version 1", "use the avel that made them"
+            )
         self.options: dict[str, Any] = {"version": version}
         self.dim = 4 * self.num_bands + self.modulation_groups * (len(self.modulation_edges) - 1) + 3
         self.tag = make_tag(
@@ -135,7 +137,7 @@ class ClassicalAudio:
         )
 
     def groups(self, waveform: np.ndarray) -> dict[str, np.ndarray]:
-        """The values before scaling, by group, each (T, some)."""
+        """The values before scaling, by group, each (T, ...)."""
         spectrogram = log_mel(waveform, self.sample_rate, num_bands=self.num_bands, low=60.0, high=7800.0)
         num_segments, num_frames, _ = spectrogram.shape
         ordered = np.sort(spectrogram, axis=1)

@@ -1,4 +1,4 @@
-"""The sound of a file as mono samples of one rate."""
+"""The sound of a file as mono samples at one rate."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from avel.features.recipe import FIRST_STREAMS, Streams
 from avel.features.video import open_media
 
-_GAP = 0.02  # seconds of silence or overlap between two sound frames that is taken for a rounded time stamp
-#: What a channel adds to mono sound, before all shares are divided by their sum: FFmpeg's matrix. It leaves out every
-#: other channel, that of low frequencies (LFE) among them.
+_GAP = 0.02  # seconds; a smaller gap or overlap between two sound frames counts as a rounded time stamp
+#: The weight of each channel in mono sound, before division by their sum: FFmpeg's matrix. It leaves out all other
+#: channels, such as that of low frequencies (LFE).
 _SHARES = {
     "FC": 1.0,
     **dict.fromkeys(("FL", "FR", "FLC", "FRC", "TFL", "TFR"), math.sqrt(0.5)),
@@ -24,18 +24,18 @@ _SHARES = {
 
 
 class AudioTrack:
-    """Mono sound of one rate without gaps from time 0, made of the frames of a file.
+    """Mono sound at one rate without gaps from time 0, made from the frames of a file.
 
-    Two channels are averaged, and more are mixed by where they belong, as FFmpeg does, see `mono_shares`. Where frames
-    leave a gap there is silence; where they overlap, the earlier stands.
+    Two channels are averaged; more are mixed by their positions, as FFmpeg does, see `mono_shares`. Gaps between frames
+    become silence; where frames overlap, the earlier one is kept.
 
     Args:
-        sample_rate: of the result, Hz. None does as AVE's recipe: it takes the first frame's, so that nothing is
-            resampled, rounds each channel to 16 bits, as a WAV file made of it would, and averages any number of them.
+        sample_rate: rate of the result, Hz. None follows AVE's recipe: it keeps the rate of the first frame, rounds
+            each channel to 16 bits, as a WAV file would, and averages all channels.
 
     Attributes:
-        sample_rate: the same; 0 until the first frame has told it.
-        mixing: how more than two channels became one, in words; "" where there were no more.
+        sample_rate: the same; 0 until the first frame gives it.
+        mixing: how more than two channels were mixed, in words; "" for one or two channels.
     """
 
     def __init__(self, sample_rate: int | None) -> None:
@@ -48,7 +48,7 @@ class AudioTrack:
         self._resampler = self._new_resampler()
 
     def push(self, time: float, frame: av.AudioFrame) -> np.ndarray:
-        """Take a frame at ``time``; returns the samples that are ready, (some,) float32, full scale 1."""
+        """Take a frame at ``time``; return the samples that are ready, (N,) float32, full scale 1."""
         ready = []
         if frame.sample_rate != self._rate:
             self.sample_rate = self.sample_rate or frame.sample_rate
@@ -75,7 +75,7 @@ class AudioTrack:
         return np.concatenate(ready)
 
     def finish(self) -> np.ndarray:
-        """The samples that are still held back, (some,) float32."""
+        """The samples that are still held back, (N,) float32."""
         last = self._resample(np.zeros(0, dtype=np.float32), everything=True)
         if self._rate:
             last = np.concatenate([last, _joined(self._resampler.resample(None))])
@@ -87,7 +87,7 @@ class AudioTrack:
 
     def _resample(self, mono: np.ndarray, everything: bool = False) -> np.ndarray:
         self._held.append(mono)
-        if not everything and sum(map(len, self._held)) < self._rate / 4:  # a call costs as much as many samples
+        if not everything and sum(map(len, self._held)) < self._rate / 4:  # few calls, as each has a fixed cost
             return np.zeros(0, dtype=np.float32)
         mono = np.concatenate(self._held)
         self._held = []
@@ -99,10 +99,10 @@ class AudioTrack:
 
 
 def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRST_STREAMS) -> np.ndarray:
-    """The whole sound on the common clock, mixed to mono as `AudioTrack` does: (samples,) float32, full scale 1.
+    """The whole sound on the common clock, mixed to mono by `AudioTrack`: (samples,) float32, full scale 1.
 
     Raises:
-        AvelError: as `avel.features.streams.probe` and `avel.features.video.Media.decode`, pictures apart.
+        AvelError: as in `avel.features.streams.probe` and `avel.features.video.Media.decode`, for the sound.
     """
     track = AudioTrack(sample_rate)
     with open_media(path, video=False, streams=streams) as media:
@@ -111,10 +111,10 @@ def read_waveform(path: str | Path, sample_rate: int, *, streams: Streams = FIRS
 
 
 def mono_shares(layout: av.AudioLayout) -> np.ndarray | None:
-    """What each channel adds to mono sound, as FFmpeg mixes: (channels,) float32 whose sum is 1.
+    """The weights of the channels in mono sound, as FFmpeg mixes: (channels,) float32 whose sum is 1.
 
-    FFmpeg first mixes to stereo, the centre and the surrounds at -3 dB and without low frequencies, and then to mono.
-    None where a file does not say where its channels belong (FFmpeg guesses) or FFmpeg has no share for any.
+    FFmpeg mixes first to stereo, with centre and surrounds at -3 dB and without low frequencies, and then to mono. None
+    if the file does not give the positions of its channels (FFmpeg guesses them), or FFmpeg has no weight for any.
     """
     return _shares_of(tuple(channel.name for channel in layout.channels))
 
@@ -137,16 +137,14 @@ def _mono(frame: av.AudioFrame, sixteen_bit: bool, shares: np.ndarray | None) ->
     """The channels mixed by ``shares``, or their mean: (samples,) float32, full scale 1.
 
     Args:
-        frame: of any format.
+        frame: a frame in any format.
         sixteen_bit: whether to round each channel to 16 bits first.
         shares: (channels,) float32 or None.
     """
     channels = frame.layout.nb_channels
-    if frame.format.name.startswith("s64"):  # which PyAV makes no array of
+    if frame.format.name.startswith("s64"):  # PyAV cannot convert it to an array
         frame = av.AudioResampler(format="dbl").resample(frame)[0]
-    elif (
-        frame.format.is_planar and channels > 7
-    ):  # PyAV 18 takes what follows the eighth plane for a ninth, and crashes
+    elif frame.format.is_planar and channels > 7:  # PyAV 18 reads past the eighth plane and crashes
         frame = av.AudioResampler(format=frame.format.packed.name).resample(frame)[0]
     samples = frame.to_ndarray()
     samples = samples if frame.format.is_planar else samples.reshape(-1, channels).T
@@ -155,7 +153,7 @@ def _mono(frame: av.AudioFrame, sixteen_bit: bool, shares: np.ndarray | None) ->
     kind = samples.dtype
     samples = samples.astype(np.float32)
     if kind.kind != "f":
-        full = np.float32(2 ** (8 * kind.itemsize - 1))  # a power of 2, so that no bit is lost
+        full = np.float32(2 ** (8 * kind.itemsize - 1))  # a power of 2, so that the division is exact
         samples = (samples - full if kind.kind == "u" else samples) / full
     if channels == 1:
         return samples[0]
@@ -163,7 +161,7 @@ def _mono(frame: av.AudioFrame, sixteen_bit: bool, shares: np.ndarray | None) ->
 
 
 def _sixteen_bits(samples: np.ndarray) -> np.ndarray:
-    """As FFmpeg does it: floats are rounded, of whole numbers the lower bits are dropped. Any shape -> int16."""
+    """Convert to 16 bits as FFmpeg does: round floats, drop the lower bits of integers. Any shape -> int16."""
     if samples.dtype.kind == "f":
         return np.rint(samples * 32768).clip(-32768, 32767).astype(np.int16)
     return (samples >> (8 * samples.dtype.itemsize - 16)).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Items through a network in batches: on a processor as large as its caches, elsewhere as large as there is room."""
+"""Running items through a network in batches, sized for the CPU's caches or the memory of another device."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from avel.errors import AvelError
 
 
 class Batches:
-    """Passes items through a network, and halves the batches when the device's memory is full.
+    """Runs items through a network, and halves the batches when the device's memory is full.
 
     Args:
-        on_cpu: items at once on a processor.
-        elsewhere: most items at once on any other device.
-        item_bytes: about what one item takes there at its peak.
+        on_cpu: items per batch on a CPU.
+        elsewhere: most items per batch on any other device.
+        item_bytes: rough peak memory of one item there.
 
     Attributes:
-        device: where the network is.
-        size: items at once.
+        device: the network's device.
+        size: items per batch.
     """
 
     def __init__(self, *, on_cpu: int, elsewhere: int, item_bytes: int) -> None:
@@ -31,7 +31,7 @@ class Batches:
         self.size = on_cpu
 
     def to(self, device: torch.device) -> None:
-        """Size the batches for a device: at most half of what is free there."""
+        """Size the batches for a device: at most half of its free memory."""
         self.device = device
         if device.type == "cpu":
             self.size = self._on_cpu
@@ -39,7 +39,7 @@ class Batches:
             self.size = max(1, min(self._elsewhere, free_bytes(device) // 2 // self._item_bytes))
 
     def __call__(self, network: Callable[[np.ndarray], np.ndarray], items: np.ndarray) -> np.ndarray:
-        """What the network makes of the items, (N, ...) -> (N, ...).
+        """The network's output for the items, (N, ...) -> (N, ...).
 
         Raises:
             AvelError: not even one item fits into the device's memory.
@@ -49,24 +49,24 @@ class Batches:
         with torch.inference_mode(), _whole_floats(self.device):
             while at < len(items):
                 made = self._try(network, items[at : at + self.size])
-                if made is None:  # out of memory: the same items again, fewer at once
+                if made is None:  # out of memory: try the same items in smaller batches
                     continue
                 done.append(made)
                 at += len(made)
         return np.concatenate(done)
 
     def _try(self, network: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> np.ndarray | None:
-        """None where the memory is full. By then all that the failed attempt held is free again."""
+        """The output of one batch; None if memory is full. What the failed attempt held has been freed by then."""
         try:
             return network(batch)
-        except RuntimeError as error:  # which torch.OutOfMemoryError is; MPS raises no other
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; MPS raises it plainly
             if self.device.type == "cpu" or "out of memory" not in str(error).lower():
                 raise
             if len(batch) == 1:
                 raise AvelError(
                     f"the memory of {self.device} is full: {str(error).partition(chr(10))[0]}",
                     "room for a batch of one item",
-                    "stop other programs that use it, give fewer --workers, or use --device cpu",
+                    "stop other programs that use it, use fewer --workers, or use --device cpu",
                 ) from error
         self.size = len(batch) // 2
         if self.device.type == "cuda":
@@ -76,8 +76,10 @@ class Batches:
 
 @contextmanager
 def _whole_floats(device: torch.device) -> Iterator[None]:
-    """On NVIDIA's GPUs convolutions round float32 to 10 bits (TF32) by default. Features must not depend on the device;
-    for speed there is bfloat16, which is part of their tag."""
+    """Turn off TF32, with which convolutions on NVIDIA's GPUs round float32 to 10 bits by default.
+
+    Features must not depend on the device. For speed there is bfloat16, which is part of their tag.
+    """
     if device.type != "cuda":
         yield
         return

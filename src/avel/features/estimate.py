@@ -16,7 +16,7 @@ from avel.features.sources import read_source
 from avel.features.streams import probe
 from avel.workers import Work, Worker
 
-TIMED_SECONDS = 5.0  # that a clip is worked at, and a batch more: a video may last for hours
+TIMED_SECONDS = 5.0  # how long to time a clip, plus one batch: a video may last for hours
 
 
 def estimate_seconds(
@@ -27,9 +27,9 @@ def estimate_seconds(
     extra_splits: Collection[str] = (),
     workers: int | None = None,
 ) -> float:
-    """About how long `extract` will take from nothing, in seconds. For the arguments see there.
+    """About how many seconds `extract` will take with no finished clips. For the arguments see there.
 
-    Two clips are timed, for a few seconds each, whatever their length; of twenty the length is looked up.
+    Two clips are timed for a few seconds each, whatever their length; the lengths of twenty are looked up.
 
     Raises:
         AvelError: the source or the clips cannot be read, or the extractors cannot be built.
@@ -40,7 +40,7 @@ def estimate_seconds(
     durations: list[float] = []
     speeds: list[float] = []
     cause = ""
-    # In a process that may die, and that has as many threads as a worker.
+    # In a process that may die, with as many threads as a worker.
     worker = Worker[tuple[Clip, bool], tuple[float, float]](_prepare, (built.recipe,), built.limits)
     try:
         for clip in clips[:: max(1, len(clips) // 20)]:
@@ -54,9 +54,9 @@ def estimate_seconds(
         worker.end()
     if not speeds:
         raise AvelError(
-            f"none of the clips looked at could be used; the first: {cause}",
+            f"none of the clips that were tried could be used; the first: {cause}",
             "videos with picture and sound",
-            "see whether they play",
+            "check whether they play",
         )
     return float(np.mean(speeds) * np.mean(durations)) * len(clips) / number
 
@@ -65,7 +65,7 @@ class _EnoughError(Exception):
     """A clip has been timed for long enough. Caught in this module.
 
     Args:
-        seconds: of it that were done.
+        seconds: how much of the clip was done.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -74,7 +74,7 @@ class _EnoughError(Exception):
 
 
 def _prepare(recipe: Recipe) -> Work[tuple[Clip, bool], tuple[float, float]]:
-    """What the worker does: it finds a clip's length and, if asked, the time that a second of it takes."""
+    """The work on one clip: find its length and, if asked, the time to process one second of it."""
     _, visual, audio = recipe.build().on_device()
 
     def look(task: tuple[Clip, bool], alive: Callable[[], None]) -> tuple[float, float] | str:

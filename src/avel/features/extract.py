@@ -1,7 +1,7 @@
-"""Many videos to one feature store, on many processes, resumable clip by clip.
+"""Extract many videos into one feature store, in many processes, resumable clip by clip.
 
-A finished clip is one file in a work folder in OUT; when no clip is left, they are packed into the store in input
-order. A later run on the same folder keeps every clip whose media file has not changed, and takes over new labels and
+Each finished clip is one file in a work folder in OUT. Once all clips are done, they are packed into the store in input
+order. A later run on the same folder keeps every clip whose media file has not changed, and updates its labels and
 splits.
 """
 
@@ -43,18 +43,18 @@ FAILURES = "failures.jsonl"  # in the store
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What an extraction did.
+    """The result of an extraction.
 
     Attributes:
-        done: clips decoded in this run.
-        skipped: clips that were finished before.
+        done: number of clips decoded in this run.
+        skipped: number of clips finished before.
         failed: ``{"id", "cause"}`` of each clip that the store lacks.
-        store: the folder.
-        choices: ``(id, words)`` of each clip in the store with several streams, with time stamps that jump, with
-            picture and sound of unequal length, or with more than two channels of sound: what was read.
-        mute: ids of the clips in the store without sound, with ``missing_audio="mark"``.
-        device: where the networks of the extractors run; ``cpu`` where none of them is a network.
-        left_out: of a folder, each file that was not taken for a video, and why.
+        store: folder of the store.
+        choices: ``(id, words)`` for each clip with several streams, jumping time stamps, picture and sound of unequal
+            length, or more than two audio channels: what was read.
+        mute: ids of the clips without sound, with ``missing_audio="mark"``.
+        device: where the extractors' networks ran; ``cpu`` if none is a network.
+        left_out: for a source folder, each file that is not a video, and why.
     """
 
     done: int
@@ -80,32 +80,32 @@ def extract(
 ) -> ExtractReport:
     """Extract the features of many videos into a store.
 
-    Clips that cannot be used are listed in ``OUT/failures.jsonl`` and tried again by the next run; the others go on.
-    So it is with a clip that crashes the process which decodes it, or goes over a limit.
+    Clips that cannot be used are listed in ``OUT/failures.jsonl``, and the next run tries them again; the others go on.
+    That includes clips that crash the process that decodes them or exceed a limit.
 
     Args:
-        source: one or several CSVs of clips (video,start,end,label[,split]); or a folder of media files (see
+        source: one or more CSVs of clips (video,start,end,label[,split]); or a folder of media files (see
             `avel.features.folders.videos_in`), a media file, a ``.txt`` list of media files, or AVE's Annotations.txt.
-        out: folder of the store; an unfinished or older one of the same extractors is continued.
-        recipe: how clips become features. On a GPU every process keeps networks of its own; with ``workers`` left out
-            there are no more processes than the GPU has room for. Features made there carry the same tags as those made
-            on a processor: what differs is the order in which sums are rounded.
+        out: folder of the store; an unfinished or older store with the same extractors is continued.
+        recipe: how clips become features. On a GPU every process has its own networks; by default there are no more
+            processes than the GPU has room for. Features from a GPU have the same tags as those from a CPU: they differ
+            only by rounding.
         videos: folder of AVE's mp4 files, needed when ``source`` is AVE's Annotations.txt.
-        extra_splits: names that a CSV's column split may have beside train, val and test. Their clips are kept in the
-            store, but training and evaluation use them only when asked to.
-        workers: processes that share the work; by default one per processor, with ``ray`` of the cluster. With 0 this
-            process does all of it, for debugging: no limit holds, and a crash ends the extraction.
-        engine: where to work: ``local``, on this machine; or ``ray``, on the Ray cluster of RAY_ADDRESS (else on one
-            started here), whose machines must see the files under the same paths. Networks run on its processors.
-        progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" is at clips
+        extra_splits: names besides train, val and test that a CSV's column split may have. Their clips are stored, but
+            training and evaluation use them only when asked to.
+        workers: number of processes; by default one per processor, with ``ray`` of the cluster. With 0 this process
+            does all the work, for debugging: without limits, and a crash ends the extraction.
+        engine: where to work: ``local``, this machine; or ``ray``, the Ray cluster of RAY_ADDRESS (or one started
+            here), whose machines must see the files under the same paths. Networks run on its CPUs.
+        progress: called as ``progress("look" or "extract" or "pack", clips done, clips in all)``; "look" checks clips
             of an earlier run.
 
     Raises:
-        AvelError: the source cannot be read; ``out`` is a folder of input or contains one, or holds features of another
-            extractor or segment length, or a ``failures.jsonl`` that avel did not write; every clip failed, the
-            extractors cannot be built, the engine is unknown or not installed, ``workers`` is negative or its processes
-            cannot be started, there is no such device or ``ray`` was to use it, another run is at work in the folder,
-            or the disk is full.
+        AvelError: the source cannot be read; ``out`` is or contains an input folder, or holds features of another
+            extractor or segment length, or a ``failures.jsonl`` that avel did not write; every clip failed; the
+            extractors cannot be built; the engine is unknown or not installed; ``workers`` is negative or its processes
+            cannot start; there is no such device, or ``ray`` cannot use it; another run is working in the folder; or
+            the disk is full.
     """
     out = Path(out)
     sources = [source] if isinstance(source, str | Path) else source
@@ -129,7 +129,7 @@ def extract(
         with closing(_results(todo, out, built, engine, workers)) as results:
             failed = _collect(clips, out, results, finished, leeway, progress)
         lacking = {failure["id"] for failure in failed}
-        packed = [  # with the labels of now: features may be older
+        packed = [  # with the current labels: features may be older
             structs.replace(
                 finished[clip.id],
                 video=clip.video or clip.id,
@@ -155,7 +155,7 @@ def extract(
 def _results(
     todo: Sequence[Clip], out: Path, built: BuiltRecipe, engine: str, workers: int | None
 ) -> Generator[tuple[Clip, StoredClip | str], None, None]:
-    """Extract clips in the way that was chosen; yields each with its part, or the cause of its failure."""
+    """Extract clips with the chosen engine; yield each with its part, or the cause of its failure."""
     if not todo:
         return
     make_work_folder(out / WORK)
@@ -176,7 +176,7 @@ def _collect(
     leeway: float,
     progress: Progress | None,
 ) -> list[dict[str, str]]:
-    """Add the results to those that are finished, and write down what failed, even if this is interrupted.
+    """Add the results to the finished clips, and write the list of failures, even if interrupted.
 
     Args:
         leeway: seconds by which an event may end after its clip.
@@ -185,7 +185,7 @@ def _collect(
         ``{"id", "cause"}`` of the failed clips, in the order of ``clips``.
 
     Raises:
-        AvelError: every clip failed, or as the results are made.
+        AvelError: every clip failed, or ``results`` raises it.
     """
     failures: dict[str, str] = {}
     skipped = len(finished)
@@ -196,7 +196,7 @@ def _collect(
             if isinstance(result, StoredClip):
                 if not (out / result.shard).is_file():
                     raise AvelError(
-                        f"the features of {clip.id} were written by another machine, and are not in {out} here",
+                        f"another machine wrote the features of {clip.id}, and they are not in {out} here",
                         "a folder that all machines of the cluster see under this path",
                         "choose an --out on their common storage",
                     )
@@ -223,7 +223,7 @@ def _collect(
 
 
 def _late(clip: Clip, duration: float, leeway: float) -> str:
-    """Which event lies after the end of its clip, in words; "" where none does."""
+    """Which event is past the end of its clip, in words; "" if none is."""
     for span in clip.spans:
         for moment, seconds, beyond in (
             ("starts", span.start, span.start >= duration),
@@ -238,12 +238,12 @@ def _late(clip: Clip, duration: float, leeway: float) -> str:
 
 
 def _device_of_ray(device: str) -> str:
-    """The device of a cluster's actors, which is the processor."""
+    """The device of a cluster's actors, which must be the CPU."""
     if device not in ("auto", "cpu"):
         raise AvelError(
             f"device {device!r} with engine ray",
-            "device cpu: on a cluster the networks run on the processors",
-            "leave out --device, or use --engine local on the machine that has the GPU",
+            "device cpu: on a cluster the networks run on CPUs",
+            "leave out --device, or use --engine local on the machine with the GPU",
         )
     return "cpu"
 
@@ -272,24 +272,24 @@ def _finished(clips: Sequence[Clip], out: Path, built: BuiltRecipe, progress: Pr
 
 
 def _is_made(part: StoredClip, recipe: Recipe) -> bool:
-    """Whether a finished clip is what a recipe makes of its file, as far as the settings do not say it."""
+    """Whether a finished clip's streams and missing audio, which settings do not cover, are as the recipe asks."""
     if not part.audio_valid and recipe.missing_audio == "error":
         return False
     words = part.streams if " of " in part.streams else "video 0 of 1, audio 0 of 1"
     asked = recipe.streams._asdict()
     if not part.audio_valid:  # there was no audio stream to choose
         del asked["audio"]
-    return all(  # where none is asked for, the first, or one after it where it was passed over
+    return all(  # None means the first stream, or a later one if the first was skipped
         f"{kind} {number or 0} of " in words or (number is None and f"; {kind} 0" in words)
         for kind, number in asked.items()
     )
 
 
 def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
-    """AvelError if the store in ``out`` was made in another way than is now asked for."""
+    """AvelError if the store in ``out`` was made with other settings."""
     if found.framing != wanted.framing or found.segment_seconds != wanted.segment_seconds:
         raise AvelError(
-            f"{out} holds features of segments of {found.segment_seconds:g} s, framing {found.framing!r}",
+            f"{out} holds features with segments of {found.segment_seconds:g} s, framing {found.framing!r}",
             f"segments of {wanted.segment_seconds:g} s, framing {wanted.framing!r}, as in this run",
             "choose another --out, or delete that folder",
         )
@@ -310,7 +310,7 @@ def _refuse_other(found: Settings, wanted: Settings, out: Path) -> None:
 
 
 def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
-    """Hex sha256 of a media file; "" where it cannot be read, which the extraction will report."""
+    """Hex sha256 of a media file; "" if it cannot be read, which the extraction will report."""
     try:
         return file_sha256(path, alive)
     except OSError:
@@ -318,7 +318,7 @@ def _digest(path: Path, alive: Callable[[], None] = lambda: None) -> str:
 
 
 def _state(path: Path) -> tuple[int, ...] | None:
-    """What changes when a file does; None where there is none."""
+    """A value that changes when the file does; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -327,13 +327,13 @@ def _state(path: Path) -> tuple[int, ...] | None:
 
 
 def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], None] = lambda: None) -> StoredClip | str:
-    """Extract a clip and write its part; returns the cause if the *clip* cannot be used.
+    """Extract a clip and write its part; return the cause if the *clip* cannot be used.
 
     Args:
-        alive: called with every block of the file that is read and every second of the video that is done.
+        alive: called for every block of the file read and every second of video done.
 
     Raises:
-        AvelError: the part cannot be written, which is no fault of the clip.
+        AvelError: the part cannot be written, which is not the clip's fault.
     """
     before = _state(clip.path)
     digest = _digest(clip.path, alive)
@@ -343,7 +343,7 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
         )
     except AvelError as error:
         return error.found
-    if _state(clip.path) != before:  # the features would stand for the former file
+    if _state(clip.path) != before:  # the features may belong to the earlier version
         return f"{clip.path} changed while it was read; is it still being written?"
     try:
         return write_part(out, clip.id, built.settings, features, digest)
@@ -351,17 +351,17 @@ def _one_clip(clip: Clip, out: Path, built: BuiltRecipe, alive: Callable[[], Non
         raise AvelError(
             f"could not write the features of {clip.id} to {out}: {error.strerror}",
             "a folder that can be written to",
-            "see to its disk and permissions, and run the same command again: finished clips are kept",
+            "check its disk and permissions, and run the same command again: finished clips are kept",
         ) from error
 
 
 def _prepare(out: Path, recipe: Recipe) -> Work[Clip, StoredClip]:
-    """What a worker process does with a clip, its extractors built once."""
+    """The work of a worker process, which builds its extractors once."""
     return _work(out, recipe.build())
 
 
 def _work(out: Path, built: BuiltRecipe) -> Work[Clip, StoredClip]:
-    """The same where the extractors are built already."""
+    """The same with extractors that are already built."""
     built.on_device()
     return lambda clip, alive: _one_clip(clip, out, built, alive)
 

@@ -1,4 +1,4 @@
-"""What an extractor is: the interface of VGG-19, VGGish, CLIP, CLAP and the classical features."""
+"""The interface of extractors: VGG-19, VGGish, CLIP, CLAP and the classical features."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:  # the classical extractors need no torch
 
 
 class Extractor(Protocol):
-    """What both kinds declare.
+    """What every extractor declares.
 
     Attributes:
         kind: ``visual`` or ``audio``.
         name: its name in ``VISUAL_EXTRACTORS`` or ``AUDIO_EXTRACTORS``.
-        options: JSON values that make it again: ``build_extractor(kind, name, **options)``.
+        options: JSON values that build it again: ``build_extractor(kind, name, **options)``.
         dim: width of a feature, Dv or Da.
-        tag: name and hash of everything that shapes its output; features of different tags are never mixed.
+        tag: name and hash of everything that affects its output; features with different tags are never mixed.
     """
 
     @property
@@ -37,11 +37,11 @@ class Extractor(Protocol):
 
 
 class VisualExtractor(Extractor, Protocol):
-    """Frames to visual features.
+    """Turns frames into visual features.
 
     Attributes:
-        frame_size: side of the square frames it takes, pixels.
-        frames_per_segment: frames it takes for each segment.
+        frame_size: side of its square input frames, pixels.
+        frames_per_segment: number of input frames per segment.
         grid: (H, W).
     """
 
@@ -57,10 +57,10 @@ class VisualExtractor(Extractor, Protocol):
 
 
 class AudioExtractor(Extractor, Protocol):
-    """Sound to audio features.
+    """Turns sound into audio features.
 
     Attributes:
-        sample_rate: of the sound it takes, Hz.
+        sample_rate: sample rate of its input, Hz.
     """
 
     @property
@@ -72,35 +72,35 @@ class AudioExtractor(Extractor, Protocol):
 
 @runtime_checkable
 class OwnResize(Protocol):
-    """A visual extractor that resizes frames exactly as its reference does; FFmpeg's scaler serves the others."""
+    """A visual extractor that resizes frames exactly as its reference does; the others use FFmpeg's scaler."""
 
     def resize(self, frame: np.ndarray) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of the file's own size -> (frame_size, frame_size, 3) uint8."""
+        """(h, w, 3) uint8 RGB at the file's own size -> (frame_size, frame_size, 3) uint8."""
 
 
 @runtime_checkable
 class OwnMemory(Protocol):
-    """A visual extractor that keeps something of each batch for itself."""
+    """A visual extractor that keeps its own results of each batch."""
 
     def repeat(self) -> None:
-        """The last batch comes again. Its features are reused without a call."""
+        """Told instead of a call when the last batch comes again and its features are reused."""
 
 
 @runtime_checkable
 class OnDevice(Protocol):
-    """An extractor whose network can run elsewhere than on the processor. It starts there."""
+    """An extractor whose network can run on other devices than the CPU, where it starts."""
 
     def to(self, device: torch.device) -> None:
         """Move the network. Its input and output stay in the computer's memory."""
 
 
 class AudioSpans(NamedTuple):
-    """Which stretches of the sound are the segments, all in seconds.
+    """Which stretches of the sound the segments take, in seconds.
 
     Attributes:
-        hop: from one segment's start to the next one's.
-        before: sound that is wanted before a segment's start.
-        length: of the stretch, ``before`` included.
+        hop: time from one segment's start to the next.
+        before: time before a segment's start that is included.
+        length: length of the stretch, ``before`` included.
     """
 
     hop: float
@@ -110,9 +110,9 @@ class AudioSpans(NamedTuple):
 
 @runtime_checkable
 class OwnResampling(Protocol):
-    """An audio extractor that resamples exactly as its reference does; FFmpeg's resampler serves the others.
+    """An audio extractor that resamples exactly as its reference does; the others use FFmpeg's resampler.
 
-    Its sound is 16-bit, at the file's own rate, and all channels are averaged, however many there are.
+    Its input is 16-bit sound at the file's own rate, averaged over all channels.
     """
 
     def spans(self, segment_seconds: float) -> AudioSpans: ...
@@ -122,8 +122,8 @@ class OwnResampling(Protocol):
         ``sample_rate``."""
 
 
-#: Options that say where a file is on this machine. They change no number and mean nothing elsewhere. (CLIP's and
-#: CLAP's ``weights`` is not among them: it is an id on the hub, or a folder by whose name avel's cache is searched.)
+#: Options that name a file on this machine. They do not affect features and mean nothing elsewhere. (``weights`` of
+#: CLIP and CLAP is not among them: it is a model id, or a folder whose name is also looked up in avel's cache.)
 LOCAL_OPTIONS = frozenset({"weights_file"})
 
 
@@ -134,10 +134,9 @@ def make_tag(name: str, **facts: Any) -> str:
 
 
 def describe(extractor: Extractor, framing: str = "time") -> dict[str, Any]:
-    """``{"name", "tag", "options"}``, what stores and models keep of an extractor, without `LOCAL_OPTIONS`.
+    """``{"name", "tag", "options"}``, which stores and models record of an extractor, without `LOCAL_OPTIONS`.
 
-    An extractor's own tag is for framing ``time``. Any other makes another tag, and is named by a fourth key,
-    ``framing``.
+    An extractor's own tag is for framing ``time``. Any other framing gives another tag and a fourth key, ``framing``.
     """
     options = {name: value for name, value in extractor.options.items() if name not in LOCAL_OPTIONS}
     described = {"name": extractor.name, "tag": extractor.tag, "options": options}

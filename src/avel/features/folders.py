@@ -13,23 +13,23 @@ from avel.errors import AvelError
 from avel.features.streams import is_media, probe
 from avel.text import first_names, visible
 
-#: Files with these suffixes are taken for videos without a look at them: one that cannot be used is a failed video.
+#: Files with these suffixes count as videos unopened: one that cannot be used becomes a failed video.
 MEDIA_SUFFIXES = {".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".m2ts", ".m4v", ".mkv", ".mov"}
 MEDIA_SUFFIXES |= {".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".rm", ".rmvb", ".ts", ".vob", ".webm"}
 MEDIA_SUFFIXES |= {".wmv"}
 _OF_A_SYSTEM = {"$recycle.bin", "desktop.ini", "ehthumbs.db", "system volume information", "thumbs.db"}
-_HEAD = 4096  # bytes; text this long is no media
+_HEAD = 4096  # bytes; a file that starts with this much text is not media
 _NO_MEDIA = "not a media file"
 
 
 def videos_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The videos in a folder and in those below it, sorted; and what was left out, with the reason.
+    """The videos in a folder and its subfolders, sorted; and the files left out, with the reasons.
 
     A file is a video by its suffix (`MEDIA_SUFFIXES`), or else if it opens as one, with picture and sound. Hidden files
-    and folders, those of an operating system and what avel wrote are never looked into.
+    and folders, those of the operating system, and what avel wrote are never opened.
 
     Raises:
-        AvelError: there are none.
+        AvelError: there are no videos.
     """
     videos: list[Path] = []
     left_out: dict[Path, str] = {}
@@ -52,7 +52,7 @@ def videos_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
             elif file.suffix.lower() in MEDIA_SUFFIXES and (file.is_file() or file.is_symlink()):
                 videos.append(file)  # also a broken link: it becomes a failed video
             elif not os.path.isfile(file):
-                left_out[file] = "a link that leads nowhere" if file.is_symlink() else "no regular file"
+                left_out[file] = "a broken link" if file.is_symlink() else "not a regular file"
             else:
                 unknown.append(file)
     with ThreadPoolExecutor() as pool:
@@ -73,7 +73,7 @@ def videos_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def in_words(left_out: Mapping[Path, str]) -> str:
-    """What was left out, in one line: the first names of each reason. "" where nothing was."""
+    """What was left out, in one line: the first names for each reason. "" if nothing was."""
     names: dict[str, list[str]] = {}
     for path, reason in left_out.items():
         names.setdefault(reason, []).append(visible(path.as_posix()))
@@ -82,14 +82,14 @@ def in_words(left_out: Mapping[Path, str]) -> str:
 
 
 def is_video(file: Path) -> bool:
-    """Whether a file would be taken from a folder, see `videos_in`."""
+    """Whether `videos_in` would take a file."""
     known = file.suffix.lower() in MEDIA_SUFFIXES
     return file.is_file() and not _of_no_interest(file.name) and (known or not _why_no_video(file))
 
 
 def _of_no_interest(name: str) -> str:
-    """Why a file or folder of that name is not even looked at; "" where it is."""
-    if name.startswith("."):  # as the `._talk.mp4` that a Mac puts beside a `talk.mp4`
+    """Why a file or folder is skipped because of its name; "" if it is not."""
+    if name.startswith("."):  # such as the `._talk.mp4` that a Mac puts beside `talk.mp4`
         return "hidden"
     return "of the operating system" if name.casefold() in _OF_A_SYSTEM else ""
 
@@ -103,7 +103,7 @@ def _why_not_entered(folder: Path) -> str:
 
 
 def _played_here(folder: Path) -> set[str]:
-    """The names of the clips that avel put beside the pages in a folder."""
+    """The names of the clips that avel wrote beside its pages in a folder."""
     found = set()
     for page in folder.glob("*.html"):
         found |= set(re.findall(rb'<video [^>]*src="([A-Za-z0-9_.-]+\.clip(?:\.[a-z0-9]+)?)"', page.read_bytes()))
@@ -111,21 +111,21 @@ def _played_here(folder: Path) -> set[str]:
 
 
 def _why_no_video(file: Path) -> str:
-    """Why a file whose suffix tells nothing is no video; "" where it is one."""
+    """Why a file with an unknown suffix is not a video; "" if it is one."""
     status = file.stat()
     return _look(file, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=2**16)
 def _look(file: Path, *_state: int) -> str:
-    """As `_why_no_video`, once for each state of a file."""
+    """As `_why_no_video`, cached for each state of a file."""
     try:
         with open(file, "rb") as opened:
             head = opened.read(_HEAD)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     text = b"\0" not in head and _is_text(head)
-    if text or not (head[4:8] == b"ftyp" or is_media(file)):  # of a broken MP4 `probe` knows what is wrong
+    if text or not (head[4:8] == b"ftyp" or is_media(file)):  # for a broken MP4, `probe` says what is wrong
         return _NO_MEDIA if head else "empty"
     try:
         probe(file)
@@ -138,5 +138,5 @@ def _is_text(head: bytes) -> bool:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        return len(head) == _HEAD and error.start > _HEAD - 4  # a letter cut in two
+        return len(head) == _HEAD and error.start > _HEAD - 4  # a character cut in two
     return True

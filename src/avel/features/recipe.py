@@ -1,4 +1,4 @@
-"""All that decides how a clip becomes features; the sentence under each field is its ``--help``."""
+"""All settings that decide how a clip becomes features. The sentence under each field is its help text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from avel.features import build_audio, build_visual, describe, device_for, run_o
 from avel.features.extractor import AudioExtractor, VisualExtractor
 from avel.workers import Limits, worker_count
 
-#: Bytes that a process holds for a GPU: of the computer's memory the GPU's libraries; of the GPU's own those, the
-#: networks and a batch. Both are generous estimates; where the GPU's memory is full after all, batches get smaller.
+#: Bytes that a process needs for a GPU: in main memory the GPU's libraries; in the GPU's memory those, the networks and
+#: a batch. Both are generous estimates; if the GPU's memory fills up after all, batches get smaller.
 DEVICE_HOST_BYTES, DEVICE_BYTES = 4 * 2**30, 5 * 2**30
 
 
 class Streams(NamedTuple):
-    """Which of several streams to take, counted from 0 among a file's streams of that kind.
+    """Which of a file's streams to take, counted from 0 for each kind.
 
-    None takes the first that can be decoded, and of the videos the first of two pictures or more.
+    None takes the first that can be decoded; a video stream must have at least two pictures.
 
-    Cover pictures and thumbnails are pictures that go with a file and no video: they are not counted.
+    Cover pictures and thumbnails are not video streams, and are not counted.
     """
 
     video: int | None = None
@@ -40,11 +40,11 @@ FIRST_STREAMS = Streams()
 class Recipe:
     """How clips become features.
 
-    The default takes the classical extractors, which need no weights.
+    The default uses the classical extractors, which need no weights.
 
     Raises:
-        AvelError: a value is of another type than its field, out of range, or none of the words that the field knows.
-            `build` finds out whether there are such extractors and such a device.
+        AvelError: a value has the wrong type, is out of range, or is not one of the field's words. `build` checks the
+            extractors and the device.
     """
 
     visual: str = "classical"
@@ -52,37 +52,37 @@ class Recipe:
     audio: str = "classical"
     """Audio extractor: classical, vggish (as for AVE's features), or clap."""
     visual_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the visual extractor, as in --visual_options.precision bfloat16. An unknown name is refused with the
-    list of all."""
+    """Options of the visual extractor, as in --visual_options.precision bfloat16. An unknown name gets the list of all
+    options."""
     audio_options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the audio extractor, as in --audio_options.framing continuous. An unknown name is refused with the
-    list of all."""
+    """Options of the audio extractor, as in --audio_options.framing continuous. An unknown name gets the list of all
+    options."""
     segment_seconds: float = 1.0
     """Length of a segment in seconds."""
     framing: Literal["time", "ave"] = "time"
-    """Which frames belong to a segment: with time those of its time; with ave a tenth of the frames of a clip of 9.5 to
-    10.5 s, as in AVE's own features."""
+    """Which frames belong to a segment: time takes the frames within it; ave takes a tenth of the frames of a clip of
+    9.5 to 10.5 s, as in AVE's own features."""
     streams: Streams = FIRST_STREAMS
-    """Video and audio stream to take of files with several, counted from 0; left out, the first that can be decoded."""
+    """Video and audio stream to take from files with several, from 0; by default the first that can be decoded."""
     missing_audio: Literal["error", "mark"] = "error"
-    """What to do with a video without sound: error lists it as failed; mark keeps its visual features and marks it, so
-    that training refuses it."""
+    """What to do with a video without sound: error counts it as failed; mark keeps its visual features and marks it as
+    silent, so that training refuses it."""
     device: str = "auto"
     """Where the extractors' networks run: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
     #: A batch of four seconds takes VGG-19 half a minute on a slow core.
     clip_seconds_limit: float = 300.0
-    """Seconds that one second of video may take. A clip that needs longer has failed; the others go on. No limit with
-    --workers 0."""
+    """Longest time in seconds to process one second of video. A clip that takes longer counts as failed; the others go
+    on. No limit with --workers 0."""
     #: A ten-second clip of 720p takes 0.1 with classical features and 0.5 with VGG-19.
     clip_memory_limit: float = 2.0
-    """Memory in GiB that the process of a clip may use. A clip that needs more has failed; the others go on. With a GPU
-    the limit is 4 GiB higher, for its libraries. No limit with --workers 0."""
+    """Most memory in GiB for the process of a clip. A clip that needs more counts as failed; the others go on. With a
+    GPU the limit is 4 GiB higher, for its libraries. No limit with --workers 0."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             given = getattr(self, name)
             plain = given.item() if isinstance(given, np.generic) else given
-            plain = tuple(plain) if isinstance(plain, Streams) else plain  # else msgspec takes it as it is
+            plain = tuple(plain) if isinstance(plain, Streams) else plain  # otherwise msgspec would not check it
             try:
                 object.__setattr__(self, name, msgspec.convert(plain, kind))
             except (msgspec.ValidationError, TypeError) as error:
@@ -96,18 +96,18 @@ class Recipe:
         if self.framing == "ave" and self.segment_seconds != 1:
             raise AvelError(
                 f"segments of {self.segment_seconds:g} s with framing 'ave'",
-                "segments of 1 s: tenths of clips of ten seconds",
+                "segments of 1 s: a tenth of a ten-second clip",
                 "leave out --segment-seconds, or use --framing time",
             )
         if not (self.clip_seconds_limit > 0 and self.clip_memory_limit > 0):
             raise AvelError(
                 f"limits of {self.clip_seconds_limit:g} s and {self.clip_memory_limit:g} GiB for a clip",
-                "more than nothing of both",
+                "both above 0",
                 "raise them",
             )
 
     def build(self) -> BuiltRecipe:
-        """The recipe with its extractors, which are on the processor as yet.
+        """The recipe with its extractors, still on the CPU.
 
         Raises:
             AvelError: an unknown extractor, option or device; or the weights are missing or do not match.
@@ -130,8 +130,8 @@ class BuiltRecipe(NamedTuple):
     """A recipe and the extractors it names.
 
     Attributes:
-        recipe: with the extractors' whole options, such as the sha256 of their weights, and the device that they use:
-            in another process it builds the same.
+        recipe: with all options of the extractors, such as the sha256 of their weights, and their device, so that it
+            builds the same in another process.
         visual: the visual extractor.
         audio: the audio extractor.
     """
@@ -141,13 +141,13 @@ class BuiltRecipe(NamedTuple):
     audio: AudioExtractor
 
     def on_device(self) -> BuiltRecipe:
-        """Itself, its networks moved to their device: in the process that uses them, and nowhere else."""
+        """Move the networks to their device, and return itself. Only for the process that uses them."""
         run_on(self.recipe.device, self.visual, self.audio)
         return self
 
     @property
     def settings(self) -> Settings:
-        """What a store says of the recipe."""
+        """What a store records of the recipe."""
         return Settings(
             segment_seconds=self.recipe.segment_seconds,
             framing=self.recipe.framing,
@@ -162,12 +162,12 @@ class BuiltRecipe(NamedTuple):
 
     @property
     def limits(self) -> Limits:
-        """The limits of a process that makes features: with a GPU it holds more than its clip."""
+        """The limits of a process that makes features; with a GPU, its libraries are added."""
         libraries = 0 if self.recipe.device == "cpu" else DEVICE_HOST_BYTES
         return Limits(self.recipe.clip_seconds_limit, int(self.recipe.clip_memory_limit * 2**30) + libraries)
 
     def processes(self, workers: int | None) -> int:
-        """As `worker_count`; where the number is left to it, no more than a GPU has room for."""
+        """As `worker_count`, but by default no more than a GPU has room for."""
         number = worker_count(workers)
         if workers is not None or self.recipe.device == "cpu":
             return number
