@@ -287,7 +287,7 @@ def test_a_first_sound_that_cannot_be_decoded_is_passed_over(
 
 def test_where_no_sound_can_be_decoded_the_option_is_named(tmp_path: Path) -> None:
     path = no_decoder(two_sounds(tmp_path / "whole.mkv"), tmp_path / "a.mkv", 2)
-    assert "nothing here decodes its audio stream" in refused(path) and "--audio-stream" in refused(path)
+    assert "no decoder for its audio stream" in refused(path) and "--audio-stream" in refused(path)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])

@@ -302,7 +302,7 @@ def test_what_may_not_be_read_is_named_and_not_called_damaged(
         path.chmod(0o755)
     told = capsys.readouterr()
     said = told.out + told.err
-    assert code and path.name in said and ("ermission denied" in said or "may not be read" in said)
+    assert code and path.name in said and "ermission denied" in said
     assert not any(word in said for word in ("Traceback", "damaged", "delete", "copy it again", "train again"))
 
 

@@ -146,7 +146,7 @@ def test_pictures_are_shown_the_way_up_that_the_file_says(
 
 def test_pictures_at_a_slant_are_refused(tmp_path: Path, visual: VisualExtractor, audio: AudioExtractor) -> None:
     path = write_streams(tmp_path / "a.mp4", Pictures(grey(60), 1, turn=(30, False, False)), Sound(tone(300), 1))
-    with pytest.raises(AvelError, match=r"a\.mp4: its pictures are to be turned by 30\.0 degrees"):
+    with pytest.raises(AvelError, match=r"a\.mp4: its pictures are rotated by 30\.0 degrees"):
         extract_clip(path, visual, audio)
 
 

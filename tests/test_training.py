@@ -556,9 +556,9 @@ def test_a_clip_without_labels_or_audio_is_refused_by_name(tmp_path: Path) -> No
 
 
 def test_another_run_in_the_folder_is_refused_naming_what_differs(unkilled: Path) -> None:
-    with pytest.raises(AvelError, match="another learning_rate, seed"):
+    with pytest.raises(AvelError, match="different settings: learning_rate, seed"):
         train(config(unkilled, learning_rate=0.1, seed=7))
-    with pytest.raises(AvelError, match="4 epochs, and 2"):
+    with pytest.raises(AvelError, match="4 epochs, but --epochs is 2"):
         train(config(unkilled, epochs=2))
 
 

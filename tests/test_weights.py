@@ -152,7 +152,7 @@ def test_another_size(server: Server, cache: Path, content: bytes) -> None:
 
 def test_another_hash_is_not_kept_nor_continued(server: Server, cache: Path) -> None:
     server.content = bytes(len(CONTENT))
-    with pytest.raises(AvelError, match="what came has the sha256") as caught:
+    with pytest.raises(AvelError, match="the download has the sha256") as caught:
         find_weights(published(server.url))
     assert SHA in caught.value.expected and "300,000 bytes" in caught.value.expected
     assert not (cache / "weights.bin").exists()
@@ -164,10 +164,10 @@ def test_another_hash_is_not_kept_nor_continued(server: Server, cache: Path) -> 
 def test_the_start_of_another_file_is_found_out(server: Server, cache: Path) -> None:
     cache.mkdir()
     (cache / ".weights.bin.part").write_bytes(b"rubbish")
-    with pytest.raises(AvelError, match="what came has the sha256"):
+    with pytest.raises(AvelError, match="the download has the sha256"):
         find_weights(published(server.url))
     (cache / ".weights.bin.part").write_bytes(bytes(len(CONTENT) + 5))
-    with pytest.raises(AvelError, match="what came has 300,005 bytes"):
+    with pytest.raises(AvelError, match="the download has 300,005 bytes"):
         find_weights(published(server.url))
     assert find_weights(published(server.url)).path.read_bytes() == CONTENT
 
@@ -341,5 +341,5 @@ def test_keras_s_layout(tmp_path: Path) -> None:
 def test_missing_and_misshapen_arrays(tmp_path: Path) -> None:
     with pytest.raises(AvelError, match="it lacks a"):
         check_shapes("file", {"b": (2,)}, {"a": (2,)})
-    with pytest.raises(AvelError, match=r"a has the shape \(2,\) where the network has \(3,\)"):
+    with pytest.raises(AvelError, match=r"a has the shape \(2,\), but the network has \(3,\)"):
         check_shapes("file", {"a": (2,)}, {"a": (3,)})

@@ -112,7 +112,7 @@ class ClassicalAudio:
     def __init__(self, version: int = 1) -> None:
         if version != 1:
             raise AvelError(
-                f"classical audio features of version {version}", "version 1", "use the avel that made them"
+                f"classical audio features of version {version}", "version 1", "use the version of avel that made them"
             )
         self.options: dict[str, Any] = {"version": version}
         self.dim = 4 * self.num_bands + self.modulation_groups * (len(self.modulation_edges) - 1) + 3

@@ -1,11 +1,11 @@
-"""CLIP on pictures and CLAP on sound, as features and beside words, through Hugging Face transformers.
+"""CLIP for pictures and CLAP for sound, as features and for comparison with words, through Hugging Face transformers.
 
 - CLIP: Radford et al., "Learning transferable visual models from natural language supervision", ICML 2021.
 - CLAP: Wu et al., "Large-scale contrastive language-audio pretraining with feature fusion and keyword-to-caption
   augmentation", ICASSP 2023.
 
-A model is a folder as the hub keeps it. Of its weights only ``model.safetensors`` is read, never a pickle. transformers
-comes with the extra ``hf`` and is imported when an encoder is made, so that nobody else pays for it.
+A model is a folder as on the Hugging Face hub. Weights are read only from ``model.safetensors``, never from a pickle.
+transformers comes with the extra ``hf`` and is imported only when an encoder is made.
 """
 
 from __future__ import annotations
@@ -31,42 +31,41 @@ from avel.files import file_sha256
 from avel.reading import read_bytes
 from avel.text import first_names
 
-# ViT-B/32 and HTSAT-tiny. The main branches hold pickles only; these revisions are their conversions to safetensors.
+# ViT-B/32 and HTSAT-tiny. The main branches hold only pickles; these revisions are conversions to safetensors.
 CLIP_WEIGHTS = "openai/clip-vit-base-patch32@refs/pr/15"
 CLAP_WEIGHTS = "laion/clap-htsat-unfused@refs/pr/3"
 
-FRAMES_AT_ONCE, FRAME_BYTES = 16, 32 * 2**20  # through CLIP; what one takes on a device, generously
-SEGMENTS_AT_ONCE, SEGMENT_BYTES = 8, 256 * 2**20  # through CLAP, which hears ten seconds of each
+FRAMES_AT_ONCE, FRAME_BYTES = 16, 32 * 2**20  # CLIP's batch; generous memory of one frame on a device
+SEGMENTS_AT_ONCE, SEGMENT_BYTES = 8, 256 * 2**20  # CLAP's batch; it pads each segment to ten seconds
 
 _WEIGHTS = "model.safetensors"
-_FILES = f"a folder with config.json, preprocessor_config.json, tokenizer.json and {_WEIGHTS}, as the hub keeps it"
-_WANTED = ["*.json", "merges.txt", _WEIGHTS]  # of a repository on the hub: no pickles, no other frameworks' weights
+_FILES = f"a folder with config.json, preprocessor_config.json, tokenizer.json and {_WEIGHTS}, as on the hub"
+_WANTED = ["*.json", "merges.txt", _WEIGHTS]  # files to download: no pickles, no other frameworks' weights
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
-#: What transformers raises for a folder that does not hold what it should.
+#: What transformers raises for a folder with missing or wrong content.
 _UNFIT = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 class ClipVision:
-    """CLIP's vision transformer on each segment, its patches kept as a grid: (T, H, W, Dv).
+    """CLIP's vision transformer on each segment, with its patches as a grid: (T, H, W, Dv).
 
     A feature is a patch's token after the last layer and the layer norm that CLIP applies to the token of the whole
-    picture; the mean over the frames of a segment.
+    picture, averaged over the frames of a segment.
 
-    CLIP itself was trained on the centre of a picture whose shorter side was resized. Here the whole picture is
-    squeezed into a square, its aspect ratio not kept: what is seen near an edge must stay in the grid, whose cell
-    (0, 0) is the top left of the picture.
+    CLIP was trained on the centre of a picture whose shorter side was resized. Here the whole picture is squeezed into
+    a square, so that the grid also covers its edges. The aspect ratio is not kept. Cell (0, 0) is at the top left.
 
     Args:
         weights: a folder, or an id on the hub, which may end in ``@revision``; see `find_folder`.
         weights_sha: sha256 that model.safetensors must have; None takes what is there.
-        frames_per_segment: frames averaged, at even distances.
+        frames_per_segment: number of evenly spaced frames to average.
 
     Attributes:
-        word_scale: what CLIP learned to multiply cosines with before their softmax.
+        word_scale: CLIP's learned factor of cosines before the softmax.
 
     Raises:
-        AvelError: an option out of range, transformers is missing, or the weights cannot be had or do not fit.
+        AvelError: an option is out of range, transformers is missing, or the weights are missing or do not match.
     """
 
     kind: Literal["visual"] = "visual"
@@ -105,7 +104,7 @@ class ClipVision:
         )
 
     def to(self, device: torch.device) -> None:
-        """Move the network to a device. Frames and features stay in the computer's memory."""
+        """Move the network to a device. Frames and features stay in main memory."""
         self._network.to(device)
         self._mean, self._spread = self._mean.to(device), self._spread.to(device)
         self._batches.to(device)
@@ -116,17 +115,17 @@ class ClipVision:
         return self._segments(tokens).reshape(-1, *self.grid, self.dim)
 
     def embed_frames(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pictures and their patches in the space of words, where a cosine says how well a word fits.
+        """Embed the pictures and their patches in the space of words, where a cosine says how well a word fits.
 
-        CLIP was trained to compare words with whole pictures, and in its last layer a patch takes in the others too.
-        As in MaskCLIP (Zhou, Loy and Dai, "Extract free dense labels from CLIP", ECCV 2022), patches therefore pass
-        through the last layer with its attention replaced by a look at themselves alone.
+        CLIP was trained to compare words with whole pictures, and in its last layer patches attend to one another. As
+        in MaskCLIP (Zhou, Loy and Dai, "Extract free dense labels from CLIP", ECCV 2022), patches therefore pass
+        through the last layer without attention to others.
 
         Args:
             frames: (T * frames_per_segment, frame_size, frame_size, 3) uint8 RGB.
 
         Returns:
-            Embeddings of the segments, (T, D), and of their patches, (T, H, W, D), float32, of length 1.
+            Unit embeddings of the segments, (T, D), and of their patches, (T, H, W, D), float32.
         """
         embedded = self._batches(lambda batch: self.embed(self._on_device(batch)).cpu().numpy(), frames)
         whole = _unit(torch.from_numpy(self._segments(np.ascontiguousarray(embedded[:, 0])))).numpy()
@@ -134,7 +133,7 @@ class ClipVision:
         return whole, cells.reshape(len(whole), *self.grid, -1)
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
-        """N texts -> (N, D) float32, of length 1. Raises AvelError for a text that is too long for CLIP."""
+        """N texts -> (N, D) float32 unit vectors. Raises AvelError for a text that is too long for CLIP."""
         longest = self._network.config.text_config.max_position_embeddings
         return _embed_words(self._network, self._tokenizer, texts, longest)
 
@@ -144,8 +143,8 @@ class ClipVision:
         return tokens
 
     def embed(self, frames: torch.Tensor) -> torch.Tensor:
-        """(N, frame_size, frame_size, 3) uint8 on the network's device -> the picture and its patches in the space of
-        words, (N, 1 + H * W, D), of length 1."""
+        """(N, frame_size, frame_size, 3) uint8 on the network's device -> unit embeddings of the picture and its
+        patches in the space of words, (N, 1 + H * W, D)."""
         vision, project = self._network.vision_model, self._network.visual_projection
         said, entering = self._run(frames)
         alone = _without_attention(vision.encoder.layers[-1], entering[:, 1:])
@@ -157,11 +156,11 @@ class ClipVision:
         return torch.from_numpy(np.ascontiguousarray(frames)).to(self._mean.device)
 
     def _run(self, frames: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """(N, frame_size, frame_size, 3) uint8 -> what the vision transformer says, and what enters its last layer."""
+        """(N, frame_size, frame_size, 3) uint8 -> the vision transformer's output, and the input of its last layer."""
         pictures = (frames / 255 - self._mean) / self._spread
         vision = self._network.vision_model
         entering: list[torch.Tensor] = []
-        # A hook, since versions of transformers differ in whether and where they hand out hidden states.
+        # A hook, as versions of transformers differ in whether and where they return hidden states.
         hook = vision.encoder.layers[-1].register_forward_pre_hook(lambda _, given: entering.append(given[0]))
         try:
             return vision(pixel_values=pictures.permute(0, 3, 1, 2).contiguous()), entering[0]
@@ -175,20 +174,20 @@ class ClipVision:
 
 
 class ClapAudio:
-    """CLAP's embedding of each segment's sound, in the space that it shares with words, of length 1: (T, Da).
+    """CLAP's unit embedding of each segment's sound, in the space that it shares with words: (T, Da).
 
-    CLAP hears ten seconds. As in its own training a shorter sound is repeated as often as it fits and followed by
-    silence; a second fits ten times.
+    CLAP takes ten seconds. As in its training, a shorter sound is repeated as often as it fits and padded with silence;
+    one second fits ten times.
 
     Args:
         weights: a folder, or an id on the hub, which may end in ``@revision``; see `find_folder`.
         weights_sha: sha256 that model.safetensors must have; None takes what is there.
 
     Attributes:
-        word_scale: what CLAP learned to multiply cosines with before their softmax.
+        word_scale: CLAP's learned factor of cosines before the softmax.
 
     Raises:
-        AvelError: transformers is missing, or the weights cannot be had or do not fit.
+        AvelError: transformers is missing, or the weights are missing or do not match.
     """
 
     kind: Literal["audio"] = "audio"
@@ -224,21 +223,21 @@ class ClapAudio:
         self._batches = Batches(on_cpu=SEGMENTS_AT_ONCE, elsewhere=SEGMENTS_AT_ONCE, item_bytes=SEGMENT_BYTES)
 
     def to(self, device: torch.device) -> None:
-        """Move the network to a device. Spectrograms are made on the processor, and features stay in its memory."""
+        """Move the network to a device. Spectrograms are computed on the CPU, and features stay in main memory."""
         self._network.to(device)
         self._device = device
         self._batches.to(device)
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """(T, samples) float32 at `sample_rate`, full scale 1 -> (T, Da) float32, of length 1.
+        """(T, samples) float32 at `sample_rate`, full scale 1 -> (T, Da) float32 unit vectors.
 
         Raises:
-            AvelError: segments longer than CLAP hears, of which it would take a random part.
+            AvelError: segments are longer than CLAP's input, which would take a random part of them.
         """
         longest = self._spectrogram.nb_max_samples
         if waveform.shape[1] > longest:
             raise AvelError(
-                f"segments of {waveform.shape[1] / self.sample_rate:g} s for CLAP, which hears "
+                f"segments of {waveform.shape[1] / self.sample_rate:g} s for CLAP, which takes "
                 f"{longest / self.sample_rate:g} s",
                 "segments that are not longer",
                 "choose --segment-seconds 1",
@@ -248,9 +247,9 @@ class ClapAudio:
         )
 
     def embed_words(self, texts: Sequence[str]) -> np.ndarray:
-        """N texts -> (N, Da) float32, of length 1. Raises AvelError for a text that is too long for CLAP."""
+        """N texts -> (N, Da) float32 unit vectors. Raises AvelError for a text that is too long for CLAP."""
         config = self._network.config.text_config
-        longest = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts from after its padding
+        longest = config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa counts after its padding
         return _embed_words(self._network, self._tokenizer, texts, longest)
 
     def _spectrograms(self, waveform: np.ndarray) -> torch.Tensor:
@@ -258,8 +257,8 @@ class ClapAudio:
         return torch.from_numpy(np.stack(made["input_features"]).astype(np.float32))
 
     def listen(self, spectrograms: torch.Tensor) -> torch.Tensor:
-        """(T, ...) log-mel spectrograms on the network's device -> (T, Da), of length 1."""
-        # The extractor calls one of a batch "longer" at random where none is: then batches would not be repeatable.
+        """(T, ...) log-mel spectrograms on the network's device -> (T, Da) unit vectors."""
+        # If no sound is "longer", transformers marks a random one of the batch, so results would not be repeatable.
         longer = torch.zeros(len(spectrograms), 1, dtype=torch.bool, device=spectrograms.device)
         said = self._network.audio_model(input_features=spectrograms, is_longer=longer)
         return _unit(self._network.audio_projection(said.pooler_output))
@@ -267,15 +266,15 @@ class ClapAudio:
 
 @dataclass(frozen=True)
 class Model:
-    """A model out of a folder.
+    """A model loaded from a folder.
 
     Attributes:
         network: float32, in evaluation mode, on the CPU.
-        tokenizer: of its words.
-        folder: where it lies.
-        weights: what finds it again, in another process and from another working folder: see `find_folder`.
+        tokenizer: its tokenizer.
+        folder: its folder.
+        weights: argument of `find_folder` that finds it again, also from another process and working folder.
         sha256: of model.safetensors, hexadecimal.
-        config_sha256: of config.json, which says things that the weights do not, such as the activation.
+        config_sha256: of config.json, which has settings that the weights do not, such as the activation.
     """
 
     network: Any
@@ -287,10 +286,10 @@ class Model:
 
 
 def import_transformers() -> Any:
-    """The package. Raises AvelError where it is missing."""
+    """The package transformers. Raises AvelError if it is missing."""
     try:
         import transformers
-    except ImportError as error:  # or a package that it needs is missing, or too old
+    except ImportError as error:  # it, or a package that it needs, is missing or too old
         raise AvelError(
             f"CLIP and CLAP need the package transformers: {_first_line(error)}",
             "the extra hf of avel",
@@ -300,18 +299,17 @@ def import_transformers() -> Any:
 
 
 def find_folder(weights: str, *, moved: bool = False) -> Path:
-    """The folder of a model: the one that is named, else that of a hub's id in avel's cache, else on the hub.
+    """The folder of a model: the named folder, or for a model id the one in avel's cache, or else one from the hub.
 
-    The hub's client looks into its own cache first and asks the network for what it lacks; ``HF_HUB_OFFLINE=1``
-    forbids that.
+    The hub's client looks into its own cache first and downloads what is missing; ``HF_HUB_OFFLINE=1`` forbids that.
 
     Args:
         weights: a folder, or an id on the hub, which may end in ``@revision``.
-        moved: take a folder of that name in avel's cache where the one that is named is not there. So a store or a
-            trained model, which name the folder that they were made with, can be used on another machine.
+        moved: if the named folder is missing, take the folder with that name in avel's cache. So stores and trained
+            models, which name the folder that they were made with, can be used on another machine.
 
     Raises:
-        AvelError: it is nowhere, or the hub cannot be reached; it says which files to put where.
+        AvelError: it is not found, or the hub cannot be reached; the error says which files to put where.
     """
     folder = os.path.expanduser(weights)
     if os.path.isdir(folder):
@@ -334,12 +332,12 @@ def find_folder(weights: str, *, moved: bool = False) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_WANTED))
-    except Exception as error:  # the hub's client raises its own, httpx's and Rust's, which share no other base
+    except Exception as error:  # its own errors, httpx's and Rust's have no other base in common
         options = (f" --revision {revision}" if revision else "") + "".join(f" --include '{some}'" for some in _WANTED)
         raise AvelError(
-            f"{weights} is neither a folder nor in {kept}, and did not come from the hub: {_first_line(error)}",
+            f"{weights} is neither a folder nor in {kept}, and the download failed: {_first_line(error)}",
             _FILES,
-            f"where there is a network, run: hf download {name}{options} --local-dir {kept}\n"
+            f"on a machine with network access, run: hf download {name}{options} --local-dir {kept}\n"
             f"            or take the files from https://huggingface.co/{name}/tree/{revision or 'main'} to {kept}",
         ) from error
 
@@ -348,13 +346,12 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
     """Find a model, check it, and load it.
 
     Args:
-        kind: what it must be.
+        kind: which model it must be.
         weights: see `find_folder`.
-        weights_sha: sha256 that model.safetensors must have, as a store or a trained model says; None takes what is
-            there.
+        weights_sha: sha256 that model.safetensors must have, as recorded in a store or model; None takes what is there.
 
     Raises:
-        AvelError: transformers is missing, the weights cannot be had, are others, are a pickle, or do not fit.
+        AvelError: transformers is missing, or the weights are missing, a pickle, or do not match.
     """
     transformers = import_transformers()
     folder = find_folder(weights, moved=weights_sha is not None)
@@ -370,10 +367,10 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
     if not file.is_file():
         pickled = (folder / "pytorch_model.bin").is_file()
         raise AvelError(
-            f"{folder} has no {_WEIGHTS}" + (", only pytorch_model.bin, a pickle, which is never opened" * pickled),
+            f"{folder} has no {_WEIGHTS}" + (", only pytorch_model.bin, a pickle, which avel never opens" * pickled),
             _FILES,
-            "download the whole folder again, in a revision that has that file, or convert the pickle once, as "
-            "docs/zero-shot.md says",
+            "download the whole folder again, in a revision that has that file, or convert the pickle once, as in "
+            "docs/zero-shot.md",
         )
     sha256, config_sha256 = _sha256(file), _sha256(folder / "config.json")
     if weights_sha and sha256 != weights_sha.lower():
@@ -383,7 +380,7 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
             "put those weights there; features of different weights are never mixed",
         )
     if not (folder / "tokenizer.json").is_file() and not (folder / "merges.txt").is_file():
-        raise _unfit(folder, "it has no tokenizer.json")  # transformers would go on with a tokenizer of no words
+        raise _unfit(folder, "it has no tokenizer.json")  # transformers would use an empty tokenizer
     network_class = transformers.CLIPModel if kind == "clip" else transformers.ClapModel
     with _quiet(transformers):
         try:
@@ -394,10 +391,10 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
         except _UNFIT as error:
             raise _unfit(folder, error) from error
     missing = sorted(report["missing_keys"])
-    if missing:  # transformers fills them with random numbers and goes on
+    if missing:  # transformers would fill them with random numbers
         raise _unfit(folder, f"{_WEIGHTS} lacks {first_names(missing, 1)}")
     if len(tokenizer) > network.config.text_config.vocab_size:
-        raise _unfit(folder, f"there are more words in its tokenizer ({len(tokenizer)}) than its network knows")
+        raise _unfit(folder, f"its tokenizer has more words ({len(tokenizer)}) than its network")
     network = network.float().eval().requires_grad_(False)
     named = os.path.abspath(folder) if os.path.isdir(os.path.expanduser(weights)) else weights
     return Model(network, tokenizer, folder, named, sha256, config_sha256)
@@ -405,7 +402,7 @@ def load_model(kind: Literal["clip", "clap"], weights: str, weights_sha: str | N
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """No bars and no warnings of transformers: what matters of them is an error here."""
+    """Silence the progress bars and warnings of transformers: those that matter are errors here."""
     log = transformers.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -421,7 +418,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 def _picture_settings(folder: Path, image_size: int) -> tuple[int, list[float], list[float]]:
     """Side of the pictures in pixels, and the mean and spread of red, green and blue on the scale 0 to 1.
 
-    Read from the file itself: transformers' class for it needs torchvision or Pillow, to do what is done here already.
+    Read from the file itself: transformers' own class needs torchvision or Pillow for what is done here already.
     """
     path = folder / "preprocessor_config.json"
     if path.is_file():
@@ -434,14 +431,14 @@ def _picture_settings(folder: Path, image_size: int) -> tuple[int, list[float], 
         side = size if isinstance(size, int) else size.get("height") or size["shortest_edge"]
         mean, spread = ([float(value) for value in settings[name]] for name in ("image_mean", "image_std"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unfit(folder, f"{path.name} lacks or garbles {error}") from error
+        raise _unfit(folder, f"{path.name} has no valid {error}") from error
     if side != image_size or len(mean) != 3 or len(spread) != 3 or not all(value > 0 for value in spread):
-        raise _unfit(folder, f"{path.name} describes other pictures than the {image_size} pixels of config.json")
+        raise _unfit(folder, f"{path.name} does not describe the pictures of {image_size} pixels of config.json")
     return image_size, mean, spread
 
 
 def _without_attention(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """A layer of CLIP's vision transformer in which each token attends to itself alone: (N, tokens, Dv) both ways."""
+    """A layer of CLIP's vision transformer in which each token attends only to itself: (N, tokens, Dv) in and out."""
     attention = layer.self_attn
     tokens = tokens + attention.out_proj(attention.v_proj(layer.layer_norm1(tokens)))
     return tokens + layer.mlp(layer.layer_norm2(tokens))
@@ -461,7 +458,7 @@ def _embed_words(network: Any, tokenizer: Any, texts: Sequence[str], longest: in
 
 
 def _unit(values: torch.Tensor) -> torch.Tensor:
-    """Scaled to length 1 along the last axis."""
+    """Scale to unit length along the last axis."""
     return torch.nn.functional.normalize(values, dim=-1)
 
 
@@ -471,9 +468,9 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise _unfit(path.parent, f"{path.name}: no such file") from error
     except (ValueError, RecursionError) as error:
-        raise _unfit(path.parent, f"{path.name} is no JSON ({error})") from error
+        raise _unfit(path.parent, f"{path.name} is not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise _unfit(path.parent, f"{path.name} is no JSON object")
+        raise _unfit(path.parent, f"{path.name} is not a JSON object")
     return content
 
 

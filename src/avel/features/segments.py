@@ -1,4 +1,4 @@
-"""One video to the features of its segments, in one pass and without holding its pictures."""
+"""Turn one video into the features of its segments, in one pass and without keeping its pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from avel.features.recipe import DEFAULT_RECIPE, Recipe
 from avel.features.video import DECODED_SHARE, FrameChooser, Media, Scaler, open_media, segment_times
 from avel.types import Progress
 
-BATCH_SEGMENTS = 4  # segments handed to an extractor at once: its arrays fit the processor's cache
-_AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds between which a clip must end for framing ``ave``
-_AVE_LATEST = 0.5  # seconds; when its first picture must be there
+BATCH_SEGMENTS = 4  # segments per call of an extractor: its arrays fit the CPU's cache
+_AVE_ENDS = (SEGMENTS - 0.5, SEGMENTS + 0.5)  # seconds: a clip must end between them for framing ``ave``
+_AVE_LATEST = 0.5  # seconds: its first picture must come by then
 
 
 def extract_clip(
@@ -32,23 +32,23 @@ def extract_clip(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> ClipFeatures:
-    """Decode a video once, and compute the features of its segments as they come.
+    """Decode a video once, and compute the features of its segments on the way.
 
-    With framing ``time`` there are ``T = max(1, round(d / segment_seconds))`` segments, ``d`` being the earlier of the
-    ends of picture and sound. Segment t shows the frames nearest before
-    ``(t + i / frames_per_segment) * segment_seconds``. With framing ``ave`` there are ten, which show tenths of the
-    frames, see `ave_frames`, and hear the ten seconds; with ``any_length`` there are as many as with framing ``time``,
-    which show tenths of the frames of every ten seconds, see `AveVisualSegments`.
+    With framing ``time`` there are ``T = max(1, round(d / segment_seconds))`` segments, where ``d`` is the earlier end
+    of picture and sound. Segment t takes the last frames before ``(t + i / frames_per_segment) * segment_seconds``.
+    With framing ``ave`` there are ten, with a tenth of the frames each (see `ave_frames`) and one second of sound. With
+    ``any_length`` there are as many as with framing ``time``, with tenths of the frames of every ten seconds (see
+    `AveVisualSegments`).
 
     Args:
-        path: of the video.
-        visual: what makes the (T, H, W, Dv) features.
-        audio: what makes the (T, Da) features.
-        recipe: its segments, framing, streams and missing_audio. With ``missing_audio="mark"`` the pictures of a file
-            without sound are taken, and `ClipFeatures.audio_valid` says so; sound that is there but cannot be decoded
-            is an error all the same. What it says of the extractors does not count here.
-        any_length: with framing ``ave`` take a video of any length.
-        threads: that decode; 0 leaves the choice to the decoder.
+        path: path of the video.
+        visual: extractor of the (T, H, W, Dv) features.
+        audio: extractor of the (T, Da) features.
+        recipe: its segments, framing, streams and missing_audio count here, not its extractors. With
+            ``missing_audio="mark"`` a file without sound is accepted, and `ClipFeatures.audio_valid` is False; sound
+            that cannot be decoded is still an error.
+        any_length: with framing ``ave``, accept a video of any length.
+        threads: number of decoding threads; 0 leaves it to the decoder.
         progress: called as ``progress("decode", seconds done, seconds in all)``.
 
     Raises:
@@ -76,14 +76,14 @@ def extract_clip(
             if progress and int(moment) > shown:
                 shown = int(moment)
                 progress("decode", min(shown, whole), whole)
-        if progress and shown < whole:  # the last second is not begun by another
+        if progress and shown < whole:  # no frame comes after the last second
             progress("decode", whole, whole)
         if ten_seconds:
             _refuse_unless_ten_seconds(media)
             if media.num_pictures < SEGMENTS:
                 raise AvelError(
-                    f"{path} shows {media.num_pictures} pictures in all",
-                    f"for framing 'ave' one for each of {SEGMENTS} segments at least",
+                    f"{path} has only {media.num_pictures} pictures",
+                    f"for framing 'ave' at least one for each of {SEGMENTS} segments",
                     "use --framing time",
                 )
         duration = min(media.video_end, media.audio_end) if media.has_sound else media.video_end
@@ -111,12 +111,12 @@ def extract_clip(
         )
     for name, values in (("visual", features.visual), ("audio", features.audio)):
         if not np.isfinite(values).all():
-            raise AvelError(f"{path}: its {name} features are not finite", "numbers", "leave this file out")
+            raise AvelError(f"{path}: its {name} features are not finite", "finite numbers", "leave this file out")
     return features
 
 
 def _unequal(media: Media) -> str:
-    """``sound ends at 2.00 s, pictures at 10.00 s: the first 2.00 s used``; "" where the difference is small."""
+    """``sound ends at 2.00 s, pictures at 10.00 s: the first 2.00 s used``; "" if the difference is small."""
     ends = {"sound": media.audio_end, "pictures": media.video_end}
     shorter, longer = sorted(ends, key=lambda kind: ends[kind])
     if ends[shorter] >= DECODED_SHARE * ends[longer]:
@@ -126,16 +126,16 @@ def _unequal(media: Media) -> str:
 
 
 def count_segments(duration: float, segment_seconds: float) -> int:
-    """T of a clip of that many seconds; for clips of 9.5 to 10.5 s and segments of one second it is AVE's ten, too."""
+    """T of a clip of that many seconds: for clips of 9.5 to 10.5 s and one-second segments, AVE's ten."""
     return max(1, round(duration / segment_seconds))
 
 
 def ave_frames(num_frames: int, frames_per_segment: int = 16, segments: int = SEGMENTS) -> list[int]:
-    """Which frames the segments of framing ``ave`` show, as AVE's own script chose them: tenths of the clip.
+    """Which frames the segments of framing ``ave`` take, as AVE's own script chose them: tenths of the clip.
 
-    Of ``num_frames`` decoded ones, number ``int(l * interval + i / frames_per_segment * interval)`` for
+    Of ``num_frames`` decoded frames it takes ``int(l * interval + i / frames_per_segment * interval)`` for
     l = 0, ..., 9 and i = 0, ..., frames_per_segment - 1, where ``interval = int(num_frames / 10)``. The remainder at
-    the end is never shown. Of ``segments`` other than ten the same with that number instead.
+    the end is not used. ``segments`` replaces the ten.
     """
     interval = num_frames // segments
     return [
@@ -146,7 +146,7 @@ def ave_frames(num_frames: int, frames_per_segment: int = 16, segments: int = SE
 
 
 def _refuse_unless_ten_seconds(media: Media) -> None:
-    """AvelError unless a clip is one that framing ``ave`` may cut into tenths of its frames."""
+    """AvelError unless framing ``ave`` may divide a clip into tenths of its frames."""
     ends = [media.video_end, media.audio_end] if media.has_sound else [media.video_end]
     shortest, longest = _AVE_ENDS
     if media.video_start > _AVE_LATEST or not all(shortest <= end <= longest for end in ends):
@@ -154,13 +154,13 @@ def _refuse_unless_ten_seconds(media: Media) -> None:
         raise AvelError(
             f"{media.path}: pictures from {media.video_start:.2f} s until {media.video_end:.2f} s{sound}"
             + (", and more" if max(ends) > longest else ""),
-            f"for framing 'ave' a clip of {SEGMENTS} s: both end between {shortest:g} and {longest:g} s",
+            f"for framing 'ave' a clip of {SEGMENTS} s: both must end between {shortest:g} and {longest:g} s",
             "use --framing time, which takes clips of any length, or cut the clip to ten seconds",
         )
 
 
 def _to_size(extractor: VisualExtractor) -> Callable[[av.VideoFrame], np.ndarray]:
-    """What makes the (frame_size, frame_size, 3) uint8 array of a picture that an extractor takes."""
+    """A function from a picture to the (frame_size, frame_size, 3) uint8 array that an extractor takes."""
     if isinstance(extractor, OwnResize):
         resize, own_size = extractor.resize, Scaler()
         return lambda frame: resize(own_size(frame))
@@ -168,22 +168,22 @@ def _to_size(extractor: VisualExtractor) -> Callable[[av.VideoFrame], np.ndarray
 
 
 class AveVisualSegments:
-    """Keeps the frames of ten seconds, and makes the features of their tenths.
+    """Keeps the frames of ten seconds, and makes features of their tenths.
 
-    How many frames there are, and so which ones are shown, is known at the end of the ten seconds only. They are kept
-    in the extractor's size: at 30 a second 45 MB for VGG-19.
+    Only at the end of the ten seconds is it known how many frames there are, and so which ones to take. They are kept
+    at the extractor's size: 45 MB for VGG-19 at 30 frames per second.
 
-    A longer video is cut by the clock into stretches of ten seconds, each with tenths of its own frames. The last one
-    is the rest: n segments, n-ths of its frames, where up to half a second more than ten seconds is still one stretch,
-    as it is in AVE. Where the frames lie so unevenly that a tenth would begin a second or more away from its own
-    second, those of that stretch are chosen by their time.
+    A longer video is cut by time into stretches of ten seconds, each with tenths of its own frames. The last stretch is
+    the rest: n segments with n-ths of its frames. It may be up to half a second longer than ten seconds, as in AVE. If
+    frames are so unevenly spaced that a tenth would start a second or more from its own second, the frames of that
+    stretch are chosen by time.
 
     Args:
-        extractor: what makes the features.
+        extractor: makes the features.
         any_length: cut into stretches; otherwise all frames are one clip of ten seconds.
 
     Attributes:
-        by_time: stretches whose frames were chosen by their time.
+        by_time: number of stretches whose frames were chosen by time.
     """
 
     def __init__(self, extractor: VisualExtractor, *, any_length: bool) -> None:
@@ -191,14 +191,14 @@ class AveVisualSegments:
         self._to_size = _to_size(extractor)
         self._any_length = any_length
         self._shown = _Shown(extractor)
-        self._start = 0  # seconds: of the stretch
+        self._start = 0  # of the stretch, seconds
         self._frames: list[tuple[float, np.ndarray]] = []
-        self._before: np.ndarray | None = None  # the last frame before the stretch, at first the first of all
+        self._before: np.ndarray | None = None  # the last frame before the stretch, or the video's first
         self.by_time = 0
 
     def push(self, time: float, frame: av.VideoFrame) -> None:
         """Take the next frame."""
-        picture, time = self._to_size(frame), round(time, 6)  # a second's first frame is not before it by a rounding
+        picture, time = self._to_size(frame), round(time, 6)  # rounding must not move a frame back
         if self._before is None:
             self._before = picture
         while self._any_length and time >= self._start + _AVE_ENDS[1]:
@@ -210,7 +210,7 @@ class AveVisualSegments:
 
         Args:
             num_segments: T.
-            end: of the pictures, seconds.
+            end: end of the pictures, seconds.
         """
         left = count_segments(end, 1.0) - self._start if self._any_length else SEGMENTS
         if left > SEGMENTS:
@@ -245,7 +245,7 @@ class AveVisualSegments:
 
 
 class VisualSegments:
-    """Chooses the frames of segments by their time, and makes the features of the segments."""
+    """Chooses the frames of segments by time, and makes the features of the segments."""
 
     def __init__(self, extractor: VisualExtractor, segment_seconds: float) -> None:
         self._each = extractor.frames_per_segment
@@ -260,7 +260,7 @@ class VisualSegments:
         self._last = frame
 
     def finish(self, num_segments: int) -> np.ndarray:
-        """(T, H, W, Dv); the last frame is shown to the end."""
+        """(T, H, W, Dv); the last frame is repeated to the end."""
         self._show(max(0, num_segments * self._each - self._shown.count))
         return self._shown.finish(num_segments)
 
@@ -283,22 +283,22 @@ class _Shown:
         self._extractor = extractor
         self._batch = BATCH_SEGMENTS * extractor.frames_per_segment
         self._waiting: list[np.ndarray] = []
-        self._still: np.ndarray | None = None  # the picture of which the last whole batch consisted
+        self._still: np.ndarray | None = None  # the picture, if the last full batch repeats a single one
         self._features: list[np.ndarray] = []
         self.count = 0
 
     def show(self, picture: np.ndarray) -> None:
-        """The next picture, (frame_size, frame_size, 3) uint8."""
+        """Take the next picture, (frame_size, frame_size, 3) uint8."""
         self._waiting.append(picture)
         self.count += 1
         if len(self._waiting) == self._batch:
             self._extract()
 
     def finish(self, num_segments: int) -> np.ndarray:
-        """(T, H, W, Dv); pictures that fill no segment are left out."""
+        """(T, H, W, Dv); pictures that do not fill a segment are left out."""
         del self._waiting[len(self._waiting) - self.count % self._extractor.frames_per_segment :]
         self._extract()
-        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may go on for long after the sound
+        batches = -(-num_segments // BATCH_SEGMENTS)  # the pictures may last much longer than the sound
         return np.concatenate(self._features[:batches])[:num_segments]
 
     def _extract(self) -> None:
@@ -306,7 +306,7 @@ class _Shown:
             first = self._waiting[0]
             still = first if all(picture is first for picture in self._waiting) else None
             if still is not None and still is self._still and len(self._waiting) == self._batch:
-                self._features.append(self._features[-1])  # one picture for minutes, as damaged times can make it
+                self._features.append(self._features[-1])  # one picture for minutes, as damaged time stamps can cause
                 if isinstance(self._extractor, OwnMemory):
                     self._extractor.repeat()
             else:
@@ -338,11 +338,11 @@ class AudioSegments:
         self._add(self._track.push(time, frame))
 
     def finish(self, num_segments: int) -> np.ndarray:
-        """(T, Da); silence follows the last sample.
+        """(T, Da); the sound is padded with silence.
 
         Raises:
-            AvelError: segments of another length than the extractor's own, which by the end have drifted half a
-                segment away from the pictures.
+            AvelError: the extractor's own segment length differs, so that by the end sound and pictures are more than
+                half a segment apart.
         """
         drift = abs(self._spans.hop - self._segment_seconds) * (num_segments - 1)
         if drift > self._segment_seconds / 2:
@@ -361,7 +361,7 @@ class AudioSegments:
 
     @property
     def mixing(self) -> str:
-        """As `AudioTrack.mixing`, of the sound so far."""
+        """As `AudioTrack.mixing`, for the sound so far."""
         return self._track.mixing
 
     @property
@@ -374,7 +374,7 @@ class AudioSegments:
         return start - round(self._spans.before * self._track.sample_rate) - (self._first or 0)
 
     def _add(self, samples: np.ndarray) -> None:
-        if self._first is None:  # before the sound there is silence
+        if self._first is None:  # pad the start with silence
             self._first = self._start(0)
             samples = np.concatenate([np.zeros(-self._first, dtype=np.float32), samples])
         self._waiting = np.concatenate([self._waiting, samples])

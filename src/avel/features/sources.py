@@ -1,4 +1,4 @@
-"""What an extraction reads: CSVs of clips, a folder, a media file, a list of media files, or AVE's own videos."""
+"""The sources of an extraction: CSVs of clips, a folder, a media file, a list of media files, or AVE's own videos."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from avel.reading import LARGE_FILE, check_regular, read_bytes
 
 
 class Source(NamedTuple):
-    """What an extraction reads: the clips, whether they are labelled, and what of a folder was left out, with why."""
+    """The clips of a source, whether they are labelled, and the files of a folder left out, with the reasons."""
 
     clips: list[Clip]
     labelled: bool
@@ -30,12 +30,12 @@ def read_source(
     videos: str | Path | None = None,
     extra_splits: Collection[str] = (),
 ) -> Source:
-    """The clips of what `extract` takes.
+    """Read the clips of a source of `extract`.
 
     Raises:
-        AvelError: there is no such source, it names no videos, CSVs name no event, a listed file does not exist,
-            several sources are not all CSVs, or ``extra_splits`` are given with what has no splits of one's own; or as
-            `read_tables` and `read_ave`.
+        AvelError: there is no such source, it has no videos, CSVs have no event, a listed file does not exist, several
+            sources are not all CSVs, or ``extra_splits`` come with a source other than CSVs; or as in `read_tables` and
+            `read_ave`.
     """
     sources = [Path(source)] if isinstance(source, str | Path) else [Path(each) for each in source]
     no_table = [each for each in sources if not is_table(each)]
@@ -44,13 +44,13 @@ def read_source(
         if not any(clip.spans for clip in table):
             raise AvelError(
                 f"no event in {', '.join(map(str, sources))}: start, end and label are empty on every line",
-                "at least one event to learn or to test on",
-                "fill in the events; for features without labels give the folder of the videos, or a .txt list",
+                "at least one event to train or test on",
+                "fill in the events; for features without labels, give the folder of the videos or a .txt list",
             )
         return Source(table, True, {})
     if len(sources) != 1:
         raise AvelError(
-            f"{len(sources)} sources" + (f", and {no_table[0]} is no CSV" if no_table else ""),
+            f"{len(sources)} sources" + (f", and {no_table[0]} is not a CSV" if no_table else ""),
             "one source, or several CSVs",
             "put the videos into one folder, or their paths into a .txt list, and give that",
         )
@@ -83,7 +83,7 @@ def read_source(
                 "check the path; save a spreadsheet as CSV first",
             )
         return Source([Clip(source.name, source, ())], False, {})
-    # As the system writes names, whatever the encoding: so a list can name every file.
+    # Decoded like file names, so that a list can name every file, whatever its encoding.
     lines = decoded(read_bytes(source, LARGE_FILE), "surrogateescape").splitlines()
     listed: dict[Path, Clip] = {}
     for number, line in enumerate(lines, start=1):
@@ -97,14 +97,14 @@ def read_source(
                 )
             listed.setdefault(path, Clip(name, path, ()))
     if not listed:
-        raise AvelError(f"{source} is empty", "a path of a video on each line", "write them there")
+        raise AvelError(f"{source} is empty", "the path of a video on each line", "write the paths into it")
     return Source(list(listed.values()), False, {})
 
 
 def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
-    """The clips of AVE in the order of its Annotations.txt, in the splits of the order files beside it.
+    """The clips of AVE in the order of its Annotations.txt, with splits from the order files beside it.
 
-    A video that is not in the folder is a clip all the same, one that fails: many of AVE's have left YouTube.
+    A video that is missing from the folder is still a clip, which will fail: many of AVE's are no longer on YouTube.
 
     Args:
         annotations: AVE's Annotations.txt.
@@ -118,13 +118,13 @@ def read_ave(annotations: str | Path, videos: str | Path) -> list[Clip]:
     splits = read_splits(annotations.parent, len(rows))
     ids = {row.video for row in rows}
     there = [file for file in videos.glob("*") if file.stem in ids and is_video(file)]
-    # Of several files of one id the last counts: one whose suffix is that of a video, where there is one.
+    # If several files have one id, the last counts, which has the suffix of a video if any has.
     files = {f.stem: f for f in sorted(there, key=lambda f: (f.suffix.lower() in MEDIA_SUFFIXES, f))}
     if not files:
         raise AvelError(
             f"no video of {annotations} in {videos}",
             f"files named by their YouTube ids, such as {rows[0].video}.mp4",
-            "give the folder of the archive that holds the mp4 files",
+            "give the folder with the mp4 files of AVE's archive",
         )
     return [
         Clip(

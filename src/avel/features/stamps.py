@@ -1,7 +1,7 @@
-"""One clock for files whose time stamps start again or jump: recordings joined end to end, as recorders write them.
+"""One clock for files whose time stamps restart or jump, such as recordings joined end to end.
 
-`cat a.ts b.ts` is a file whose stamps run from 0 to 10 s twice; other recorders leave an hour out. What follows a jump
-is moved, the same way in every stream, so that it begins where the part before it ends.
+In a file from `cat a.ts b.ts` the stamps run from 0 to 10 s twice; other recorders skip an hour. What follows a jump is
+moved by the same time in every stream, so that it begins where the part before it ends.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import av
 
 from avel.text import first_names
 
-_BACK = 0.1  # seconds by which the stamps of one stream never go back but for a jump; FFmpeg's own value
-_BACK_GUESSED = 1.0  # the same where FFmpeg guesses the order of decoding from the times at which pictures are shown
-_AHEAD = 10.0  # seconds, FFmpeg's own value: a jump, where the format allows jumps and no stream fills the gap
-_NEAR = 1.0  # seconds within which a stream goes on
-_LAG = 5.0  # seconds by which one stream comes later in the file than the other
+_BACK = 0.1  # seconds; stamps of one stream that go back by more have jumped; FFmpeg's own value
+_BACK_GUESSED = 1.0  # the same if FFmpeg guesses decoding times from presentation times
+_AHEAD = 10.0  # seconds, FFmpeg's own value: a jump, if the format allows jumps and no stream fills the gap
+_NEAR = 1.0  # seconds; a smaller step continues the stream
+_LAG = 5.0  # seconds by which one stream may trail the other in the file
 
 
 @dataclass(frozen=True)
 class Jump:
-    """A jump of the time stamps: at ``at`` seconds of what is read, by ``by`` seconds in the file (below 0: back)."""
+    """A jump of the time stamps: at ``at`` seconds on the common clock, by ``by`` seconds (below 0: back)."""
 
     at: float
     by: float
 
 
 def in_words(jumps: list[Jump], zero: float) -> str:
-    """``jump at 10.00 s (back by 10.00 s), read on without a gap``, counted from ``zero``; "" where there is none."""
+    """``jump at 10.00 s (back by 10.00 s), read on without a gap``, counted from ``zero``; "" if there is none."""
     if not jumps:
         return ""
     told = [
@@ -39,21 +39,21 @@ def in_words(jumps: list[Jump], zero: float) -> str:
 
 @dataclass
 class _Course:
-    """Where a stream has got to, in moved seconds."""
+    """How far a stream has come, in seconds on the common clock."""
 
-    moved: float  # by which its last packet was moved
-    last: float  # its last packet
-    end: float  # of what its packets so far show or sound
+    moved: float  # by how much its last packet was moved
+    last: float  # time of its last packet
+    end: float  # end of its packets so far
 
 
 @dataclass
 class Stamps:
-    """Moves packets, in the file's order, to one clock without jumps.
+    """Moves packets, in file order, to one clock without jumps.
 
     Attributes:
-        may_jump: whether the format has stamps that may start again. Elsewhere a jump ahead is a pause, and stamps for
-            the order of decoding may be guesses.
-        jumps: found so far.
+        may_jump: whether the format has stamps that may restart. In other formats a jump ahead is a pause, and decoding
+            stamps may be guesses.
+        jumps: the jumps found so far.
     """
 
     may_jump: bool
@@ -62,11 +62,11 @@ class Stamps:
     _courses: dict[int, _Course] = field(default_factory=dict)
 
     def end(self, stream: int) -> float:
-        """Where the packets of the stream of that index end so far, seconds; 0 where there was none."""
+        """Where the packets of the stream with that index end so far, seconds; 0 if there were none."""
         return self._courses[stream].end if stream in self._courses else 0.0
 
     def move(self, packet: av.Packet) -> None:
-        """Change the packet's time stamps to the common clock."""
+        """Move the packet's time stamps to the common clock."""
         stamp = packet.pts if packet.dts is None else packet.dts
         if stamp is None or packet.time_base is None:
             return
@@ -87,18 +87,18 @@ class Stamps:
             packet.dts = None if packet.dts is None else packet.dts + ticks
 
     def _move(self, time: float, shown: float, course: _Course | None) -> float:
-        """Seconds to move a packet by whose stamps say ``time`` (decoding) and ``shown``."""
+        """By how many seconds to move a packet with the stamps ``time`` (decoding) and ``shown``."""
         if not self._courses:
             return 0.0
         front = max(each.last for each in self._courses.values())
-        if course is None:  # a stream that begins: the part whose other streams are nearest
+        if course is None:  # a new stream belongs to the part whose other streams are nearest
             return min(self._moves, key=lambda move: abs(time + move - front))
         back = _BACK if self.may_jump else _BACK_GUESSED
         step = time + course.moved - course.last
         goes_on = -back <= step <= _NEAR
         if goes_on and (len(self._moves) == 1 or front - course.last < _LAG):
             return course.moved
-        # Another stream may have met this jump before; or one wrong stamp is over, and the stream goes on as it did.
+        # Another stream may have had this jump before; or a single wrong stamp is over, and the stream continues.
         furthest = max(course.last, front) + _NEAR
         known = [move for move in self._moves if course.last - back <= time + move <= furthest]
         if known:

@@ -1,8 +1,8 @@
-"""What a media file says of itself: its streams, the choice among them, its clock and its length. Nothing is decoded.
+"""The header of a media file: its streams, the choice among them, its clock and its length. Nothing is decoded.
 
-The clock starts (0 s) where the earlier of the two streams starts. What an encoder puts before its first sound
-(priming) does not count. MP4 leaves it out by an edit list; in other containers it is left out here, so that the same
-packets give the same answer in each.
+The clock starts (0 s) where the earlier of the two streams starts. Priming, which an encoder puts before the first
+sound, does not count. MP4 leaves it out with an edit list; for other containers it is left out here, so that the same
+packets give the same result in each.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from avel.features.recipe import FIRST_STREAMS, Streams
 from avel.features.stamps import Stamps
 from avel.reading import check_regular
 
-TOLERANCE = 1e-6  # seconds; times are ratios of whole numbers that floats do not always meet
+TOLERANCE = 1e-6  # seconds; times are fractions that floats may miss
 PRIMINGS = (256, 312, 481, 1024, 1105, 2048, 2112)  # samples before the first sound: AC-3, Opus, MP2, AAC, MP3, AAC
 _PRIMING = max(PRIMINGS)
-_PRIMING_LONG = 5186  # the same where a packet holds 2048 samples or more: HE-AAC, which decodes to twice the rate
-_HEAD = 2**16  # bytes that tell a file's format
+_PRIMING_LONG = 5186  # the same for packets of 2048 samples or more: HE-AAC, which decodes to twice the rate
+_HEAD = 2**16  # bytes that identify a file's format
 _RESTARTS = int(cast(Any, av.format.Flags.ts_discont).value)
 DO = "check that it plays in a video player; encode or download it again"
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a media file says of itself.
+    """What the header of a media file says.
 
     Attributes:
-        duration: seconds for which there is both picture and sound, as promised.
-        frame_rate: pictures a second, on average; 0 without pictures.
+        duration: seconds with both picture and sound, according to the header.
+        frame_rate: average pictures per second; 0 without pictures.
         start: where the common clock starts on the file's own, seconds.
         streams: which of several streams are taken, in words ("video 0 of 1 (h264, 320x240), audio 1 of 2 (...)"); ""
-            where there is no choice.
+            if there is no choice.
     """
 
     duration: float
@@ -51,24 +51,26 @@ class MediaInfo:
 
 
 def probe(path: str | Path, *, streams: Streams = FIRST_STREAMS, silent: bool = False) -> MediaInfo:
-    """Read the header of a video with sound; nothing is decoded, so damage further on goes unseen.
+    """Read the header of a video with sound. Nothing is decoded, so later damage is not found.
 
     Args:
-        path: of the file.
-        streams: which to look at.
-        silent: whether a file without any sound will do; its ``duration`` is that of its pictures.
+        path: path of the file.
+        streams: which streams to take.
+        silent: whether to accept a file without sound; its ``duration`` is then that of its pictures.
 
     Raises:
-        AvelError: no such file, not a media file, truncated so that it cannot be opened, a still picture, without
-            pictures, without sound or without the stream that was asked for.
+        AvelError: the file does not exist, is not a media file, is too damaged to open, is a still picture, or has no
+            pictures, no sound or not the requested stream.
     """
     with open_header(path, streams=streams, silent=silent) as header:
         return header.info
 
 
 def is_media(path: str | Path) -> bool:
-    """Whether the head of a file is of a format that FFmpeg knows. What it does not know takes it milliseconds here,
-    and a sixth of a second where the file is opened."""
+    """Whether the head of a file has a format that FFmpeg knows.
+
+    Rejecting a file takes milliseconds here, but a sixth of a second when it is opened.
+    """
     try:
         open_container(Path(path), formatprobesize=str(_HEAD)).close()
     except (av.error.FFmpegError, OSError):
@@ -85,17 +87,17 @@ def open_header(
     streams: Streams = FIRST_STREAMS,
     silent: bool = False,
 ) -> Iterator[Header]:
-    """Open a media file and read what it says of itself.
+    """Open a media file and read its header.
 
     Args:
-        path: of the file.
+        path: path of the file.
         video: whether pictures are needed.
         audio: whether sound is needed.
-        streams: which to take, where there are several.
-        silent: whether a file without any sound will do where sound is needed.
+        streams: which streams to take, if there are several.
+        silent: whether to accept a file without sound even if sound is needed.
 
     Raises:
-        AvelError: as `probe`, of the streams that are needed.
+        AvelError: as in `probe`, for the streams that are needed.
     """
     path = Path(path)
     try:
@@ -118,29 +120,29 @@ def open_header(
 
 
 def open_container(path: Path, **options: str) -> av.container.InputContainer:
-    """Open a file of this machine, whatever its name looks like (``12:30.mp4``); a playlist may name files alone."""
+    """Open a local file, whatever its name looks like (``12:30.mp4``); a playlist may name only files."""
     options["protocol_whitelist"] = "file"
     return av.open(f"file:{os.fspath(path)}", metadata_errors="replace", options=options)
 
 
 class Header:
-    """What an opened media file says of itself, before anything is decoded.
+    """The header of an opened media file, before anything is decoded.
 
     Attributes:
-        path: of the file.
-        container: as PyAV opened it.
-        info: all that callers may want to know.
-        video: the stream of pictures that is taken; None where there is none.
-        audio: the stream of sound; likewise.
-        there: all streams of either kind, by its name.
-        clocked: the streams that set the clock. One that is not asked for still helps to set it.
-        restarts: whether the format has time stamps that may start again within a file. What such a file says of its
-            length is a guess of FFmpeg's.
-        exact: whether the file says what is priming, and has a time base for each stream, as a whole MP4 does; others
-            round to one of their own.
-        tick: seconds by which a time stamp may be off by rounding.
+        path: path of the file.
+        container: as opened by PyAV.
+        info: the header's facts, for callers.
+        video: the chosen video stream, if any.
+        audio: the chosen audio stream, if any.
+        there: all streams of each kind, by the kind's name.
+        clocked: the streams that set the clock, including one that is not needed.
+        restarts: whether the format has time stamps that may restart within a file. The length of such a file is then
+            FFmpeg's guess.
+        exact: whether the file marks priming and has a time base for each stream, as an unfragmented MP4 does; others
+            round to one time base.
+        tick: largest rounding error of a time stamp, seconds.
         zero: where the clock starts, seconds in the file.
-        primed: whether sound before the start of the clock is an encoder's.
+        primed: whether the sound before the start of the clock is priming.
     """
 
     def __init__(
@@ -175,7 +177,7 @@ class Header:
         for stream in (self.video, self.audio):
             if stream is not None and stream.codec_context is None:
                 raise AvelError(
-                    f"{path}: nothing here decodes its {stream.type} stream",
+                    f"{path}: FFmpeg has no decoder for its {stream.type} stream",
                     "a common codec",
                     self.others(stream.type),
                 )
@@ -189,7 +191,7 @@ class Header:
         path: Path, container: av.container.InputContainer, no_video: bool, no_audio: bool, neither: bool
     ) -> None:
         name = container.format.name
-        if neither or name == "tty":  # FFmpeg draws a text file as pictures of a terminal
+        if neither or name == "tty":  # FFmpeg renders a text file as pictures of a terminal
             raise AvelError(f"{path} is not a media file", "a video with sound", "check the path")
         if name == "image2" or name.endswith("_pipe"):
             raise AvelError(f"{path} is a still picture", "a video with sound", "give a video file")
@@ -199,15 +201,15 @@ class Header:
             raise AvelError(
                 f"{path} has no audio track",
                 "a video with sound: an audio-visual event is seen and heard",
-                "use the file that has the sound, or leave this one out",
+                "use the file with the sound, or leave this one out",
             )
 
     def _clock_start(self) -> tuple[float, bool]:
         """Where the clock starts, seconds in the file, and whether the sound before it is priming.
 
-        An encoder puts up to two packets before the first sound, and a decoder makes no whole sound of the first. Where
-        the file does not say so itself, sound that comes earlier than the pictures by no more than that starts with
-        them; sound that comes earlier still starts after its first packet.
+        An encoder puts up to two packets before the first sound, and a decoder cannot fully decode the first. If the
+        file does not mark priming, sound that precedes the pictures by no more than that starts with them; sound that
+        precedes them by more starts after its first packet.
         """
         video, audio = self.video, self.audio
         video_start, audio_start = (
@@ -250,18 +252,18 @@ class Header:
         )
 
     def whole(self, end: float | None = None) -> float | None:
-        """Where the file as a whole is said to end on the common clock, seconds; ``end`` as for `_length`."""
+        """Where the header says that the whole file ends on the common clock, seconds; ``end`` as in `_length`."""
         stated, start = self.container.duration, (self.container.start_time or 0) / av.time_base
         length = self._length(None if stated is None else stated / av.time_base, start, end)
         return None if length is None else length - (self.zero - start if self.primed else 0.0)
 
     def _length(self, stated: float | None, start: float, end: float | None) -> float | None:
-        """Seconds from ``start``, of a stated length: Matroska and MP4 of fragments may state where the end is instead.
+        """A stated length as seconds from ``start``: Matroska and fragmented MP4 may state the end instead.
 
         Args:
-            stated: seconds.
-            start: in the file, seconds.
-            end: of the packets in the file, seconds; None where they are not read yet. None comes after a stated end.
+            stated: the stated length or end, seconds.
+            start: the start in the file, seconds.
+            end: the end of the packets in the file, seconds; None if they are not read yet.
         """
         is_end = self._states_ends and stated is not None and 0 < start < stated
         if stated is None or not is_end or (end is not None and end > stated + start / 2):
@@ -269,8 +271,10 @@ class Header:
         return stated - start
 
     def promise(self, stream: av.VideoStream | av.AudioStream, end: float | None = None) -> float | None:
-        """Length that the file states for a stream, seconds; ``end`` as for `_length`. Matroska may state one by a tag,
-        and what FFmpeg then says of a stream is a guess; so it is of a format that may restart its time stamps."""
+        """The length that the file states for a stream, seconds; ``end`` as in `_length`.
+
+        Matroska may state it in a tag; FFmpeg's value is then a guess, as in formats whose time stamps may restart.
+        """
         if self.restarts:
             return None
         stated = (
@@ -278,31 +282,31 @@ class Header:
             if self._states_tags
             else in_seconds(stream.duration, stream)
         )
-        if stated is not None and self._states_tags and self.container.duration:  # a tag may be left from before a cut
+        if stated is not None and self._states_tags and self.container.duration:  # a tag may be older than a cut
             stated = min(stated, self.container.duration / av.time_base)
         return self._length(stated, in_seconds(stream.start_time, stream) or 0.0, end)
 
     def others(self, kind: str) -> str:
-        """What to do where a stream cannot be used."""
+        """What to do if a stream cannot be used."""
         if len(self.there[kind]) < 2:
             return DO
         there = ", ".join(_described(index, each) for index, each in enumerate(self.there[kind]))
-        return f"choose another by --{kind}-stream: {there}"
+        return f"choose another with --{kind}-stream: {there}"
 
     def _counted_ends(self) -> dict[int, float]:
-        """Where the streams end, seconds, by a look at every packet; nothing is decoded."""
+        """Where the streams end, seconds, from every packet; nothing is decoded."""
         stamps = Stamps(self.restarts)
         with open_container(self.path) as container:
             try:
                 for packet in container.demux([container.streams[stream.index] for stream in self.clocked]):
                     stamps.move(packet)
-            except (av.error.FFmpegError, OSError, IndexError):  # as far as it goes: `decode` tells what is wrong
+            except (av.error.FFmpegError, OSError, IndexError):  # stop here: `decode` reports what is wrong
                 pass
         return {stream.index: stamps.end(stream.index) for stream in self.clocked}
 
 
 def _is_cover(stream: av.VideoStream) -> bool:
-    """Whether it is a picture that goes with the file, such as a cover, and no video."""
+    """Whether a stream is a picture attached to the file, such as a cover, not a video."""
     disposition = av.stream.Disposition
     return bool(stream.disposition & (disposition.attached_pic | disposition.timed_thumbnails))
 
@@ -311,30 +315,30 @@ _Stream = TypeVar("_Stream", av.VideoStream, av.AudioStream)
 
 
 def _chosen(path: Path, streams: Sequence[_Stream], number: int | None, frames: int) -> _Stream:
-    """The stream of that number; where none is asked for, the first of which so many frames can be decoded."""
+    """The stream of that number; for None, the first of which ``frames`` frames can be decoded."""
     if number is not None and not 0 <= number < len(streams):
         kind, there = streams[0].type, ", ".join(_described(index, each) for index, each in enumerate(streams))
         raise AvelError(
             f"{path} has no {kind} stream {number}",
             f"one of its {kind} streams, counted from 0: {there}",
-            f"name one of them by --{kind}-stream, or leave it out to take the first",
+            f"name one of them with --{kind}-stream, or leave it out to take the first",
         )
     return streams[number if number is not None else _first_whole(path, streams, frames) if streams[1:] else 0]
 
 
 def _first_whole(path: Path, streams: Sequence[_Stream], frames: int) -> int:
-    """Which stream is the first of which so many frames can be decoded; 0 where none is."""
+    """The first stream of which ``frames`` frames can be decoded; 0 if there is none."""
     decoded = {stream.index: 0 for stream in streams if stream.codec_context is not None}
     with open_container(path) as container, suppress(av.error.FFmpegError, OSError, IndexError):
         candidates = [container.streams[index] for index in decoded]
         for each in candidates:
-            each.codec_context.thread_count = 1  # hands out each picture at once
+            each.codec_context.thread_count = 1  # returns each picture at once
         for packet in container.demux(candidates) if candidates else ():
             index = packet.stream.index
             if decoded[index] < frames:
                 with suppress(av.error.FFmpegError, OSError):
                     decoded[index] += len(packet.decode())
-            if decoded[next(iter(decoded))] >= frames:  # no earlier one is left
+            if decoded[next(iter(decoded))] >= frames:  # no earlier stream is left
                 break
     return next((number for number, each in enumerate(streams) if decoded.get(each.index, 0) >= frames), 0)
 
@@ -358,7 +362,7 @@ def _in_words(
     asked: Streams,
     *taken: av.VideoStream | av.AudioStream | None,
 ) -> str:
-    """Which streams are taken, "" where there is no choice; after that, which were passed over and why."""
+    """Which streams are taken, then which were skipped and why; "" if there is no choice."""
     if all(len(streams) < 2 for streams in there.values()):
         return ""
     words, passed_over = [], ""
@@ -375,21 +379,21 @@ def _in_words(
 
 def several_in_one(path: Path, seconds: float) -> AvelError:
     return AvelError(
-        f"{path} is several files joined end to end, of which players show the first {seconds:.2f} s alone",
+        f"{path} is several files joined end to end, of which players show only the first {seconds:.2f} s",
         "one video per file",
         "give the files one by one, or join them with a video tool that writes a new file",
     )
 
 
 def count_movies(path: Path) -> tuple[int, bool]:
-    """How many indexes (moov) an MP4 file holds, and whether it is one of fragments (moof), which may repeat theirs."""
+    """How many indexes (moov) an MP4 file has, and whether it is fragmented (moof), which may repeat them."""
     count, fragments = 0, False
     with open(path, "rb") as file:
         while len(head := file.read(16)) >= 8:
             size, kind = int.from_bytes(head[:4], "big"), head[4:8]
             size = int.from_bytes(head[8:16], "big") if size == 1 else size
             count, fragments = count + (kind == b"moov"), fragments or kind == b"moof"
-            if size < 8:  # 0: to the end of the file; else damaged
+            if size < 8:  # 0: to the end of the file; otherwise damaged
                 break
             file.seek(size - len(head), os.SEEK_CUR)
     return count, fragments
@@ -397,7 +401,7 @@ def count_movies(path: Path) -> tuple[int, bool]:
 
 def _unreadable(path: Path, error: Exception) -> AvelError:
     if isinstance(error, PermissionError):
-        return AvelError(f"{path} may not be read", "a readable video file", "check its permissions")
+        return AvelError(f"{path} cannot be read: permission denied", "a readable video file", "check its permissions")
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
@@ -408,11 +412,11 @@ def _unreadable(path: Path, error: Exception) -> AvelError:
 
 
 def in_seconds(value: int | None, owner: av.stream.Stream | av.VideoFrame | av.Packet) -> float | None:
-    """A time stamp in seconds, None where there is none."""
+    """A time stamp in seconds; None if there is none."""
     return None if value is None or owner.time_base is None else float(value * owner.time_base)
 
 
 def _clock_time(text: str) -> float | None:
-    """Seconds of ``00:01:02.003``, None where it is nothing of the kind."""
+    """``00:01:02.003`` in seconds; None if the text has another form."""
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
     return None if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])

@@ -1,9 +1,9 @@
-"""VGG-19, up to its last pooling, as AVE's visual features were made with it.
+"""VGG-19, up to its last pooling, as used for AVE's visual features.
 
-Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015. AVE took
-Keras's weights: RGB turned to BGR, ImageNet's mean subtracted, no further scaling, and the mean of 16 frames'
-``block5_pool``. torchvision's weights are another training with another preprocessing: its 512 channels do not
-correspond to Keras's, and its features carry another tag.
+Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", ICLR 2015. AVE used
+Keras's weights: RGB reversed to BGR, ImageNet's mean subtracted, no other scaling, and the mean of ``block5_pool`` over
+16 frames. torchvision's weights were trained separately with other preprocessing: the 512 channels do not correspond to
+Keras's, and the features have another tag.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from avel.types import Progress
 #: (channels, convolutions) of each block; a block ends with a pooling that halves height and width.
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
-FRAMES_AT_ONCE = 2  # through the network: fastest on one and two processors; more only spill out of their caches
+FRAMES_AT_ONCE = 2  # per batch on a CPU: fastest on one and two processors; more do not fit their caches
 FRAMES_ON_DEVICE = 64  # enough to keep a GPU busy
 FRAME_BYTES = 64 * 2**20  # on a device: the first layers' (64, 224, 224) in float32 are 13 MB, several times over
 
@@ -44,21 +44,21 @@ PREPROCESSING = MappingProxyType(
 def conv_stack(blocks: Sequence[tuple[int, int]], channels: int, state: Mapping[str, torch.Tensor]) -> nn.Sequential:
     """Blocks of 3x3 convolutions that keep height and width, each followed by ReLU; a 2x2 pooling ends a block.
 
-    VGG-19 and VGGish differ in their ``blocks`` alone: (N, channels, H, W) -> (N, last, H / 2^blocks, W / 2^blocks).
+    VGG-19 and VGGish differ only in their ``blocks``: (N, channels, H, W) -> (N, last, H / 2^blocks, W / 2^blocks).
 
     Args:
         blocks: (channels, convolutions) of each block.
-        channels: of the input.
+        channels: number of input channels.
         state: weights and biases by their names in the Sequential ("0.weight"), convolutions (out, in, 3, 3). They are
-            taken as they are, so their memory format and precision are those of the network.
+            used as they are, so the network has their memory format and precision.
     """
     layers: list[nn.Module] = []
-    with torch.device("meta"):  # no memory, no random numbers: `state` becomes the weights
+    with torch.device("meta"):  # no memory or random numbers: `state` becomes the weights
         for width, convolutions in blocks:
             for _ in range(convolutions):
                 layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
                 channels = width
-            # Before the block's last ReLU rather than after it: the same numbers, and a quarter of them for the ReLU.
+            # Before the block's last ReLU, not after it: the same result, with a quarter of the numbers for the ReLU.
             layers.insert(-1, nn.MaxPool2d(kernel_size=2))
     stack = nn.Sequential(*layers)
     stack.load_state_dict(dict(state), assign=True)
@@ -66,7 +66,7 @@ def conv_stack(blocks: Sequence[tuple[int, int]], channels: int, state: Mapping[
 
 
 def stack_shapes(blocks: Sequence[tuple[int, int]], channels: int) -> dict[str, tuple[int, ...]]:
-    """What `conv_stack` needs of its ``state``: the shape of each weight and bias by name, in order."""
+    """The shape of each weight and bias in the ``state`` of `conv_stack`, by name and in order."""
     shapes: dict[str, tuple[int, ...]] = {}
     index = 0
     for width, convolutions in blocks:
@@ -82,17 +82,17 @@ class Vgg19:
     """The mean of ``block5_pool`` over the frames of each segment, (T, 7, 7, 512), never negative.
 
     Args:
-        weights: ``keras``, what AVE's released features need, or ``torchvision``.
-        weights_file: of the weights, as Keras or torchvision published it; None looks in the cache folder and
-            downloads it if need be.
-        weights_sha: sha256 of the weights file, for weights other than the published; None stands for those.
-        frames_per_segment: frames averaged, at even distances.
-        precision: ``float32`` or ``bfloat16``, many times faster on processors with matrix units (AMX) and no
-            further from float32 than a few thousandths of the largest feature.
+        weights: ``keras``, as for AVE's released features, or ``torchvision``.
+        weights_file: the file that Keras or torchvision published; None looks in the cache folder, and downloads it if
+            it is not there.
+        weights_sha: sha256 of the weights file, for weights other than the published ones.
+        frames_per_segment: number of evenly spaced frames to average.
+        precision: ``float32``; or ``bfloat16``, many times faster on processors with matrix units (AMX), with errors
+            of at most a few thousandths of the largest feature.
         progress: called as ``progress("download", bytes done, bytes in all)``.
 
     Raises:
-        AvelError: an unknown option, or the weights cannot be had, are others, or do not fit; see `find_weights`.
+        AvelError: an option is invalid, or the weights are missing or do not match; see `find_weights`.
     """
 
     kind: Literal["visual"] = "visual"
@@ -115,7 +115,7 @@ class Vgg19:
         if precision not in PRECISIONS:
             raise AvelError(f"precision {precision!r}", f"one of {', '.join(PRECISIONS)}", "choose one of these")
         if not 1 <= frames_per_segment <= 1000:
-            raise AvelError(f"{frames_per_segment} frames a segment", "1 to 1000, in AVE 16", "choose another number")
+            raise AvelError(f"{frames_per_segment} frames a segment", "1 to 1000; AVE has 16", "choose another number")
         self.frames_per_segment = frames_per_segment
         found = find_weights(PUBLISHED[f"vgg19-{weights}"], weights_file, weights_sha, progress)
         shaping = {
@@ -130,7 +130,7 @@ class Vgg19:
         )
         state = (_keras_state if weights == "keras" else _torchvision_state)(str(found.path))
         self._dtype = PRECISIONS[precision]
-        # Prepared once for all frames: precision, and channels last, as frames come and as convolutions are fastest.
+        # Converted once: to the precision, and to channels last, as in frames and fastest for convolutions.
         state = {
             name: value.to(self._dtype, memory_format=torch.channels_last) if value.ndim == 4 else value.to(self._dtype)
             for name, value in state.items()
@@ -140,7 +140,7 @@ class Vgg19:
         self._batches = Batches(on_cpu=FRAMES_AT_ONCE, elsewhere=FRAMES_ON_DEVICE, item_bytes=FRAME_BYTES)
 
     def to(self, device: torch.device) -> None:
-        """Move the network to a device. Frames and features stay in the computer's memory."""
+        """Move the network to a device. Frames and features stay in main memory."""
         self._stack.to(device)
         self._mean, self._divisor = self._mean.to(device), self._divisor.to(device)
         self._batches.to(device)
@@ -155,7 +155,7 @@ class Vgg19:
         return pooled.reshape(-1, self.frames_per_segment, *self.grid, self.dim).mean(1)
 
     def block5_pool(self, frames: np.ndarray) -> np.ndarray:
-        """Of each frame by itself, all in one batch: (N, 224, 224, 3) uint8 RGB -> (N, 7, 7, 512) float32."""
+        """The features of single frames, in one batch: (N, 224, 224, 3) uint8 RGB -> (N, 7, 7, 512) float32."""
         with torch.inference_mode():
             return self.pool(torch.from_numpy(np.ascontiguousarray(frames)).to(self._mean.device)).cpu().numpy()
 
@@ -178,9 +178,9 @@ def multiply_adds() -> int:
 
 
 def _keras_state(path: str) -> dict[str, torch.Tensor]:
-    """The stack's weights out of Keras's file: kernels (3, 3, in, out) -> (out, in, 3, 3).
+    """The stack's weights from Keras's file: kernels (3, 3, in, out) -> (out, in, 3, 3).
 
-    Keras's network expects BGR. Its first kernel's input channels are reversed here once, rather than every frame.
+    Keras's network expects BGR. Here the input channels of its first kernel are reversed once, instead of every frame.
     """
     names = [
         f"block{block}_conv{conv}"
@@ -205,7 +205,7 @@ def _keras_state(path: str) -> dict[str, torch.Tensor]:
 
 
 def _torchvision_state(path: str) -> dict[str, torch.Tensor]:
-    """The stack's weights out of torchvision's file; its classifier is left out."""
+    """The stack's weights from torchvision's file, without its classifier."""
     wanted = stack_shapes(BLOCKS, 3)
     given = read_torch(path)
     check_shapes(
@@ -217,10 +217,10 @@ def _torchvision_state(path: str) -> dict[str, torch.Tensor]:
 
 
 def resize_bilinear(frames: np.ndarray, size: int) -> np.ndarray:
-    """As OpenCV's INTER_LINEAR, in its fixed-point arithmetic: (N, H, W, 3) uint8 -> (N, size, size, 3) uint8.
+    """Resize as OpenCV's INTER_LINEAR, in its fixed-point arithmetic: (N, H, W, 3) uint8 -> (N, size, size, 3) uint8.
 
-    Half-pixel centres and *no* antialiasing: of a large picture most pixels do not count. AVE's features were made so,
-    and scalers that average (FFmpeg's, Pillow's) move them by a tenth.
+    It has half-pixel centres and *no* antialiasing: most pixels of a large picture are ignored. AVE's features were
+    made this way; scalers that average (FFmpeg's, Pillow's) change them by a tenth.
     """
     top, bottom, down = _taps(frames.shape[1], size)
     left, right, across = _taps(frames.shape[2], size)

@@ -1,11 +1,11 @@
-"""VGGish on a log-mel spectrogram, as AVE's audio features were made with it.
+"""VGGish on a log-mel spectrogram, as used for AVE's audio features.
 
-Hershey et al., "CNN architectures for large-scale audio classification", ICASSP 2017. One example is 96 frames of 10 ms
-and 64 mel bands, and becomes 128 numbers. AVE kept the ReLU on the last layer (which TensorFlow's file lacks today),
-took neither PCA nor quantization, and cut the sound at whole seconds before it resampled each by itself.
+Hershey et al., "CNN architectures for large-scale audio classification", ICASSP 2017. An example of 96 frames of 10 ms
+and 64 mel bands becomes 128 numbers. AVE kept the ReLU on the last layer (which TensorFlow's file now lacks), used
+neither PCA nor quantization, and cut the sound into seconds before it resampled each separately.
 
-What decides the numbers besides the weights is done here and not left to a library: the resampler is that of resampy
-0.2 (``kaiser_best``), the spectrogram that of VGGish's own release. FFmpeg's resampler would move log-mel by up to 0.2.
+All that affects the numbers besides the weights is done here, not by a library: the resampler is that of resampy 0.2
+(``kaiser_best``), the spectrogram that of VGGish's own release. FFmpeg's resampler would change log-mel by up to 0.2.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ NUM_BANDS, LOW, HIGH = 64, 125.0, 7500.0  # mel bands and their outer edges, Hz
 OFFSET = 0.01
 EXAMPLE_FRAMES = 96
 EXAMPLE_SAMPLES = (EXAMPLE_FRAMES - 1) * HOP + WINDOW  # 15600: 0.975 s
-EXAMPLES_AT_ONCE = 64  # through the network
+EXAMPLES_AT_ONCE = 64  # per batch
 EXAMPLE_BYTES = 8 * 2**20  # on a device: the first layer's (64, 96, 64) in float32 are 1.6 MB, several times over
 
 #: (channels, convolutions) of each block; a block ends with a pooling that halves frames and bands.
 BLOCKS = ((64, 1), (128, 1), (256, 2), (512, 2))
 WIDTHS = (512 * 6 * 4, 4096, 4096, 128)  # of the fully connected layers, from 6 frames x 4 bands x 512 channels
 
-# resampy 0.2's kaiser_best: a sinc out to 64 zero crossings under a Kaiser window, in a table of 512 values a crossing.
+# resampy 0.2's kaiser_best: a sinc out to 64 zero crossings under a Kaiser window, with 512 table values per crossing.
 _CROSSINGS, _TABLE, _ROLLOFF, _BETA = 64, 512, 0.9475937167399596, 14.769656459379492
 
-_BLOCK = SAMPLE_RATE  # outputs of the resampler from one remembered time to the next
+_BLOCK = SAMPLE_RATE  # resampler outputs from one stored time to the next
 
-_MARGIN = 640  # samples, 40 ms: more than the resampler reaches from any rate above 1600 Hz
+_MARGIN = 640  # samples, 40 ms: more than the resampler reaches at any rate above 1600 Hz
 
 
 class Vggish:
     """VGGish of each segment's sound, (T, 128).
 
     Args:
-        weights_file: torchvggish's ``vggish-10086976.pth``; None looks in the cache folder and downloads it if need be.
-        weights_sha: sha256 of the weights file, for weights other than the published; None stands for those.
-        last_activation: ``relu``, as AVE's released features, never negative; or ``none``.
-        framing: ``per_second``, as AVE: each segment is resampled and transformed by itself, and the first 0.975 s of
-            it count. ``continuous``, VGGish's own: the sound is resampled as a whole and examples follow one another
-            every 0.96 s, so that number t starts at 0.96 t s (at a rate that makes no whole number of samples of
-            0.96 s, at the sample nearest to it). Both give (10, 128) for ten seconds.
+        weights_file: torchvggish's ``vggish-10086976.pth``; None looks in the cache folder, and downloads it if it is
+            not there.
+        weights_sha: sha256 of the weights file, for weights other than the published ones.
+        last_activation: ``relu``, as in AVE's released features, never negative; or ``none``.
+        framing: ``per_second``, as in AVE: each segment is resampled and transformed separately, and its first 0.975 s
+            count. ``continuous``, as in VGGish: the whole sound is resampled and examples come every 0.96 s, so that
+            example t starts at 0.96 t s (or at the nearest sample). Both give (10, 128) for ten seconds.
         progress: called as ``progress("download", bytes done, bytes in all)``.
 
     Raises:
-        AvelError: an unknown option, or the weights cannot be had, are others, or do not fit; see `find_weights`.
+        AvelError: an option is invalid, or the weights are missing or do not match; see `find_weights`.
     """
 
     kind: Literal["audio"] = "audio"
@@ -104,14 +104,14 @@ class Vggish:
         self._batches = Batches(on_cpu=EXAMPLES_AT_ONCE, elsewhere=EXAMPLES_AT_ONCE, item_bytes=EXAMPLE_BYTES)
 
     def to(self, device: torch.device) -> None:
-        """Move the network to a device. Log-mel is made on the processor, and features stay in its memory."""
+        """Move the network to a device. Log-mel is computed on the CPU, and features stay in main memory."""
         self._features.to(device)
         self._embeddings = [(weight.to(device), bias.to(device)) for weight, bias in self._embeddings]
         self._device = device
         self._batches.to(device)
 
     def spans(self, segment_seconds: float) -> AudioSpans:
-        """Which stretch of the sound each segment is made of; a margin for the resampler included."""
+        """Which stretch of the sound each segment takes, with a margin for the resampler."""
         if self._framing == "per_second":
             return AudioSpans(segment_seconds, 0.0, segment_seconds)
         margin = _MARGIN / SAMPLE_RATE
@@ -129,14 +129,14 @@ class Vggish:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """(T, samples) at 16 kHz, full scale 1, at most a second each -> (T, 128) float32.
 
-        Less than 0.975 s is followed by silence.
+        Less than 0.975 s is padded with silence.
 
         Raises:
-            AvelError: segments of more than a second, of which VGGish would hear the first alone.
+            AvelError: segments are longer than a second, of which VGGish would use only the first.
         """
         if waveform.shape[1] > SAMPLE_RATE:
             raise AvelError(
-                f"segments of {waveform.shape[1] / SAMPLE_RATE:g} s for VGGish, which hears 0.975 s",
+                f"segments of {waveform.shape[1] / SAMPLE_RATE:g} s for VGGish, which takes 0.975 s",
                 "segments of one second or less",
                 "choose --segment-seconds 1",
             )
@@ -144,7 +144,7 @@ class Vggish:
         return self._batches(self.embed, log_mel(np.pad(waveform, ((0, 0), (0, missing))))[:, :EXAMPLE_FRAMES])
 
     def embed(self, examples: np.ndarray) -> np.ndarray:
-        """The network alone: (T, 96, 64) log-mel -> (T, 128) float32."""
+        """Run only the network: (T, 96, 64) log-mel -> (T, 128) float32."""
         with torch.inference_mode():
             return self.listen(torch.from_numpy(examples.astype(np.float32)).to(self._device)).cpu().numpy()
 
@@ -162,8 +162,8 @@ class Vggish:
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """VGGish's spectrogram, ln(mel + 0.01): (N, samples) at 16 kHz -> (N, frames, 64) float64.
 
-    Magnitudes under a periodic Hann window that is not centred: ``frames = 1 + (samples - 400) // 160``, 98 a second.
-    In double precision, since ln(mel + 0.01) of a quiet band shows the rounding of a loud one.
+    It takes magnitudes under a periodic Hann window that is not centred: ``frames = 1 + (samples - 400) // 160``, 98
+    per second. In double precision, as ln(mel + 0.01) of a quiet band would show the rounding of a loud one.
     """
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), WINDOW, axis=-1)[:, ::HOP]
@@ -176,19 +176,18 @@ def _filters() -> np.ndarray:
 
 
 def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE, start: int = 0) -> np.ndarray:
-    """As resampy 0.2 with its filter ``kaiser_best``: (N, samples) -> (N, samples * to // rate) float64.
+    """Resample as resampy 0.2 with its filter ``kaiser_best``: (N, samples) -> (N, samples * to // rate) float64.
 
-    Sample t of the result lies at ``t * rate / to`` of the input and is the sum of the input around it under a sinc of
-    64 zero crossings, looked up in a table. The rates' ratio is one of whole numbers, up / down, so there are ``up``
-    different sets of taps: output t takes set ``t % up``, and the input moves on by ``down`` from one of its outputs
-    to the next.
+    Sample t of the result is at ``t * rate / to`` of the input. It is the sum of the input around it, weighted by a
+    sinc of 64 zero crossings from a table. The ratio of the rates is a fraction up / down, so there are ``up`` sets of
+    taps: output t uses set ``t % up``, and from one output of a set to the next the input advances by ``down``.
 
     Args:
-        waveform: (N, samples), silence before and after.
-        rate: of the waveform, Hz.
+        waveform: (N, samples), with silence assumed before and after.
+        rate: rate of the waveform, Hz.
         to: rate of the result, Hz.
-        start: which sample of the result of a longer sound the first one is, where this is a piece of one; may be
-            negative, in the silence before it.
+        start: for a piece of a longer sound, the index of its first sample in the result of the whole; may be negative,
+            in the silence before it.
     """
     waveform = waveform.astype(np.float64)
     if rate == to:
@@ -196,15 +195,15 @@ def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE, start: int 
     up, down = to // gcd(rate, to), rate // gcd(rate, to)
     number = waveform.shape[1] * up // down
     taps = _taps(up, down)
-    reach = taps.shape[1] // 2  # taps up to the point, and as many after it
+    reach = taps.shape[1] // 2  # taps before and after the point
     padded = np.pad(waveform, ((0, 0), (reach, reach + down)))
     stretches = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach, axis=-1)[:, 1:]
     result = np.empty((len(waveform), number))
     for phase in range(min(up, number)):
         outputs = result[:, phase::up]
         outputs[:] = stretches[:, phase * down // up :: down][:, : outputs.shape[1]] @ taps[phase]
-    # resampy adds up the time, and its rounding puts some points that fall on a sample just before it. There the taps
-    # differ a little (see `_taps`), which from 44.1 kHz moves log-mel by up to 0.001.
+    # resampy accumulates the time, and rounding puts some points that fall on a sample just before it. Their taps
+    # differ slightly (see `_taps`), which at 44.1 kHz changes log-mel by up to 0.001.
     if start % up == 0 and number > -start:
         before = max(0, -start)  # points before the sound
         points = np.arange(before, number, up)
@@ -214,7 +213,7 @@ def resample(waveform: np.ndarray, rate: int, to: int = SAMPLE_RATE, start: int 
 
 
 def _times(rate: int, to: int, first: int, number: int) -> np.ndarray:
-    """Where resampy sees samples ``first``, ``first + 1``, ... of its result, in samples of the input: (number,)."""
+    """Where resampy puts samples ``first``, ``first + 1``, ... of its result, in samples of the input: (number,)."""
     step = 1 / (to / rate)
     blocks = _block_times(rate, to)
     block, inside = divmod(first, _BLOCK)
@@ -225,18 +224,18 @@ def _times(rate: int, to: int, first: int, number: int) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _block_times(rate: int, to: int) -> dict[int, float]:
-    """By block the time at its start, for `_times` to fill in and go on from: every sum needs the one before it."""
+    """Block -> the time at its start, filled in by `_times`, as every sum needs the one before it."""
     return {0: 0.0}
 
 
 @lru_cache(maxsize=8)
 def _taps(up: int, down: int) -> np.ndarray:
-    """The weights of the input around a point, the oldest sample first: (up + 1, 2 * reach) float64.
+    """The weights of the input around a point, the earliest sample first: (up + 1, 2 * reach) float64.
 
-    Row p is for points ``p * down / up`` after a sample, whole samples apart; the last for points just before one.
+    Row p is for points ``p * down / up`` samples after a start; the last row is for points just before a sample.
     """
     scale = min(1.0, up / down)
-    step = int(scale * _TABLE)  # cut off, as resampy does: from 44.1 kHz the sinc is 0.4% wider than meant
+    step = int(scale * _TABLE)  # truncated, as in resampy: at 44.1 kHz the sinc gets 0.4% too wide
     size = _CROSSINGS * _TABLE
     sinc = _ROLLOFF * np.sinc(_ROLLOFF * np.arange(size + 1) / _TABLE)
     table = scale * np.kaiser(2 * size + 1, _BETA)[size:] * sinc
@@ -248,9 +247,9 @@ def _taps(up: int, down: int) -> np.ndarray:
 
 
 def _wing(table: np.ndarray, start: np.ndarray, step: int, reach: int) -> np.ndarray:
-    """The table at ``start``, ``start + step``, ..., linear between its values, 0 outside: (up,) -> (up, reach)."""
+    """The table at ``start``, ``start + step``, ..., interpolated linearly, 0 outside: (up,) -> (up, reach)."""
     first = start.astype(np.intp)
     index = (first[:, None] + step * np.arange(reach)).clip(max=len(table) - 1)
     slope = np.append(np.diff(table), 0.0)
-    inside = np.arange(reach) < ((len(table) - first) // step)[:, None]  # resampy leaves out the last step's remainder
+    inside = np.arange(reach) < ((len(table) - first) // step)[:, None]  # resampy drops the last step's remainder
     return np.where(inside, table[index] + (start - first)[:, None] * slope[index], 0.0)

@@ -1,9 +1,8 @@
 """Decoding: one pass over a media file, pictures and sound on one clock (see `avel.features.streams`).
 
-Sound that starts late is placed at its time, as are pictures. Where time stamps start again or jump, as in recordings
-joined end to end, what follows is moved to where the part before it ends (`avel.features.stamps`). What cannot be
-decoded is skipped and counted; where that is more than a twentieth of what the file promised for the streams that are
-taken, the file is refused.
+Sound or pictures that start late are placed at their time. Where time stamps restart or jump, as in recordings joined
+end to end, what follows is moved to the end of the part before it (`avel.features.stamps`). What cannot be decoded is
+skipped and counted. If more than a twentieth of the promised length of a stream is lost, the file is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from avel.features.streams import (
     several_in_one,
 )
 
-DECODED_SHARE = 0.95  # of the promised duration, in either stream
+DECODED_SHARE = 0.95  # of the promised duration, in each stream
 
 
 @contextmanager
@@ -49,15 +48,15 @@ def open_media(
     """Open a media file for one pass over it.
 
     Args:
-        path: of the file.
+        path: path of the file.
         video: whether pictures are needed.
         audio: whether sound is needed.
-        threads: that decode the pictures; 0 leaves the choice to the decoder. They do not change what is decoded.
-        streams: which to take, where there are several.
-        silent: whether a file without any sound will do where sound is needed.
+        threads: number of threads that decode pictures; 0 leaves it to the decoder. They do not change the result.
+        streams: which streams to take, if there are several.
+        silent: whether to accept a file without sound even if sound is needed.
 
     Raises:
-        AvelError: as `avel.features.streams.probe`, of the streams that are needed.
+        AvelError: as in `avel.features.streams.probe`, for the streams that are needed.
     """
     with open_header(path, video=video, audio=audio, streams=streams, silent=silent) as header:
         yield Media(header, video, audio, threads)
@@ -67,12 +66,12 @@ class Media:
     """An opened media file. `decode` may be called once.
 
     Attributes:
-        info: what the file says of itself.
-        has_sound: whether there is sound that is decoded.
-        bad_packets: packets and pictures skipped so far because they could not be decoded.
-        num_pictures: decoded so far.
-        video_start: time of the first one on the common clock, seconds.
-        video_end: end of the pictures decoded so far, the same way.
+        info: what the header says.
+        has_sound: whether sound is decoded.
+        bad_packets: number of packets and pictures skipped so far because they could not be decoded.
+        num_pictures: number of pictures decoded so far.
+        video_start: time of the first picture on the common clock, seconds.
+        video_end: end of the pictures decoded so far, on the common clock.
         audio_end: the same for the sound.
     """
 
@@ -84,7 +83,7 @@ class Media:
         self._header = header
         self._stamps = Stamps(header.restarts)
         all_streams = (video or not header.there["video"]) and (audio or not header.there["audio"])
-        #: Whether the length of the whole file is all that says where a stream ends.
+        #: Whether only the length of the whole file says where a stream ends.
         self._whole_counts = (
             all_streams and not header.restarts and any(header.promise(stream) is None for stream in header.clocked)
         )
@@ -105,7 +104,7 @@ class Media:
 
     @property
     def jumps(self) -> str:
-        """Where time stamps started again or jumped in what was decoded so far, in words; "" where they did not."""
+        """Where time stamps have restarted or jumped so far, in words; "" if they have not."""
         return in_words(self._stamps.jumps, self._header.zero)
 
     @property
@@ -117,15 +116,14 @@ class Media:
         return self._frame_times[0] if self._frame_times else 0.0
 
     def decode(self) -> Iterator[tuple[float, av.VideoFrame | av.AudioFrame]]:
-        """The frames of both streams in the file's order, each with its time on the common clock, seconds.
+        """The frames of both streams in file order, each with its time on the common clock, seconds.
 
         Raises:
-            AvelError: at the end, if under 95% of the promised duration was decoded in either stream, or there is
-                but a single picture or no sound in it; at the first picture, if it is to be turned by an angle that is
-                no multiple of 90 degrees.
+            AvelError: at the end, if under 95% of the promised duration of a stream was decoded, or there is only one
+                picture or no sound; at the first picture, if its rotation is not a multiple of 90 degrees.
         """
         for frame in self._frames():
-            # a damaged time base makes NaN of a time
+            # a damaged time base makes times NaN
             time = None if frame.time is None or not np.isfinite(frame.time) else frame.time - self._header.zero
             if isinstance(frame, av.VideoFrame):
                 if frame.is_corrupt:
@@ -136,7 +134,7 @@ class Media:
                 time = self.video_end if time is None else time
                 time = self._even_time(time)
                 if self._frame_times and time <= self._frame_times[-1]:
-                    self._left_out.append(time)  # two pictures for one moment: the first stands
+                    self._left_out.append(time)  # two pictures for one time: the first is kept
                     continue
                 self._frame_times.append(time)
                 seconds = in_seconds(frame.duration, frame) or self._frame_seconds()
@@ -147,7 +145,7 @@ class Media:
                     time = self._first_audio_time(time, frame.sample_rate)
                 elif time is None:
                     time = self.audio_end
-                elif not self._header.exact:  # a time stamp that is rounded moves nothing
+                elif not self._header.exact:  # the rounding of a time stamp moves nothing
                     time = next((each for each in (self.audio_end, 0.0) if abs(time - each) <= self._header.tick), time)
                 self._audio_times.append(time)
                 self._audio_seconds += seconds
@@ -159,12 +157,12 @@ class Media:
         self._refuse_if_damaged()
 
     def _first_audio_time(self, time: float | None, sample_rate: int) -> float:
-        """The time of the first sound, before the container rounded it."""
+        """The time of the first sound before the container rounded it."""
         exact = min((-samples / sample_rate for samples in PRIMINGS), key=lambda each: abs(each - (time or 0.0)))
         return time if time is not None and abs(exact - time) > self._header.tick else exact
 
     def _even_time(self, time: float, next_picture: bool = False) -> float:
-        """A picture's time before the container rounded it, as long as its pictures come at an even rate."""
+        """A picture's time before the container rounded it, as long as pictures come at an even rate."""
         if not self._rate or not self._frame_times:
             return time
         first = self._frame_times[0]
@@ -176,7 +174,7 @@ class Media:
         return time
 
     def _frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        """All frames that can be decoded; the rest is counted."""
+        """All frames that can be decoded; the others are counted."""
         for stream, packet in self._packets():
             time = in_seconds(packet.pts, packet) if packet is not None and packet.size else None
             if time is not None:
@@ -188,10 +186,10 @@ class Media:
                 self.bad_packets += 1
 
     def _packets(self) -> Iterator[tuple[av.VideoStream | av.AudioStream, av.Packet | None]]:
-        """The packets of the streams that are wanted; None tells a decoder to hand out what it still holds."""
+        """The packets of the needed streams; None tells a decoder to return the frames it still holds."""
         streams = [stream for stream in (self._video, self._audio) if stream is not None]
         try:
-            # One not asked for fills the gaps of the other; any may be the one for which the file lasts.
+            # A stream that is not needed fills gaps of the other; any may be the one that lasts longest.
             for packet in self._header.container.demux(*([] if self._whole_counts else [self._header.clocked])):
                 self._read_bytes = max(self._read_bytes, (packet.pos or 0) + packet.size)
                 if packet.stream not in self._header.clocked:
@@ -201,7 +199,7 @@ class Media:
                 self._stamps.move(packet)
                 if packet.stream in streams:
                     yield packet.stream, packet
-        except IndexError:  # of PyAV, at the end of a file where a stream more appeared: the others have been flushed
+        except IndexError:  # from PyAV, at the end of a file where a new stream appeared; the others have been flushed
             pass
         except (av.error.FFmpegError, OSError):  # the container breaks off here
             self.bad_packets += 1
@@ -218,23 +216,23 @@ class Media:
         degrees = _turn(frame)[0]
         if abs(degrees - 90 * round(degrees / 90)) > 1:  # FFmpeg's tolerance
             raise AvelError(
-                f"{self.path}: its pictures are to be turned by {degrees:.1f} degrees",
-                "turns of 0, 90, 180 or 270 degrees",
+                f"{self.path}: its pictures are rotated by {degrees:.1f} degrees",
+                "rotations by 0, 90, 180 or 270 degrees",
                 "encode the video with its pictures upright",
             )
 
     def _refuse_if_joined(self) -> None:
-        """Refuse what was put together so that only a part can be read or placed in time."""
+        """Refuse joined files of which only a part can be read or placed in time."""
         size = self.path.stat().st_size
         if self._header.container.format.name == "flv" and size - self._read_bytes > (1 - DECODED_SHARE) * size:
             raise several_in_one(self.path, max(self.video_end, self.audio_end))
         lost = len(self._left_out) * self._frame_seconds()
         if lost > max(1.0, (1 - DECODED_SHARE) * self.video_end):
             raise AvelError(
-                f"{self.path}: {len(self._left_out)} pictures have the time of one before them, the first at "
+                f"{self.path}: {len(self._left_out)} pictures have the time of an earlier one, the first at "
                 f"{self._left_out[0]:.2f} s",
-                "a time of its own for every picture, in order",
-                "write the file anew with a video tool; give files that were joined end to end one by one",
+                "increasing times of the pictures",
+                "rewrite the file with a video tool; give files that were joined end to end one by one",
             )
 
     def _refuse_if_damaged(self) -> None:
@@ -254,16 +252,16 @@ class Media:
             inside, outside = _lost_seconds(
                 self._audio_packet_times, self._audio_times, self._mean_audio_seconds(), header.tick
             )
-            seconds = self.audio_end - self._audio_times[0] - inside  # a pause is no loss
+            seconds = self.audio_end - self._audio_times[0] - inside  # a pause is not a loss
             self._refuse_if_less(seconds, self._promised(self._audio) or seconds + inside + outside, "sound")
         if self._whole_counts and not self._stamps.jumps:
-            # A length that the file states as a whole is kept by the stream that ends last.
+            # A length stated for the whole file is that of the stream that ends last.
             end = max(self._others_end, *(self._stamps.end(stream.index) for stream in header.clocked))
             seconds = max(self.video_end, self.audio_end, self._others_end - header.zero)
             self._refuse_if_less(seconds, header.whole(end) or 0.0, "pictures and sound")
 
     def _promised(self, stream: av.VideoStream | av.AudioStream) -> float | None:
-        """Length that the file states for a stream, seconds, once its packets are read."""
+        """The length that the file states for a stream, seconds, once its packets are read."""
         return None if self._stamps.jumps else self._header.promise(stream, self._stamps.end(stream.index))
 
     def _refuse_if_less(self, seconds: float, promised: float, what: str) -> None:
@@ -273,18 +271,18 @@ class Media:
             raise AvelError(
                 f"{self.path}: only {seconds:.2f} s of the {promised:.2f} s of {what} that the file promises could "
                 f"be decoded ({self.bad_packets} bad packets)",
-                f"at least {DECODED_SHARE:.0%} of either stream; the file is truncated or damaged",
+                f"at least {DECODED_SHARE:.0%} of each stream; the file is truncated or damaged",
                 DO,
             )
 
 
 class FrameChooser:
-    """Which frames to show at wanted times: of the frames so far the one nearest before each time.
+    """Chooses the frames for given times: the last frame before each time.
 
-    Frames come in order of time. A time that is before the first frame shows the first.
+    Frames come in order of time. A time before the first frame gets the first.
 
     Args:
-        times: the wanted times in order, seconds; may be endless.
+        times: the times in order, seconds; may be endless.
     """
 
     def __init__(self, times: Iterator[float]) -> None:
@@ -293,7 +291,7 @@ class FrameChooser:
         self._started = False
 
     def push(self, time: float) -> int:
-        """Take a frame at ``time``; returns at how many wanted times the frame *before* it is shown."""
+        """Take a frame at ``time``; return how many of the times get the frame *before* it."""
         shown = 0
         while self._started and self._wanted < time - TOLERANCE:
             self._wanted = next(self._times, np.inf)
@@ -311,7 +309,7 @@ def segment_times(segment_seconds: float, frames_per_segment: int) -> Iterator[f
 
 
 class Scaler:
-    """Turns decoded pictures into arrays of one size with FFmpeg's scaler, bilinear, the way up they are to be shown.
+    """Turns decoded pictures into upright arrays of one size, with FFmpeg's bilinear scaler.
 
     Args:
         width, height: pixels; None keeps the picture's own.
@@ -335,18 +333,18 @@ class Scaler:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """How a picture is to be shown, as phones write it: quarter turns counterclockwise, 0 to 3, after mirroring left
-    and right where the second is True."""
+    """How to turn a picture upright, as phones record it: quarter turns counterclockwise, 0 to 3, after swapping left
+    and right if the second is True."""
     degrees, mirrored = _turn(frame)
     return round(degrees / 90) % 4, mirrored
 
 
 def _turn(frame: av.VideoFrame) -> tuple[float, bool]:
-    """The same with the angle in degrees, whatever it is."""
+    """As `orientation`, with the exact angle in degrees."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return 0.0, False
-    # Rows (a b u), (c d v), (x y w): the pixel at (x, y) is shown at (a x + c y, b x + d y), y pointing down.
+    # Rows (a b u), (c d v), (x y w): the pixel at (x, y) is shown at (a x + c y, b x + d y), with y pointing down.
     a, b, _, c, d = (int(value) / 65536 for value in np.frombuffer(bytes(matrix), dtype=np.int32)[:5])
     mirrored = a * d - b * c < 0
     return math.degrees(math.atan2(b, -a) if mirrored else math.atan2(-b, a)), mirrored
@@ -355,16 +353,16 @@ def _turn(frame: av.VideoFrame) -> tuple[float, bool]:
 def sample_frames(
     path: str | Path, times: Sequence[float], width: int, *, streams: Streams = FIRST_STREAMS
 ) -> np.ndarray:
-    """The pictures nearest before some times, for people to look at: (N, h, w, 3) uint8 RGB, aspect ratio kept.
+    """The last pictures before given times, for people to look at: (N, h, w, 3) uint8 RGB, aspect ratio kept.
 
     Args:
-        path: of a video, with or without sound.
-        times: N times on the common clock, seconds, in order; after the end the last picture is shown.
-        width: of the pictures, pixels.
-        streams: which to take, where there are several.
+        path: path of a video, with or without sound.
+        times: N times on the common clock, seconds, in order; after the end the last picture is repeated.
+        width: width of the pictures, pixels.
+        streams: which streams to take, if there are several.
 
     Raises:
-        AvelError: as `avel.features.streams.probe` and `Media.decode`.
+        AvelError: as in `avel.features.streams.probe` and `Media.decode`.
     """
     pictures: list[np.ndarray] = []
     with open_media(path, audio=False, streams=streams) as media:
@@ -373,7 +371,7 @@ def sample_frames(
         last: av.VideoFrame | None = None
         for time, frame in media.decode():
             if isinstance(frame, av.VideoFrame):
-                if scaler is None:  # all pictures in the size of the first, which says which way up it is
+                if scaler is None:  # all pictures get the size of the first when upright
                     across, down = frame.width, frame.height
                     across, down = (down, across) if orientation(frame)[0] % 2 else (across, down)
                     scaler = Scaler(width, max(2, round(width * down / across)))
@@ -390,15 +388,15 @@ def sample_frames(
 def _lost_seconds(
     packets: Sequence[float], frames: Sequence[float], usual: float, rounding: float
 ) -> tuple[float, float]:
-    """Seconds in which packets came to nothing, between frames and outside them.
+    """Seconds whose packets gave no frames, between frames and outside them.
 
-    A long gap between frames without a packet in it is no loss: the frame rate may vary.
+    A long gap between frames without packets is not a loss: the frame rate may vary.
 
     Args:
         packets: times of packets, seconds, in any order.
         frames: times of decoded frames, seconds, in order.
-        usual: seconds from frame to frame.
-        rounding: seconds by which the times of a packet and its frame differ at most.
+        usual: usual seconds from frame to frame.
+        rounding: largest difference between the times of a packet and its frame, seconds.
     """
     if not packets:
         return 0.0, 0.0

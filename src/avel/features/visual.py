@@ -16,24 +16,24 @@ _GREY = np.array([77, 150, 29], dtype=np.uint16)  # Rec. 601 luma in 256ths
 class ClassicalVisual:
     """Shape, colour and motion of each cell within each segment, (T, H, W, Dv).
 
-    - *shape*: a histogram of gradient orientations, softly binned, relative to its own energy, and the energy's log
+    - *shape*: a soft histogram of gradient orientations relative to its energy, and the log of the energy
       (after Dalal and Triggs, "Histograms of oriented gradients for human detection", CVPR 2005);
-    - *moving shape*: the same with every pixel weighted by how much it changes, so that clutter at rest falls away;
+    - *moving shape*: the same with every pixel weighted by its change, so that still clutter vanishes;
     - *colour*: means and spreads in an opponent space, and a histogram of hues weighted by colourfulness;
-    - *motion energy*: mean and maximum of the change from frame to frame, how the change and the cell's brightness
-      swing over the segment (spectra in time: blinking, beating, swinging), and the mean direction and speed of the
-      motion (one Lucas-Kanade solution a cell).
+    - *motion energy*: mean and maximum of the change from frame to frame, the spectra over time of this change and of
+      the cell's brightness (blinking, beating, swinging), and the mean direction and speed of the motion (one
+      Lucas-Kanade solution per cell).
 
-    Each group is shifted and scaled by constants, so that it is roughly of mean 0 and variance 1 on everyday clips.
-    Things are larger than a cell: each cell carries its own values and then their mean over the 3x3 cells around it,
-    as the cells of a convolutional network see far beyond their borders.
+    Constants shift and scale each group to roughly mean 0 and variance 1 on everyday clips. Objects are larger than a
+    cell, and cells of a convolutional network see beyond their borders. So each cell has its own values, then their
+    mean over the 3x3 cells around it.
 
     Args:
-        version: of the recipe and its constants; there is one.
-        frames_per_segment: an even number. The spectra in time have as many values as it allows, so Dv follows it.
+        version: version of the features and their constants; only 1 exists.
+        frames_per_segment: an even number. It sets the number of values in the spectra, and so Dv.
 
     Raises:
-        AvelError: a version or number of frames that this avel does not know.
+        AvelError: the version is not 1, or the number of frames is out of range.
     """
 
     kind: Literal["visual"] = "visual"
@@ -67,7 +67,7 @@ class ClassicalVisual:
     def __init__(self, version: int = 1, frames_per_segment: int = 16) -> None:
         if version != 1:
             raise AvelError(
-                f"classical visual features of version {version}", "version 1", "use the avel that wrote it"
+                f"classical visual features of version {version}", "version 1", "use the version of avel that made them"
             )
         if frames_per_segment % 2 or not 2 <= frames_per_segment <= 64:  # shape and colour take every other frame
             raise AvelError(
@@ -77,7 +77,7 @@ class ClassicalVisual:
             )
         self.frames_per_segment = frames_per_segment
         self.options: dict[str, Any] = {"version": version}
-        if frames_per_segment != 16:  # the usual number stays unsaid: tags are older than the choice
+        if frames_per_segment != 16:  # 16 is not named, so that older tags stay valid
             self.options["frames_per_segment"] = frames_per_segment
         self.tag = make_tag(
             self.name,
@@ -100,7 +100,7 @@ class ClassicalVisual:
         return np.concatenate([own, _surroundings(own)], axis=-1)
 
     def groups(self, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """The values before scaling, by group, each (T, 7, 7, some)."""
+        """The values before scaling, by group, each (T, 7, 7, ...)."""
         size = self.frame_size
         frames = frames.reshape(-1, self.frames_per_segment, size, size, 3)
         grey = ((frames[..., 0] * _GREY[0] + frames[..., 1] * _GREY[1] + frames[..., 2] * _GREY[2]) >> 8).astype(
@@ -116,14 +116,14 @@ class ClassicalVisual:
         }
 
     def _shapes(self, grey: np.ndarray, change: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
-        """From (T, 8, 112, 112) frames, the change until the next frame, and its size."""
+        """Shape and motion from (T, 8, 112, 112) frames, the change to the next frame, and its size."""
         dx = np.zeros_like(grey)
         dy = np.zeros_like(grey)
         np.subtract(grey[..., 2:], grey[..., :-2], out=dx[..., 1:-1])
         np.subtract(grey[..., 2:, :], grey[..., :-2, :], out=dy[..., 1:-1, :])
         dxx, dyy, dxy = dx * dx, dy * dy, dx * dy
         length = np.sqrt(dxx + dyy)
-        # The doubled angle, in which an edge and its opposite are one, scaled to the gradient's length.
+        # The doubled angle, which is the same for opposite gradients, scaled to the gradient's length.
         per_length = 1 / (length + 1e-6)
         cosine, sine = (dxx - dyy) * per_length, 2 * dxy * per_length
         histogram, moving = _histograms(cosine, sine, weight, self.orientations)
@@ -144,7 +144,7 @@ class ClassicalVisual:
         }
 
     def _colours(self, frames: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
-        """From (T, 8, 112, 112, 3) frames and how much each pixel changes until the next one."""
+        """Colours from (T, 8, 112, 112, 3) frames and the change of each pixel to the next one."""
         half = frames[:, :, ::2, ::2].astype(np.float32) / 255
         red, green, blue = half[..., 0], half[..., 1], half[..., 2]
         opponents = [(red + green + blue) / 3, red - green, (red + green) / 2 - blue]
@@ -164,7 +164,7 @@ class ClassicalVisual:
         }
 
     def _motion(self, grey: np.ndarray, change: np.ndarray) -> dict[str, np.ndarray]:
-        """From (T, 16, 112, 112) frames and the 15 sizes of change between them."""
+        """Motion from (T, 16, 112, 112) frames and the 15 sizes of change between them."""
         level = _cells(change)
         rows, columns = self.grid
         cell = self.frame_size // rows
@@ -183,15 +183,15 @@ class ClassicalVisual:
 def _histograms(x: np.ndarray, y: np.ndarray, weight: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
     """Histograms of the directions of vectors (x, y), averaged over the frames of a segment.
 
-    A vector's length is shared among ``number`` (even) directions: the positive part of its projection on each.
+    Each of ``number`` (even) directions gets the positive part of a vector's projection on it.
 
     Args:
         x, y: (T, frames, size, size).
-        weight: of each vector in the second histogram, not negative.
-        number: of directions.
+        weight: weight of each vector in the second histogram, not negative.
+        number: number of directions.
 
     Returns:
-        the histogram and the weighted histogram, each (T, H, W, number).
+        The histogram and the weighted histogram, each (T, H, W, number).
     """
     directions = [(np.cos(angle), np.sin(angle)) for angle in 2 * np.pi * np.arange(number // 2) / number]
     plain, weighted = [], []
@@ -199,7 +199,7 @@ def _histograms(x: np.ndarray, y: np.ndarray, weight: np.ndarray, number: int) -
         share = np.maximum(x * np.float32(cosine) + y * np.float32(sine), 0)
         plain.append(_cells(share).mean(1))
         weighted.append(_cells(share * weight).mean(1))
-    # The negative part, which belongs to the opposite direction, is the positive part less the whole.
+    # The negative part, which belongs to the opposite direction, is the positive part minus the whole.
     for halves, horizontal, vertical in ((plain, x, y), (weighted, x * weight, y * weight)):
         sum_x, sum_y = _cells(horizontal).mean(1), _cells(vertical).mean(1)
         wholes = [sum_x * np.float32(cosine) + sum_y * np.float32(sine) for cosine, sine in directions]
@@ -210,13 +210,13 @@ def _histograms(x: np.ndarray, y: np.ndarray, weight: np.ndarray, number: int) -
 def _cells(values: np.ndarray, number: int = 7) -> np.ndarray:
     """Means over a grid of cells: (..., size, size) -> (..., number, number)."""
     *rest, height, width = values.shape
-    rows = values.reshape(*rest, number, height // number, width).sum(-2)  # whole rows first: much the faster way
+    rows = values.reshape(*rest, number, height // number, width).sum(-2)  # whole rows first, which is much faster
     sums = rows.reshape(*rest, number, number, width // number).sum(-1)
     return sums * np.float32(number * number / (height * width))
 
 
 def _surroundings(values: np.ndarray) -> np.ndarray:
-    """Mean over the 3x3 cells around each cell, fewer at the border: (T, H, W, some) -> the same shape."""
+    """Mean over the 3x3 cells around each cell, fewer at the border: (T, H, W, N) -> the same shape."""
     _, height, width, _ = values.shape
     padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))
     inside = np.pad(np.ones((1, height, width, 1), dtype=values.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -1,7 +1,8 @@
-"""Files of trained weights: find them, or download them once, check them, and read them without running their code.
+"""Files of trained weights: find or download them, check them, and read them without running code in them.
 
-A file is looked for where the user says, then in the cache folder (``AVEL_CACHE``, else ``~/.cache/avel``), and is then
-downloaded there. Nothing is used whose size and hash are not those that were published, or that the user named.
+A file is taken from the path that the user gives, or else from the cache folder (``AVEL_CACHE``, by default
+``~/.cache/avel``), where it is downloaded if it is missing. It must have the published size and hash, or the hash that
+the user gives.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from avel.reading import can_be_mapped, open_h5
 from avel.types import Progress
 
 _PIECE = 2**20  # bytes read at a time
-_TRIES = 5  # connections in a row that may end without a byte
+_TRIES = 5  # connections in a row that may bring no byte
 _TIMEOUT = 30.0  # seconds without a byte
 
-#: What torch.load raises for files that are no state dicts, or are damaged.
+#: What torch.load raises for files that are damaged or not state dicts.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -53,11 +54,11 @@ class Published:
     """A file of weights as its authors published it.
 
     Attributes:
-        name: of the file.
-        size: bytes.
-        algorithm: of the hash that was published: ``md5`` or ``sha256``.
+        name: name of the file.
+        size: size in bytes.
+        algorithm: algorithm of the published hash: ``md5`` or ``sha256``.
         digest: that hash, hexadecimal.
-        url: where it lies.
+        url: where to download it.
     """
 
     name: str
@@ -103,8 +104,8 @@ class Found:
     """A file of weights that passed its check.
 
     Attributes:
-        path: where it lies.
-        sha256: of its bytes, hexadecimal.
+        path: path of the file.
+        sha256: its sha256, hexadecimal.
     """
 
     path: Path
@@ -112,7 +113,7 @@ class Found:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: the environment's ``AVEL_CACHE``, else ``~/.cache/avel``."""
+    """Where downloads are kept: the environment variable ``AVEL_CACHE``, or else ``~/.cache/avel``."""
     return Path(os.environ.get("AVEL_CACHE") or Path.home() / ".cache" / "avel")
 
 
@@ -125,9 +126,9 @@ def find_weights(
     """Find a file of weights and check it; download it if it is not on this machine.
 
     Args:
-        published: the file that is wanted.
-        file: its path, where the user names one; then no other place is looked at.
-        sha256: of other weights in the same format, where such are wanted instead.
+        published: the file to find.
+        file: its path, if the user gives one; no other place is searched then.
+        sha256: sha256 of other weights in the same format, to use those instead.
         progress: called as ``progress("download", bytes done, bytes in all)``.
 
     Raises:
@@ -143,14 +144,14 @@ def find_weights(
         raise AvelError(
             f"the weights of sha256 {wanted} are not in {path}, and are not the published ones ({published.url})",
             f"that file, in the format of {published.name}",
-            f"put it at {path}, or name it: --visual-weights or --audio-weights PATH",
+            f"put it at {path}, or give its path: --visual-weights or --audio-weights PATH",
         )
     download(published, path, progress)
     return _check(path, published, wanted)
 
 
 def _check(path: Path, published: Published, sha256: str | None) -> Found:
-    """AvelError unless it is the published file or, where a sha256 is given, that of it."""
+    """AvelError unless it is the published file, or has the given sha256."""
     expected = f"the weights of sha256 {sha256}" if sha256 else str(published)
     get = f"download {published.url} again and put it at {path}"
     if not path.is_file():
@@ -178,20 +179,20 @@ def _check(path: Path, published: Published, sha256: str | None) -> Found:
 
 
 def download(published: Published, path: Path, progress: Progress | None = None) -> None:
-    """Download a file, continuing an earlier attempt, and put it at ``path`` once size and hash are right.
+    """Download a file, continuing an earlier attempt, and move it to ``path`` once its size and hash are right.
 
-    What has come so far lies beside ``path`` under a name that ends in ``.part``. A server that cannot send the rest
-    of a file sends it from its start.
+    Until then it is beside ``path`` under a name that ends in ``.part``. If the server cannot send the rest of a file,
+    the download starts over.
 
     Raises:
-        AvelError: the server cannot be reached or has something else, the connection breaks off too often, or the
-            disk is full.
+        AvelError: the server cannot be reached or sends another file, the connection breaks too often, or the disk is
+            full.
     """
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "ab", opener=through_no_link) as file:
-            lock(file.fileno(), part.parent)  # another process may be downloading it: wait until that is done
+            lock(file.fileno(), part.parent)  # wait if another process is downloading it
             if path.is_file():
                 return
             file.seek(0, os.SEEK_END)
@@ -202,17 +203,17 @@ def download(published: Published, path: Path, progress: Progress | None = None)
                 _check(part, published, None)
             except AvelError as error:
                 _restart(file)
-                raise _no_download(published, path, error.found.replace(str(part), "what came")) from None
+                raise _no_download(published, path, error.found.replace(str(part), "the download")) from None
             os.replace(part, path)
     except OSError as error:
         raise _no_download(published, path, f"{error.filename or part}: {error.strerror}") from error
 
 
 def _fetch(published: Published, path: Path, file: BinaryIO, progress: Progress | None) -> None:
-    """Append to ``file`` until it has the published size, through as many connections as it takes."""
+    """Append to ``file`` until it has the published size, over as many connections as needed."""
     failures = 0
     while (before := file.tell()) < published.size:
-        cause = "the connection broke off"
+        cause = "the connection broke"
         try:
             _fetch_rest(published, path, file, progress)
         except urllib.error.HTTPError as error:
@@ -235,7 +236,7 @@ def _fetch(published: Published, path: Path, file: BinaryIO, progress: Progress 
 
 
 def _fetch_rest(published: Published, path: Path, file: BinaryIO, progress: Progress | None) -> None:
-    """One connection. Leaves ``file`` at its end with whatever came."""
+    """Append what one connection sends, and leave ``file`` at its end."""
     from avel import __version__
 
     request = urllib.request.Request(published.url, headers={"User-Agent": f"avel/{__version__}"})
@@ -245,13 +246,13 @@ def _fetch_rest(published: Published, path: Path, file: BinaryIO, progress: Prog
     _refuse_unsafe(published, path, published.url)
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         _refuse_unsafe(published, path, response.url)  # after redirects
-        if done and response.status != http.client.PARTIAL_CONTENT:  # it sends the whole
+        if done and response.status != http.client.PARTIAL_CONTENT:  # it sends the whole file
             _restart(file)
             done = 0
         length = response.headers.get("Content-Length")
         if length is not None and done + int(length) != published.size:
             _restart(file)
-            raise _no_download(published, path, f"the server has {done + int(length):,} bytes under that name")
+            raise _no_download(published, path, f"the server's file has {done + int(length):,} bytes")
         while piece := response.read(_PIECE):
             done += len(piece)
             if done > published.size:
@@ -268,7 +269,7 @@ def _restart(file: BinaryIO) -> None:
 
 
 def _refuse_unsafe(published: Published, path: Path, url: str) -> None:
-    """AvelError unless it is https; tests may serve plain http to the same machine."""
+    """AvelError unless the URL is https; tests may use plain http on the same machine."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname == "127.0.0.1"):
         raise _no_download(published, path, f"{url} is not https")
@@ -279,18 +280,18 @@ def _no_download(published: Published, path: Path, cause: str) -> AvelError:
         f"could not download {published.url}: {cause}",
         str(published),
         f"run the same command again to continue; or get the file elsewhere and put it at {path}, or "
-        "name it: --visual-weights or --audio-weights PATH",
+        "give its path: --visual-weights or --audio-weights PATH",
     )
 
 
 def read_torch(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a state dict that ``torch.save`` wrote, by name, mapped from the file where format and disk allow.
+    """The tensors of a state dict that ``torch.save`` wrote, by name; memory-mapped if format and disk allow.
 
     Raises:
-        AvelError: it is no state dict, or holds code, which is not run.
+        AvelError: the file is not a state dict, or holds code, which is not run.
     """
     try:
-        # Files older than torch 1.6, as both that were published, are no zip files and cannot be mapped.
+        # Files older than torch 1.6, as both published ones, are not zip files and cannot be mapped.
         with open(path, "rb") as file:
             mapped = zipfile.is_zipfile(file) and can_be_mapped(file.fileno())
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -307,7 +308,7 @@ def read_keras(path: str | Path) -> dict[str, list[np.ndarray]]:
     The root's ``layer_names`` names a group for each layer, whose ``weight_names`` names its arrays in order.
 
     Raises:
-        AvelError: it is no such file.
+        AvelError: the file does not have this layout.
     """
     try:
         with open_h5(path) as file:
@@ -324,12 +325,12 @@ def _names(group: h5py.Group, attribute: str) -> list[str]:
 
 
 def check_shapes(path: str | Path, found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """AvelError unless every wanted array is there, of its shape; others do not matter."""
+    """AvelError unless every wanted array is there with its shape; other arrays are ignored."""
     for name, shape in wanted.items():
         if name not in found:
             raise _unfit(path, f"it lacks {name}")
         if tuple(found[name]) != shape:
-            raise _unfit(path, f"{name} has the shape {tuple(found[name])} where the network has {shape}")
+            raise _unfit(path, f"{name} has the shape {tuple(found[name])}, but the network has {shape}")
 
 
 def _unfit(path: str | Path, cause: str) -> AvelError:
