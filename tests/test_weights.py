@@ -119,7 +119,7 @@ def test_a_broken_connection_goes_on_where_it_was(server: Server, cache: Path) -
 
 def test_a_later_run_goes_on_too(server: Server, cache: Path) -> None:
     server.cuts = [70_000, *[0] * 20]
-    with pytest.raises(AvelError, match=r"broke off, at 70,000 of 300,000 bytes") as caught:
+    with pytest.raises(AvelError, match=r"broke, at 70,000 of 300,000 bytes") as caught:
         find_weights(published(server.url))
     assert "run the same command again" in caught.value.do and not (cache / "weights.bin").exists()
     server.cuts, server.asked = [], []
@@ -145,7 +145,7 @@ def test_a_server_that_does_not_say_how_much(server: Server, cache: Path) -> Non
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"!"])
 def test_another_size(server: Server, cache: Path, content: bytes) -> None:
     server.content = content
-    with pytest.raises(AvelError, match=f"the server has {len(content):,} bytes"):
+    with pytest.raises(AvelError, match=f"file has {len(content):,} bytes"):
         find_weights(published(server.url))
     assert not (cache / "weights.bin").exists()
 

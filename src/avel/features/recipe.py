@@ -66,7 +66,7 @@ class Recipe:
     """Video and audio stream to take from files with several, from 0; by default the first that can be decoded."""
     missing_audio: Literal["error", "mark"] = "error"
     """What to do with a video without sound: error counts it as failed; mark keeps its visual features and marks it as
-    silent, so that training refuses it."""
+    without sound, so that training refuses it."""
     device: str = "auto"
     """Where the extractors' networks run: cpu, cuda, cuda:1 or mps; auto takes a GPU if there is one."""
     #: A batch of four seconds takes VGG-19 half a minute on a slow core.
