@@ -328,8 +328,9 @@ def test_what_the_processes_do_not_divide_is_left_out(settings: TrainConfig, pro
         assert lost == 0 and said == []
     else:
         assert lost > 0
+        windows = f"{lost} window{'s' * (lost > 1)}"
         assert said == [
-            f"some batches do not divide evenly among {processes} processes: each epoch leaves out {lost} windows"
+            f"some batches do not divide evenly among {processes} processes: each epoch leaves out {windows}"
         ]
 
 

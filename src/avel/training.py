@@ -230,7 +230,8 @@ def plan(
     trimmed = [Update(each.windows[: len(each.windows) // processes * processes], each.query) for each in updates]
     lost = sum(len(update.windows) for update in updates) - sum(len(update.windows) for update in trimmed)
     if lost and notice:
-        notice(f"some batches do not divide evenly among {processes} processes: each epoch leaves out {lost} windows")
+        count = f"{lost} window{'s' * (lost > 1)}"
+        notice(f"some batches do not divide evenly among {processes} processes: each epoch leaves out {count}")
     kept = [update for update in trimmed if update.windows]
     if not kept:
         raise AvelError(

@@ -81,16 +81,17 @@ class Residence:
         return self.needed <= 0.9 * self.free
 
     def __str__(self) -> str:
-        size = f"features: {self.needed / 1e9:.2f} GB"
+        number, unit = (self.needed / 1e9, "GB") if self.needed >= 1e9 else (self.needed / 1e6, "MB")
+        size = f"features: {number:.3g} {unit}"
         if self.device == "cpu":
             if self.fits:
-                return f"{size}, kept in memory by the page cache"
+                return f"{size}, which fit in memory"
             return (
                 f"{size}, more than the {self.free / 1e9:.2f} GB of free memory: read from the disk in every epoch, "
                 f"which takes about {self.seconds:.0f} s each time"
             )
         if self.fits:
-            return f"{size}, resident on {self.device}"
+            return f"{size}, kept on {self.device}"
         return (
             f"{size}, more than the {self.free / 1e9:.2f} GB free on {self.device}: copied there batch by batch, "
             f"about {self.seconds:.0f} s of reading per epoch"
