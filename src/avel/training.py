@@ -37,7 +37,7 @@ from avel.memory import keep_freed_memory
 from avel.metrics import confusion, segment_accuracy
 from avel.models import build_model
 from avel.runs import WarmStart, read_metrics, start_or_resume
-from avel.text import first_names
+from avel.text import counted, first_names
 from avel.types import DistanceOutput, Progress, Report, Target, TrainStatus
 
 T = TypeVar("T")
@@ -230,8 +230,8 @@ def plan(
     trimmed = [Update(each.windows[: len(each.windows) // processes * processes], each.query) for each in updates]
     lost = sum(len(update.windows) for update in updates) - sum(len(update.windows) for update in trimmed)
     if lost and notice:
-        count = f"{lost} window{'s' * (lost > 1)}"
-        notice(f"some batches do not divide evenly among {processes} processes: each epoch leaves out {count}")
+        windows_lost = counted(lost, "window")
+        notice(f"some batches do not divide evenly among {processes} processes: each epoch leaves out {windows_lost}")
     kept = [update for update in trimmed if update.windows]
     if not kept:
         raise AvelError(
