@@ -419,7 +419,7 @@ def test_estimate_with_broken_clips(tiny_clips: Clips, tmp_path: Path) -> None:
         (table.parent / f"clip{k}.mp4").write_bytes(b"rubbish")
     assert estimate_seconds(table, workers=1) > 0
     (table.parent / "clip3.mp4").unlink()
-    with pytest.raises(AvelError, match=r"none of the clips looked at.*clip0.mp4 is not a media file"):
+    with pytest.raises(AvelError, match=r"none of the clips that were tried.*clip0.mp4 is not a media file"):
         estimate_seconds(table.parent, workers=1)
 
 
