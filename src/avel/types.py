@@ -241,11 +241,17 @@ class Model(Protocol):
         ...
 
     def forward(self, audio: Tensor, visual: Tensor) -> Output:
-        """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output for its task."""
+        """audio (B, T, Da) and visual (B, T, H, W, Dv) -> the output for its task.
+
+        In task ``cml`` one of the two may be shorter: a query, the l segments of the event alone.
+        """
         ...
 
     def loss(self, parts: dict[str, Tensor], target: Target) -> dict[str, Tensor]:
-        """The terms of the loss over all windows of a batch, as scalars by name, and ``total``, their sum."""
+        """The terms of the loss over all windows of a batch, as scalars by name, and ``total``, their sum.
+
+        With a query the target still has the labels of all T segments; the query's segments are those of the event.
+        """
         ...
 
 
