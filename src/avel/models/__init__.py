@@ -50,17 +50,19 @@ def build_model(
         raise AvelError(f"task {task!r} for {name}", " or ".join(model.tasks), "choose one of these, or another model")
     options_type = _options_type(model)
     removed: dict[str, Any] = getattr(options_type, "removed", {})
-    for option in options.keys() & removed.keys():  # from an older checkpoint or run
-        if options[option] != removed[option]:
+    for option, left in removed.items():  # from an older checkpoint or run
+        if options.get(option, left) != left:
             raise AvelError(
                 f"option {option} of {name} is {options[option]!r}",
-                f"{removed[option]!r}; the other values were removed because they made no difference",
+                f"{left!r}; the other values were removed because they made no difference",
                 "leave it out, or use avel at the tag study-options, which still has them",
             )
     chosen = {option: value for option, value in options.items() if option not in removed}
     known = _options(model)
     for option, value in chosen.items():
         if option not in known:
+            if not known:
+                raise AvelError(f"{name} has no option {option!r}", f"none: {name} has no options", "leave it out")
             raise AvelError(
                 f"{name} has no option {option!r}", f"one of these\n{describe_options(name)}", "check the spelling"
             )
