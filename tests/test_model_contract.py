@@ -17,6 +17,7 @@ from torch import nn
 from avel.checkpoint import load
 from avel.config import TrainConfig
 from avel.errors import AvelError
+from avel.metrics import locate
 from avel.models import MODELS, build_model, describe_options
 from avel.training import train
 from avel.types import DistanceOutput, Fidelity, Output, Paper, RelevanceOutput, SegmentOutput, Target
@@ -226,20 +227,31 @@ def test_it_learns_eight_clips(name: str, task: str) -> None:
 @pytest.mark.slow
 @every_model_and_task
 def test_it_overfits_eight_clips(name: str, task: str) -> None:
-    model, before, after = overfit(name, task, steps=80, learning_rate=3e-3)
+    model, before, after = overfit(name, task, steps=120, learning_rate=1e-3)
     assert -1e-6 < after < before / 2
     audio, visual, target = batch(8, 4)
     output = model.eval()(audio, visual)
     if isinstance(output, DistanceOutput):
         together, distance = target.labels < NUM_CLASSES, output.distance.diagonal(dim1=1, dim2=2)
-        assert distance[together].mean() < distance[~together].mean() / 2
+        if not distance[together].max() < distance[~together].min():  # as with a network that compares with a query
+            assert finds_each_query(model, audio, visual, target)
     elif task == "full":
-        assert (output.labels() == target.labels).float().mean() > 0.9
-    else:  # of the segments it has no labels; each class has most of its probability where it is the video's
-        shown = target.video[:, None] == torch.arange(NUM_CLASSES)
-        share = output.probabilities().mean(1)[:, :NUM_CLASSES]
-        for label in set(target.video.tolist()) - {NUM_CLASSES}:
-            assert share[shown[:, label], label].min() > share[~shown[:, label], label].max()
+        assert (output.labels() == target.labels).float().mean() > 0.97
+    else:  # of the segments it has no labels; the votes of a video's are for its class
+        assert torch.equal(output.probabilities().mean(1).argmax(-1), target.video)
+
+
+def finds_each_query(model: nn.Module, audio: torch.Tensor, visual: torch.Tensor, target: Target) -> bool:
+    """Whether the model finds each event of a part of its clip in the other stream, by its segments alone."""
+    found = []
+    for row, labels in enumerate(target.labels):
+        event = labels < NUM_CLASSES
+        if 0 < event.sum() < len(event):
+            start = int(event.nonzero()[0])
+            by_audio = model(audio[row : row + 1, event], visual[row : row + 1]).distance[0]
+            by_visual = model(audio[row : row + 1], visual[row : row + 1, event]).distance[0].T
+            found += [locate(matrix.detach().numpy()) == start for matrix in (by_audio, by_visual)]
+    return bool(found) and all(found)
 
 
 @every_model
@@ -247,6 +259,7 @@ def test_options_have_a_meaning_and_the_wrong_ones_are_refused(name: str) -> Non
     with pytest.raises(AvelError) as caught:
         build(name, colour=3)
     assert "'colour'" in caught.value.found and describe_options(name) in caught.value.expected
+    assert describe_options(name) or caught.value.expected == f"none: {name} has no options"
     for line in describe_options(name).splitlines():
         fields = re.fullmatch(r"    (\w+): (.+) \((.+); ([^;]+)\)", line)
         assert fields
@@ -302,6 +315,9 @@ def test_an_option_of_an_earlier_version_is_taken_at_the_value_that_is_left_and_
             build(name, **{option: "another"})
         assert caught.value.found == f"option {option} of {name} is 'another'"
         assert repr(left) in caught.value.expected and "study-options" in caught.value.do
+    if removed:  # of several, the same one is named every time
+        with pytest.raises(AvelError, match=f"option {next(iter(removed))} of"):
+            build(name, **dict.fromkeys(reversed(removed), "another"))
     assert not set(removed) & {line.split(":")[0].strip() for line in describe_options(name).splitlines()}
 
 
