@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from avel.baselines import full_name
 from avel.console import complain, console, say
@@ -158,7 +158,8 @@ def _print_runs(found: Sequence[Scores]) -> None:
     """Several runs: a row each, mean and spread of what they are scored by."""
     measures = [name for name in found[0].measures if all(name in scores.measures for scores in found)]
     data = any(scores.each[0]["data"] for scores in found)
-    table = Table("run", "model, task, chosen on", "seeds", *measures, *(["data"] if data else []))
+    run = Column("run", overflow="fold")  # cut off, the names of several runs may look the same
+    table = Table(run, "model, task, chosen on", "seeds", *measures, *(["data"] if data else []))
     table.title = f"split {found[0].each[0]['split']}: mean +- spread over the seeds"
     for scores in found:
         first = scores.each[0]
@@ -187,7 +188,7 @@ def print_baselines(found: BaselineTable) -> None:
         )
     for name, value in found.windows.items():
         where = f"{found.windows_split}, {counted(found.windows_counted, 'clip')}"
-        table.add_row("A2V = V2A", where, name, f"{100 * value:.1f}")
+        table.add_row("A2V = V2A", where, full_name(name), f"{100 * value:.1f}")
     console().print(table)
 
 
