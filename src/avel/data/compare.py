@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from avel.data.measure import Kind, in_threads
 from avel.data.store import Store, open_store
 from avel.errors import AvelError
 from avel.text import counted, first_names
 from avel.types import Progress
-from avel.workers import processors
 
 WEAK = 0.5  # a dimension that correlates below it is likely not the same dimension
 PIECE_BYTES = 2**18  # of float64, compared at once: a few such arrays stay in a cache, however long a clip is
 NAMED = 5  # clips that a line of text names
-
-Kind = Literal["visual", "audio"]
 
 
 @dataclass(frozen=True)
@@ -217,17 +215,14 @@ def compare(a: str | Path, b: str | Path, *, worst: int = 10, progress: Progress
     pairs = [(places[0][name], places[1][name]) for name in both]
     sums: dict[Kind, _Sums] = {"visual": _Sums.zero(one.visual_dim), "audio": _Sums.zero(one.audio_dim)}
     clips: dict[Kind, list[ClipDifference]] = {"visual": [], "audio": []}
-    threads = min(4, processors())
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(pairs), 16 * threads):  # so that Ctrl-C need not wait for all of them
-            chosen = pairs[first : first + 16 * threads]
-            for done, of_clip in enumerate(pool.map(lambda pair: _of_clip(one, other, *pair), chosen), first + 1):
-                for kind, of_kind in of_clip.items():
-                    sums[kind] = sums[kind] + of_kind
-                    clip = ClipDifference(both[done - 1], of_kind.relative(), of_kind.pooled().correlation().item())
-                    clips[kind].append(clip)
-                if progress:
-                    progress("compare", done, len(pairs))
+    with closing(in_threads(_of_clip, ((one, other, *pair) for pair in pairs))) as results:
+        for done, of_clip in enumerate(results, start=1):
+            for kind, of_kind in of_clip.items():
+                sums[kind] = sums[kind] + of_kind
+                clip = ClipDifference(both[done - 1], of_kind.relative(), of_kind.pooled().correlation().item())
+                clips[kind].append(clip)
+            if progress:
+                progress("compare", done, len(pairs))
     lengths = [(one.clips[i].id, one.clips[i].segments, other.clips[j].segments) for i, j in pairs]
     return Comparison(
         a=str(a),
