@@ -147,12 +147,23 @@ def test_the_docstrings_are_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert told.endswith("example:\n  avel sample file\n\nprints: done\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["evaluate", "--help"], ["data"]], ids=" ".join)
-def test_help_that_nobody_gets_is_an_error(words: list[str]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_help_that_nobody_gets_is_an_error(words: list[str], buffered: bool) -> None:
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "avel", *words]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run([sys.executable, "-m", "avel", *words], stdout=full, stderr=subprocess.PIPE, text=True)
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=usual)
     assert result.returncode == 2 and "cannot write to standard output" in result.stderr, result.stderr
+    assert "Exception ignored" not in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_closed_output_is_no_reason_for_a_traceback() -> None:
+    command = [sys.executable, "-m", "avel", "data", "check", "missing"]
+    result = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr and "missing" in result.stderr
 
 
 def test_help_whose_reader_is_gone_ends_quietly() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from avel import cli_data
-from avel.console import bars, clock, complain, console, notices, say, training_bars
+from avel.console import bars, clock, complain, console, drop_unwritten_output, notices, say, training_bars
 from avel.errors import AvelError, error_of_disk
 from avel.files import check_folder, file_sha256
 from avel.text import counted, visible
@@ -434,6 +434,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         with suppress(AvelError, OSError):  # standard error may be what fails
             complain(f"avel: {error_of_disk(error) if isinstance(error, OSError) else error}")
+        drop_unwritten_output()
         return BAD_INPUT
     except KeyboardInterrupt:
         complain("stopped; run the same command again to go on from here")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -78,6 +80,15 @@ def complain(message: str) -> None:
 def print_lines(text: str, *, stderr: bool = False) -> None:
     """Print a text of one or more lines, each of which ends with a line feed."""
     console(stderr).print(Text(text), soft_wrap=True, end="")
+
+
+def drop_unwritten_output() -> None:
+    """Drop what standard output does not take: Python tries again when it ends, and would change the exit code."""
+    try:
+        if sys.stdout:  # None if it is closed
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
