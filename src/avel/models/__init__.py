@@ -55,7 +55,7 @@ def build_model(
             raise AvelError(
                 f"option {option} of {name} is {options[option]!r}",
                 f"{left!r}; the other values were removed because they made no difference",
-                "leave it out, or use avel at the tag study-options, which still has them",
+                "leave it out, or use avel at the tag study-options (commit 16df2dc22bfb), which still has them",
             )
     chosen = {option: value for option, value in options.items() if option not in removed}
     known = _options(model)
