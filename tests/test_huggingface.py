@@ -473,7 +473,7 @@ def other_size(folder: Path) -> None:
         (other_tokenizer, "its tokenizer has more words"),
         (no_settings, "processor_config.json: no such file"),
         (no_mean, "image_mean"),
-        (other_size, "other pictures than the 32 pixels"),
+        (other_size, "does not describe the pictures of 32 pixels"),
     ],
 )
 def test_a_folder_that_does_not_fit(tmp_path: Path, clip_folder: Path, damage, told: str) -> None:

@@ -364,7 +364,7 @@ def test_the_command_line(
     assert cli.main(["localize", *videos, *options, "--truth", str(table)]) == 1
     said = capsys.readouterr()
     assert f"failed: {broken}" in said.err and "2 of 3 videos failed" in said.err and "Traceback" not in said.err
-    assert "looking and listening for: church bell; drum, snare\n" in said.out and "2.0  3.0" in said.out
+    assert "labels to find: church bell; drum, snare\n" in said.out and "2.0  3.0" in said.out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == sorted(
         ["index.html", "tiny.clip.mp4", *(f"tiny.{end}" for end in ("json", "csv", "vtt", "txt", "png", "html"))]
