@@ -209,6 +209,6 @@ def test_a_mistake_ends_in_words(
         (failure,) = map(json.loads, Path("store/failures.jsonl").read_text().splitlines())
         assert failure["id"] == "clips/train-dog-0.mp4" and start.strip("`") in failure["cause"]
     if mistake == "the same":
-        assert "there is 'dog'" in said
+        assert "training has 'dog'" in said
     if mistake == "a clip that is shorter than the window":
         assert "--window 8" in said
