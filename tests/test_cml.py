@@ -158,7 +158,7 @@ def test_each_direction_has_its_own_side_of_the_distances(clear: Windows) -> Non
 
 @torch.no_grad()
 def strict_oracle(windows: Windows, network: torch.nn.Module) -> dict[int, tuple[bool, bool]]:
-    """Index -> found by sound, found by sight: every window by itself, every start by itself."""
+    """Index -> found by audio, found by vision: every window by itself, every start by itself."""
     found = {}
     for index, row in enumerate(windows.labels.tolist()):
         event = partial(row)

@@ -199,23 +199,18 @@ def load(path: str | Path, device: str = "cpu") -> LoadedModel:
     arguments = msgspec.structs.asdict(description.network)
     options = arguments.pop("options")
     with torch.device("meta"):  # allocates nothing, whatever the sizes
-        planned = build_model(**options, **arguments).state_dict()
+        planned = build_model(**options, **arguments)
     try:
         with open_tensors(weights, weights.parent, "pt", MOST_WEIGHTS) as file:
             found = tensor_shapes(file)
-            double = any(kind == "F64" for kind, _ in found.values())  # trained with precision 64-true
-            if double:
-                planned = {
-                    key: value.double() if value.is_floating_point() else value for key, value in planned.items()
-                }
-            _check_shapes(weights, found, planned)
+            # Precision 64-true trains float64 weights.
+            precision = torch.float64 if any(kind == "F64" for kind, _ in found.values()) else torch.float32
+            _check_shapes(weights, found, planned.to(precision).state_dict())
             if file_sha256(weights) != description.weights_sha256:
                 raise _unlike(weights, "does not match its .json", description.weights_sha256)
-            tensors = {key: file.get_tensor(key) for key in planned}
+            tensors = {key: file.get_tensor(key) for key in found}
             _check_finite(weights, tensors)
-            network = build_model(**options, **arguments)
-            if double:
-                network.double()
+            network = build_model(**options, **arguments).to(precision)
             network.load_state_dict(tensors)
     except FileNotFoundError:
         raise _unlike(weights, "is missing", description.weights_sha256) from None

@@ -445,7 +445,7 @@ def _network(config: TrainConfig, store: Store) -> nn.Module:
         task=config.task,
         **config.options,
     )
-    return network.double() if config.precision == "64-true" else network
+    return network.to(torch.float64 if config.precision == "64-true" else torch.float32)
 
 
 def _serve(fabric: Fabric, *windows: Windows) -> str:
